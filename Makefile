@@ -1,0 +1,72 @@
+# The pipeline is this graph: a chapter runs when its files, or an earlier chapter's result, are newer
+# than its own metrics.json. Everything a run makes goes to $(OUT).
+PYTHON ?= python3
+SEED   ?= 0
+CORPUS ?=
+QUICK  ?=
+OUT    ?= $(if $(QUICK),out/quick,$(if $(CORPUS),out/corpus,out))$(if $(filter 0,$(SEED)),,/seed$(SEED))
+PY     := .venv/bin/python
+RUN     = $(PY) $< --out $(OUT) --seed $(SEED) $(if $(QUICK),--quick)
+
+# Busy-waiting threads fight for shared cores: idle ones sleep instead. Two threads suit this model size.
+export OMP_WAIT_POLICY ?= PASSIVE
+export OMP_NUM_THREADS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ "$$n" -lt 2 ] && echo 1 || echo 2)
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PIP_NO_INPUT = 1
+
+.DELETE_ON_ERROR:
+.PHONY: all help setup test quick seeds peers bench chat clean 01 02 03 07 08
+
+all: $(OUT)/08_inference/metrics.json  ## the main job: raw text to an aligned, quantized model, scoreboard, report
+	@$(PY) 08_inference/scoreboard.py --out $(OUT)
+
+help:  ## this list
+	@grep -hE '^[a-z0-9]+( [0-9]+)*:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-18s %s\n", $$1, $$2}'
+	@echo "  SEED=1 (another seed)   CORPUS=path (your own text)   QUICK=1 (a toy model)   OUT=folder"
+
+01 02 03 07 08: %: setup  ## one chapter and what it needs, e.g. make 03
+	@$(MAKE) --no-print-directory $(OUT)/$(notdir $(wildcard $*_*))/metrics.json
+
+SHARED := .venv/ready
+$(OUT)/01_tokenizer/metrics.json: 01_tokenizer/run.py $(wildcard 01_tokenizer/*.py) $(SHARED)
+	@$(RUN) $(if $(CORPUS),--corpus $(CORPUS))
+$(OUT)/02_transformer/metrics.json: 02_transformer/run.py $(wildcard 02_transformer/*.py) $(OUT)/01_tokenizer/metrics.json
+	@$(RUN)
+$(OUT)/03_training/metrics.json: 03_training/run.py $(wildcard 03_training/*.py) $(OUT)/02_transformer/metrics.json
+	@$(RUN)
+$(OUT)/07_alignment/metrics.json: 07_alignment/run.py $(wildcard 07_alignment/*.py) $(OUT)/03_training/metrics.json
+	@$(RUN)
+$(OUT)/08_inference/metrics.json: 08_inference/run.py $(wildcard 08_inference/*.py) $(OUT)/07_alignment/metrics.json
+	@$(RUN)
+
+setup: .venv/ready  ## the virtual environment with the five packages and this repository
+.venv/ready: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' found: install Python 3.10 or newer, or name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: $$($(PYTHON) --version 2>&1) is too old: install Python 3.10 or newer, or name one: make PYTHON=python3.12"; exit 1; }
+	@[ "$$(df -Pk . | awk 'NR == 2 {print $$4}')" -gt 1500000 ] || { echo "make: less than 1.5 GB free on this disk: free some space, then run make again"; exit 1; }
+	@echo "Setting up .venv (once, a minute or two; log in setup.log)"
+	@$(PYTHON) -m venv .venv > setup.log 2>&1 || { tail -n 2 setup.log; echo "make: could not create .venv: on Debian and Ubuntu run 'apt install python3-venv', then make again"; exit 1; }
+	@.venv/bin/pip install -c constraints.txt hatchling numpy torch regex matplotlib pytest >> setup.log 2>&1 \
+	  && .venv/bin/pip install --no-build-isolation --no-deps -e . >> setup.log 2>&1 \
+	  || { tail -n 3 setup.log; echo "make: could not install the packages (see setup.log): this step needs the network, once"; exit 1; }
+	@touch $@
+
+test: setup  ## the tests: offline, CPU, about four minutes
+	@$(PY) -m pytest
+
+quick: setup  ## the whole path in under two minutes with a toy model
+	@$(MAKE) --no-print-directory QUICK=1 all
+
+seeds: setup  ## the main job for seeds 0, 1 and 2, and one table of all three
+	@for s in 0 1 2; do $(MAKE) --no-print-directory SEED=$$s all || exit 1; done
+	@$(PY) 08_inference/scoreboard.py --out out out/seed1 out/seed2
+
+peers: setup  ## compare with the field's own packages (installs the peers extra)
+	@.venv/bin/pip install -q -c constraints.txt -e '.[peers]'
+	@$(PY) -m pytest tests/peers -o addopts=-q
+
+chat: all  ## talk to the trained model in the terminal
+	@$(PY) 08_inference/chat.py --out $(OUT)
+
+clean:  ## delete what the runs made (not .venv)
+	rm -rf out
