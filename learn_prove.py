@@ -6,12 +6,11 @@ endless loop is stopped and counts), and every test rejects at least one mutant.
 """
 import importlib.util
 import queue
-import sys
 import tempfile
 import threading
 from pathlib import Path
 
-from learn_bodies import audit, is_stub
+from learn_bodies import audit, course, is_stub
 from learn_run import Bench, Verdict, copy_tree
 
 LEAST = 5  # mutants an exercise must have
@@ -121,5 +120,24 @@ def prove(root: Path, ids: list[str], say, seeds: int = 20, jobs: int = 2) -> li
         if failures:
             raise failures[0]
         total = sum(len(r) for r in results.values())
-        print(f" {len(ids)} exercises, {total} cases, {cpu[0]:.0f} CPU seconds", file=sys.stderr)
+        print(f" {len(ids)} exercises, {total} cases, {cpu[0]:.0f} CPU seconds")
         return wrong + [f"{id}: {problem}" for id in ids for problem in problems[id]]
+
+
+def command(root: Path, asked) -> int:
+    """`python learn.py prove [ID or chapter ...]`: one line an exercise, the problems below; the exit status."""
+    ids = []
+    exercises = course(root)
+    for name in asked.id or exercises:
+        some = [id for id in exercises if name in (id, id.split(".")[0])]
+        if not some:
+            raise ValueError(f"there is no exercise or chapter {name}: the ids are {', '.join(exercises)}")
+        ids += some
+
+    def say(id: str, tests: int, wrong: int, problems: list[str]) -> None:
+        verdict = f"{len(problems)} PROBLEMS" if problems else "holds"
+        print(f" {id:<5} {exercises[id].title:<40.40} {tests:>3} tests {wrong:>3} mutants   {verdict}")
+
+    problems = prove(root, ids, say, asked.seeds, asked.jobs)
+    print("\n".join([f"   {problem}" for problem in problems] + [f" {len(problems)} problems"]))
+    return 1 if problems else 0

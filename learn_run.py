@@ -77,6 +77,7 @@ class Verdict:
 
     end: str
     reports: list = field(default_factory=list)
+    nodes: list = field(default_factory=list)
     names: list = field(default_factory=list)
     replaced: list = field(default_factory=list)
     broken: str = ""
@@ -85,20 +86,15 @@ class Verdict:
 
     @property
     def outcomes(self) -> dict:
-        """One outcome a test function, over its parameters and seeds: the worst one; `lost` if it never came back."""
-        order = ["passed", "skipped", "blank", "error", "stopped", "wrong"]
-        worst = {name: "lost" for name in self.names}
-        for report in self.reports:
-            old = worst.get(report["name"], "lost")
-            new = report["outcome"]
-            worst[report["name"]] = new if old == "lost" or order.index(new) > order.index(old) else old
-        if self.end == "finished":
-            return worst
+        """One outcome a test function, over its parameters and seeds: the worst one; `lost` if it did not end."""
+        order = ["passed", "skipped", "blank", "error", "lost", "stopped", "wrong"]
         done = {r["node"] for r in self.reports}
-        lost = {node.split("::")[-1].split("[")[0] for node in self.nodes if node not in done}
-        return {name: "lost" if name in lost and worst[name] == "passed" else worst[name] for name in worst}
-
-    nodes: list = field(default_factory=list)
+        seen = [(r["name"], r["outcome"]) for r in self.reports]
+        seen += [(node.split("::")[-1].split("[")[0], "lost") for node in self.nodes if node not in done]
+        worst = {name: "passed" for name in self.names}
+        for name, outcome in seen:
+            worst[name] = max(worst[name], outcome, key=order.index)
+        return worst
 
     @property
     def passed(self) -> bool:

@@ -95,9 +95,9 @@ class Recorder:
 
 
 def kind(error: BaseException, pytest) -> str:
-    """passed, wrong (an assertion), stopped (time), blank (an exercise not written), skipped or error."""
+    """passed, wrong (an assertion), stopped (time), lost (not run), blank (not written yet), skipped or error."""
     if isinstance(error, Stopped):
-        return "stopped"
+        return "lost" if error.args else "stopped"
     if isinstance(error, pytest.skip.Exception):
         return "skipped"
     if isinstance(error, (AssertionError, pytest.fail.Exception)):
