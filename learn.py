@@ -62,7 +62,7 @@ def start(student: Student, number: str) -> None:
     if not any(e.chapter == chapter for e in student.exercises.values()):
         has = [n for n, c in names.items() if any(e.chapter == c for e in student.exercises.values())]
         raise ValueError(f"chapter {number} has no exercises: choose one of {', '.join(has)}")
-    changed = [line[3:] for line in git(ROOT, "status", "--porcelain", "-uno").splitlines()]
+    changed = git(ROOT, "diff", "HEAD", "--name-only").splitlines()
     if changed:
         raise ValueError(f"you have changes that are not committed ({', '.join(changed[:3])}): keep them with "
                          "git commit -am 'My work', then start again")
@@ -144,8 +144,9 @@ def read(words: list[str]) -> argparse.Namespace:
         return one
 
     add("start", "blank the exercises of chapter N on the branch 'mine'", "N")
-    add("check", "test one exercise, a chapter, or all you wrote", "ID", nargs="?").add_argument(
-        "--watch", action="store_true", help="again on every save, going on to the next when it passes")
+    one = add("check", "test one exercise, a chapter, or all you wrote", "ID", nargs="?")
+    one.add_argument("--watch", action="store_true", help="again on every save, going on to the next when it passes")
+    one.add_argument("--seconds", type=float, default=20, help="when a test is stopped (default 20)")
     add("hint", "the next of three hints", "ID")
     add("reset", "blank an exercise again (what was there is kept)", "ID")
     add("solution", "show the reference's body", "ID")
@@ -160,6 +161,7 @@ def read(words: list[str]) -> argparse.Namespace:
     one.add_argument("--memory", type=int, default=2000, help="memory limit in MB (default 2000)")
     one = add("prove", "authors: prove that the tests reject wrong answers", "ID", nargs="*")
     one.add_argument("--seeds", type=int, default=20, help="seeds for the reference (default 20)")
+    one.add_argument("--seconds", type=float, default=10, help="when a test of a mutant is stopped (default 10)")
     one.add_argument("-j", "--jobs", type=int, default=os.cpu_count() or 1, help="workers (default: one a core)")
     return parser.parse_args(words)
 
@@ -175,7 +177,7 @@ def main(words: list[str]) -> int:
     elif asked.command == "start":
         start(student, asked.n)
     elif asked.command == "check" and asked.watch:
-        watch(student, asked.id)
+        watch(student, asked.id, asked.seconds)
     elif asked.command == "check":
         mine = [e for e in student.exercises.values() if student.state(e.id) in ("written", "passed")]
         inside = [e for e in student.exercises.values() if asked.id and e.id.split(".")[0] == asked.id]
@@ -184,7 +186,7 @@ def main(words: list[str]) -> int:
             raise ValueError("you have written nothing to check yet: "
                              + (f"begin with {student.open()[0].id}" if student.open() else f"begin with {command('start 1')}"))
         with bench_of(student) as bench:
-            good = check(student, wanted, bench)
+            good = check(student, wanted, bench, asked.seconds)
         todo = student.open()
         if good and todo:
             e = todo[0]

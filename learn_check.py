@@ -30,7 +30,7 @@ def explain(report: dict, text: str, exercise: Exercise, path: str) -> list[str]
     return said[:9] + prints
 
 
-def check_one(student: Student, exercise: Exercise, bench: Bench) -> bool:
+def check_one(student: Student, exercise: Exercise, bench: Bench, seconds: float) -> bool:
     """Run one exercise's tests on the learner's body and tell what they say."""
     path = os.path.relpath(ROOT / exercise.path)
     print(paint(f" {exercise.id} {exercise.title}", "bold") + f"   {path}:{exercise.line}")
@@ -45,7 +45,7 @@ def check_one(student: Student, exercise: Exercise, bench: Bench) -> bool:
         print(paint(" ✗", "red") + f" not Python yet: {problem.msg}   ({path}:{problem.lineno})\n     {(problem.text or '').strip()}")
         return False
     reference = bench.exercises[exercise.id]
-    verdict = bench.run(exercise.id, exercise.body)
+    verdict = bench.run(exercise.id, exercise.body, seconds=seconds)
     if verdict.broken or verdict.end not in ("finished", "late") or not verdict.names:
         why = (verdict.broken or verdict.log).strip().splitlines()[-6:] or [f"the tests ended early: {verdict.end}"]
         print(paint(" ✗", "red") + " the tests could not run\n     " + "\n     ".join(why))
@@ -75,13 +75,13 @@ def bench_of(student: Student):
             yield bench
 
 
-def check(student: Student, wanted: list[Exercise], bench: Bench) -> bool:
+def check(student: Student, wanted: list[Exercise], bench: Bench, seconds: float) -> bool:
     """Check these exercises one after the other; True if all pass."""
     good = True
     for exercise in wanted:
         if exercise.id not in bench.exercises:
             raise ValueError(f"exercise {exercise.id} is newer than the reference you started from: see TEACHING.md, Updates")
-        passed = check_one(student, exercise, bench)
+        passed = check_one(student, exercise, bench, seconds)
         good &= passed
         if passed and student.state(exercise.id) == "given":
             begin = f"reset {exercise.id}" if student.commit else f"start {exercise.id.split('.')[0]}"
@@ -92,7 +92,7 @@ def check(student: Student, wanted: list[Exercise], bench: Bench) -> bool:
     return good
 
 
-def watch(student: Student, id: str | None) -> None:
+def watch(student: Student, id: str | None, seconds: float) -> None:
     """Check on every save: the exercise `id`, or the first open one, going on to the next when it passes."""
     with bench_of(student) as bench:
         while True:
@@ -104,7 +104,7 @@ def watch(student: Student, id: str | None) -> None:
                     print(" nothing is open: every exercise you started passes")
                     return
                 print(paint(f"--- {time.strftime('%H:%M:%S')} {'-' * 40}", "dim"))
-                passed = check(student, wanted, bench)
+                passed = check(student, wanted, bench, seconds)
             except ValueError as problem:
                 print(f" {problem}")
             if passed and not id:

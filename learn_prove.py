@@ -58,7 +58,7 @@ def judge(reference: Verdict, stub: Verdict, rejected: dict[str, Verdict], seeds
     return wrong
 
 
-def prove(root: Path, ids: list[str], say, seeds: int = 20, jobs: int = 2) -> list[str]:
+def prove(root: Path, ids: list[str], say, seeds: int = 20, jobs: int = 2, seconds: float = 10) -> list[str]:
     """Prove the exercises `ids` on a copy of the working tree, telling `say` about each. Returns the problems."""
     with tempfile.TemporaryDirectory(prefix="prove-") as place:
         base = Path(place) / "base"
@@ -99,7 +99,7 @@ def prove(root: Path, ids: list[str], say, seeds: int = 20, jobs: int = 2) -> li
                         except queue.Empty:
                             return
                         many = range(seeds) if what == "reference" else (0,)
-                        patience = 60 if what == "reference" or exercises[id].comment == "//" else 10
+                        patience = 60 if what == "reference" or exercises[id].comment == "//" else seconds
                         verdict = bench.run(id, text, many, seconds=patience, stops=1)
                         with lock:
                             results[id][what], left[id], cpu[0] = verdict, left[id] - 1, cpu[0] + verdict.cpu
@@ -138,6 +138,6 @@ def command(root: Path, asked) -> int:
         verdict = f"{len(problems)} PROBLEMS" if problems else "holds"
         print(f" {id:<5} {exercises[id].title:<40.40} {tests:>3} tests {wrong:>3} mutants   {verdict}")
 
-    problems = prove(root, ids, say, asked.seeds, asked.jobs)
+    problems = prove(root, ids, say, asked.seeds, asked.jobs, asked.seconds)
     print("\n".join([f"   {problem}" for problem in problems] + [f" {len(problems)} problems"]))
     return 1 if problems else 0

@@ -129,7 +129,7 @@ def release(root: Path, chosen: range, out: Path) -> dict[str, str]:
     """Write the student tree to `out` and return the bodies that were taken out. ValueError: a solution survives."""
     if not has_git(root):
         raise ValueError("release needs git: it hands out what is committed, nothing else")
-    if git(root, "status", "--porcelain", "-uno"):
+    if git(root, "diff", "HEAD", "--name-only"):
         raise ValueError("there are changes that are not committed: commit them, release hands out only what is committed")
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty: name a new folder")
