@@ -174,8 +174,8 @@ def audit(root: Path) -> list[str]:
             if (there.title, there.path) != (entry["title"], entry["path"]):
                 wrong.append(f"{id}: EXERCISES.md says '{entry['title']}' in {entry['path']}, "
                              f"the code '{there.title}' in {there.path}")
-            if not re.search(rf"\b{re.escape(entry['function'].split('.')[-1])}\b",
-                             (root / there.path).read_text(encoding="utf-8")):
+            name = re.escape(entry["function"].split(".")[-1])
+            if not re.search(rf"\bclass {name}\b|\b{name}\s*\(", (root / there.path).read_text(encoding="utf-8")):
                 wrong.append(f"{id}: {there.path} has no `{entry['function']}`")
             if [title[:6] for title, _ in entry["hints"]] != ["Hint 1", "Hint 2", "Hint 3"]:
                 wrong.append(f"{id}: EXERCISES.md must give Hint 1, Hint 2 and Hint 3")

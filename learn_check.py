@@ -20,7 +20,8 @@ def explain(report: dict, text: str, exercise: Exercise, path: str) -> list[str]
     if outcome == "stopped":
         return ["stopped: it ran too long. Does a loop never end?"]
     if outcome == "blank" and f"exercise {exercise.id}:" not in message:
-        return [f"it goes through {message}, which is still blank: write that one first"]
+        other = message[message.index("exercise "):].split('"')[0].splitlines()[0]
+        return [f"it goes through {other}, which is still blank: write that one first"]
     said = [line for line in message.split("\nassert ")[0].splitlines() if line.strip()]
     if outcome == "error" or not said:
         line = line_in_file(text, exercise, report["line"]) if report["line"] else 0

@@ -233,7 +233,7 @@ def command(root: Path, asked) -> int:
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(["submission", "total", *(r.exercise.id for r in next(iter(rows.values())))])
-    writer.writerows([name, total(results), *(r.score for r in results)] for name, results in rows.items())
+    writer.writerows([name, f"{total(results):g}", *(f"{r.score:g}" for r in results)] for name, results in rows.items())
     write(out / "grades.csv", table.getvalue())
     write(out / "grades.html", page(rows, about))
     print(f" {about}\n Written: {out / 'grades.csv'}, {out / 'grades.html'}, results.json")

@@ -89,13 +89,13 @@ class Strangers(ast.NodeVisitor):
 
 
 def outside(tree: ast.AST, first: int, last: int) -> str:
-    """A dump of everything but the statements within lines first..last."""
+    """A dump of everything but the statements inside functions within lines first..last."""
     class Cut(ast.NodeTransformer):
         def generic_visit(self, node):
             super().generic_visit(node)
             for field in ("body", "orelse", "finalbody"):
                 block = getattr(node, field, None)
-                if isinstance(block, list):
+                if isinstance(block, list) and not isinstance(node, (ast.Module, ast.ClassDef)):
                     setattr(node, field, [s for s in block if not first <= s.lineno <= last])
             return node
     return ast.dump(Cut().visit(tree))

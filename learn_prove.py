@@ -41,8 +41,8 @@ def judge(reference: Verdict, stub: Verdict, rejected: dict[str, Verdict], seeds
     wrong = []
     if not reference.passed:
         first = next((r for r in reference.reports if r["outcome"] != "passed"), None)
-        why = f"{first['node']}: {first['message'].splitlines()[:1]}" if first else reference.broken or reference.end
-        wrong.append(f"the reference does not pass under {seeds} seeds: {why}")
+        said = (first["message"] or first["outcome"]).splitlines()[0] if first else reference.broken or reference.end
+        wrong.append(f"the reference does not pass under {seeds} seeds: {first['node'] + ': ' if first else ''}{said}")
     wrong += [f"{name} passes on the blank" if outcome == "passed" else f"{name} says '{outcome}' on the blank"
               for name, outcome in stub.outcomes.items() if outcome in ("passed", "skipped", "lost")]
     if stub.broken:
@@ -75,13 +75,13 @@ def prove(root: Path, ids: list[str], say, seeds: int = 20, jobs: int = 2, secon
             body = exercises[id].body
             cases = [("reference", body), ("stub", exercises[id].stub)]
             named = [m for m in bank if m[0] == id]
-            if len(named) < LEAST:
-                problems[id].append(f"{len(named)} mutants, wanted at least {LEAST}")
             for _, what, right, false in named:
                 try:
                     cases.append((what, mutant(body, right, false)))
                 except ValueError as problem:
                     problems[id].append(f"mutant '{what}': {problem}")
+            if len(cases) - 2 < LEAST:
+                problems[id].append(f"{len(cases) - 2} mutants, wanted at least {LEAST}")
             if len({what for what, _ in cases}) < len(cases):
                 problems[id].append("two mutants have the same description")
             left[id], results[id] = len(cases), {}

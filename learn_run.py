@@ -3,6 +3,7 @@
 Adds to learn_bodies.py: a body is grafted ALONE into a clean copy of the reference, so an unfinished exercise
 next door cannot break it and edits outside the markers do not count. `check`, `prove` and `grade` all use `Bench`.
 """
+import contextlib
 import io
 import json
 import os
@@ -141,7 +142,8 @@ class Bench:
         return self
 
     def __exit__(self, *problem):
-        self.worker.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.worker.stdin.close()
         try:
             self.worker.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -158,12 +160,12 @@ class Bench:
 
     def ask(self, case: dict) -> dict:
         """Send one case to the worker and wait for its answer."""
-        self.worker.stdin.write(json.dumps(case) + "\n")
-        self.worker.stdin.flush()
-        answer = self.worker.stdout.readline()
-        if not answer:
-            raise ValueError("the process that runs the tests died: run the command again")
-        return json.loads(answer)
+        try:
+            self.worker.stdin.write(json.dumps(case) + "\n")
+            self.worker.stdin.flush()
+            return json.loads(self.worker.stdout.readline())
+        except (BrokenPipeError, json.JSONDecodeError):
+            raise ValueError("the process that runs the tests died: run the command again") from None
 
     def run(self, id: str, body: str, seeds=(0,), seconds: float = 20, guard=None, stops: int = 2) -> Verdict:
         """The verdict on `body` as exercise `id`, every other exercise being the base's."""
