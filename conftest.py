@@ -3,6 +3,7 @@
 Every test starts from seed 0 of `random`, numpy and torch; one that makes its own generator takes the fixture
 `seed`. `LEARN_SEEDS=0,1,2` runs the tests of the exercises once for each (`python learn.py prove` gives 20).
 """
+
 import os
 import random
 import re
@@ -42,7 +43,9 @@ def pytest_runtest_makereport(item, call):
     """In a learner's tree only: a test that runs into a blank exercise is skipped, not failed."""
     report = (yield).get_result()
     learning = (ROOT / ".learn").exists() or (ROOT / "release.json").exists()
-    blank = re.search(r'(?:^|#error ")(exercise \S+: [^"\n]*)', str(call.excinfo.value)) if call.excinfo else None
+    blank = (
+        re.search(r'(?:^|#error ")(exercise \S+: [^"\n]*)', str(call.excinfo.value)) if call.excinfo else None
+    )
     if learning and blank and isinstance(call.excinfo.value, (NotImplementedError, RuntimeError)):
         report.outcome = "skipped"
         report.longrepr = (str(item.path), item.location[1] or 0, f"Skipped: {blank[1]} is still blank")

@@ -9,6 +9,7 @@ Adds to the chapters: two comment lines around the body of a key function make i
 (`//` in .cu and .cpp files, ids `c.1`, `c.2` in csrc/). NN_x/EXERCISES.md says the rest: the order, the task,
 a worked example, minutes, points and three hints. GitHub, the tool and the tests read the same text.
 """
+
 import hashlib
 import json
 import os
@@ -49,7 +50,11 @@ class Exercise:
     def stub(self) -> str:
         """What stands in the file while the exercise is blank."""
         says = json.dumps(f"exercise {self.id}: {self.title}", ensure_ascii=False)
-        return f"#error {says}\n" if self.comment == "//" else f"{self.indent}raise NotImplementedError({says})\n"
+        return (
+            f"#error {says}\n"
+            if self.comment == "//"
+            else f"{self.indent}raise NotImplementedError({says})\n"
+        )
 
 
 def is_stub(body: str) -> bool:
@@ -73,18 +78,24 @@ def find(text: str, path: str = "") -> list[Exercise]:
             continue
         if begin:
             if mark:
-                raise ValueError(f"{path}:{number}: exercise {mark[3]} has no END line: put one before this line")
+                raise ValueError(
+                    f"{path}:{number}: exercise {mark[3]} has no END line: put one before this line"
+                )
             if begin[3] in [e.id for e in found]:
-                raise ValueError(f"{path}:{number}: exercise {begin[3]} begins twice: keep one of the two markers")
+                raise ValueError(
+                    f"{path}:{number}: exercise {begin[3]} begins twice: keep one of the two markers"
+                )
             mark, start = begin, number
         else:
             if not mark or mark[3] != end[1]:
                 raise ValueError(f"{path}:{number}: END EXERCISE {end[1]} has no EXERCISE line: put it back")
-            body = "".join(lines[start:number - 1])
+            body = "".join(lines[start : number - 1])
             found.append(Exercise(mark[3], mark[4], path, start, body, mark[1], mark[2]))
             mark = None
     if mark:
-        raise ValueError(f"{path}: exercise {mark[3]} has no END line: put back '{mark[2]} END EXERCISE {mark[3]}'")
+        raise ValueError(
+            f"{path}: exercise {mark[3]} has no END line: put back '{mark[2]} END EXERCISE {mark[3]}'"
+        )
     return found
 
 
@@ -98,7 +109,7 @@ def graft(text: str, id: str, body: str) -> str:
             lines = text.splitlines(keepends=True)
             height = len(exercise.body.splitlines())
             body = body if body.endswith("\n") or not body else body + "\n"
-            return "".join(lines[:exercise.line]) + body + "".join(lines[exercise.line + height:])
+            return "".join(lines[: exercise.line]) + body + "".join(lines[exercise.line + height :])
     raise ValueError(f"exercise {id} is not in this file: its two marker lines must both be there")
 
 
@@ -124,14 +135,24 @@ def described(text: str) -> list[dict]:
     """The entries of one EXERCISES.md, in order: id, title, path, function, minutes, points, hints, text."""
     heads = list(HEADING.finditer(text))
     entries = []
-    for head, following in zip(heads, [*heads[1:], None]):
-        section = text[head.end():following.start() if following else len(text)]
+    for head, following in zip(heads, [*heads[1:], None], strict=True):
+        section = text[head.end() : following.start() if following else len(text)]
         facts = FACTS.search(section)
         if not facts:
             raise ValueError(f"EXERCISES.md, {head[1]}: no line '`file` · `function` · 40 min · 5 points'")
         hints = tuple((title, hint.strip()) for title, hint in HINT.findall(section))
-        entries.append({"id": head[1], "title": head[2], "path": facts[1], "function": facts[2],
-                        "minutes": int(facts[3]), "points": int(facts[4]), "hints": hints, "text": section})
+        entries.append(
+            {
+                "id": head[1],
+                "title": head[2],
+                "path": facts[1],
+                "function": facts[2],
+                "minutes": int(facts[3]),
+                "points": int(facts[4]),
+                "hints": hints,
+                "text": section,
+            }
+        )
     return entries
 
 
@@ -165,17 +186,23 @@ def audit(root: Path) -> list[str]:
         ids = [e["id"] for e in entries]
         prefix = "c" if chapter == "csrc" else str(int(chapter[:2]))
         if ids != [f"{prefix}.{n}" for n in range(1, len(ids) + 1)]:
-            wrong.append(f"{chapter}/EXERCISES.md: the ids must run {prefix}.1, {prefix}.2, ... but are {', '.join(ids)}")
+            wrong.append(
+                f"{chapter}/EXERCISES.md: the ids must run {prefix}.1, {prefix}.2, ... not {', '.join(ids)}"
+            )
         for entry in entries:
             there, id = exercises.get(entry["id"]), entry["id"]
             if there is None:
                 wrong.append(f"{id}: in EXERCISES.md but no code is marked with it")
                 continue
             if (there.title, there.path) != (entry["title"], entry["path"]):
-                wrong.append(f"{id}: EXERCISES.md says '{entry['title']}' in {entry['path']}, "
-                             f"the code '{there.title}' in {there.path}")
+                wrong.append(
+                    f"{id}: EXERCISES.md says '{entry['title']}' in {entry['path']}, "
+                    f"the code '{there.title}' in {there.path}"
+                )
             name = re.escape(entry["function"].split(".")[-1])
-            if not re.search(rf"\bclass {name}\b|\b{name}\s*\(", (root / there.path).read_text(encoding="utf-8")):
+            if not re.search(
+                rf"\bclass {name}\b|\b{name}\s*\(", (root / there.path).read_text(encoding="utf-8")
+            ):
                 wrong.append(f"{id}: {there.path} has no `{entry['function']}`")
             if [title[:6] for title, _ in entry["hints"]] != ["Hint 1", "Hint 2", "Hint 3"]:
                 wrong.append(f"{id}: EXERCISES.md must give Hint 1, Hint 2 and Hint 3")
@@ -183,10 +210,16 @@ def audit(root: Path) -> list[str]:
                 wrong.append(f"{id}: EXERCISES.md gives no **Worked example.**")
             if not 2 <= len(there.body.splitlines()) <= 40 and not is_stub(there.body):
                 wrong.append(f"{id}: its body has {len(there.body.splitlines())} lines, not 2 to 40")
-        wrong += [f"{e.id}: marked in {e.path} but not in {chapter}/EXERCISES.md"
-                  for e in exercises.values() if e.chapter == chapter and e.id not in ids]
-    wrong += [f"{id}: no test is marked @pytest.mark.ex(\"{id}\")" for id in exercises if id not in marked]
-    wrong += [f"{id}: tests are marked with it but there is no such exercise" for id in sorted(marked - set(exercises))]
+        wrong += [
+            f"{e.id}: marked in {e.path} but not in {chapter}/EXERCISES.md"
+            for e in exercises.values()
+            if e.chapter == chapter and e.id not in ids
+        ]
+    wrong += [f'{id}: no test is marked @pytest.mark.ex("{id}")' for id in exercises if id not in marked]
+    wrong += [
+        f"{id}: tests are marked with it but there is no such exercise"
+        for id in sorted(marked - set(exercises))
+    ]
     return wrong
 
 

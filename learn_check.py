@@ -1,8 +1,9 @@
 """Checking what the learner wrote: run an exercise's tests on their body and say what the tests say.
 
-Adds to learn_run.py: the words. A failure is shown as the test's own sentence, the line of the learner's file where
-an error came from, and what the body printed.
+Adds to learn_run.py: the words. A failure is shown as the test's own sentence, the line of the learner's file
+where an error came from, and what the body printed.
 """
+
 import contextlib
 import os
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from learn_bodies import Exercise, blanked, digest, is_stub
 from learn_run import Bench, copy_tree, export, line_in_file
-from learn_student import ROOT, Student, command, paint
+from learn_student import ROOT, Student, command, page, paint, place
 
 
 def explain(report: dict, text: str, exercise: Exercise, path: str) -> list[str]:
@@ -20,7 +21,7 @@ def explain(report: dict, text: str, exercise: Exercise, path: str) -> list[str]
     if outcome == "stopped":
         return ["stopped: it ran too long. Does a loop never end?"]
     if outcome == "blank" and f"exercise {exercise.id}:" not in message:
-        other = message[message.index("exercise "):].split('"')[0].splitlines()[0]
+        other = message[message.index("exercise ") :].split('"')[0].splitlines()[0]
         return [f"it goes through {other}, which is still blank: write that one first"]
     said = [line for line in message.split("\nassert ")[0].splitlines() if line.strip()]
     if outcome == "error" or not said:
@@ -34,21 +35,26 @@ def explain(report: dict, text: str, exercise: Exercise, path: str) -> list[str]
 def check_one(student: Student, exercise: Exercise, bench: Bench, seconds: float) -> bool:
     """Run one exercise's tests on the learner's body and tell what they say."""
     path = os.path.relpath(ROOT / exercise.path)
-    print(paint(f" {exercise.id} {exercise.title}", "bold") + f"   {path}:{exercise.line}")
+    print(paint(f" {exercise.id} {exercise.title}", "bold") + f"   {place(exercise)}")
     if is_stub(exercise.body):
-        print(f" · still blank: the task is in {os.path.relpath(ROOT / exercise.chapter)}/EXERCISES.md")
+        print(f" · still blank: the task is in {page(exercise)}")
         return False
     text = (ROOT / exercise.path).read_text(encoding="utf-8")
     try:
         if exercise.comment == "#":
             compile(text, path, "exec")
     except SyntaxError as problem:
-        print(paint(" ✗", "red") + f" not Python yet: {problem.msg}   ({path}:{problem.lineno})\n     {(problem.text or '').strip()}")
+        print(
+            f"{paint(' ✗', 'red')} not Python yet: {problem.msg}   ({path}:{problem.lineno})\n"
+            f"     {(problem.text or '').strip()}"
+        )
         return False
     reference = bench.exercises[exercise.id]
     verdict = bench.run(exercise.id, exercise.body, seconds=seconds)
     if verdict.broken or verdict.end not in ("finished", "late") or not verdict.names:
-        why = (verdict.broken or verdict.log).strip().splitlines()[-6:] or [f"the tests ended early: {verdict.end}"]
+        why = (verdict.broken or verdict.log).strip().splitlines()[-6:] or [
+            f"the tests ended early: {verdict.end}"
+        ]
         print(paint(" ✗", "red") + " the tests could not run\n     " + "\n     ".join(why))
     for name, outcome in verdict.outcomes.items():
         report = next((r for r in verdict.reports if r["name"] == name and r["outcome"] == outcome), None)
@@ -61,7 +67,7 @@ def check_one(student: Student, exercise: Exercise, bench: Bench, seconds: float
             shown = [report["message"]] if outcome == "skipped" else explain(report, text, reference, path)
             print("\n".join(f"     {line}" for line in shown))
     if blanked(text) != blanked((bench.base / exercise.path).read_text(encoding="utf-8")):
-        print(f" note: {path} is changed outside the EXERCISE lines; check and grading take only what is between them")
+        print(f" note: {path} is changed outside the EXERCISE lines; only what is between them is tested")
     student.remember("passed", exercise.id, digest(exercise.body)) if verdict.passed else None
     return verdict.passed
 
@@ -81,7 +87,10 @@ def check(student: Student, wanted: list[Exercise], bench: Bench, seconds: float
     good = True
     for exercise in wanted:
         if exercise.id not in bench.exercises:
-            raise ValueError(f"exercise {exercise.id} is newer than the reference you started from: see TEACHING.md, Updates")
+            raise ValueError(
+                f"exercise {exercise.id} is newer than your branch: keep the branch "
+                "under another name (git branch -m mine old), then start again on main"
+            )
         passed = check_one(student, exercise, bench, seconds)
         good &= passed
         if passed and student.state(exercise.id) == "given":
@@ -97,7 +106,10 @@ def watch(student: Student, id: str | None, seconds: float) -> None:
     """Check on every save: the exercise `id`, or the first open one, going on to the next when it passes."""
     with bench_of(student) as bench:
         while True:
-            before, passed = {p: (ROOT / p).stat().st_mtime_ns for p in {e.path for e in student.exercises.values()}}, False
+            before, passed = (
+                {p: (ROOT / p).stat().st_mtime_ns for p in {e.path for e in student.exercises.values()}},
+                False,
+            )
             try:
                 student = Student()
                 wanted = [student.pick(id)] if id else student.open()[:1]

@@ -1,9 +1,10 @@
 """`python learn.py grade`: points for a hand-in, which may be broken or hostile.
 
-Adds to learn_guard.py: only the bodies between the EXERCISE lines are taken, each alone into a clean reference, so
-edited tests do not matter and one error cannot sink the rest. Writes results.json (Gradescope), grades.csv and a
-page to read. What this does not protect from is in TEACHING.md.
+Adds to learn_guard.py: only the bodies between the EXERCISE lines are taken, each alone into a clean
+reference, so edited tests do not matter and one error cannot sink the rest. Writes results.json (Gradescope),
+grades.csv and a page to read. What this does not protect from is in TEACHING.md.
 """
+
 import csv
 import html
 import io
@@ -18,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from learn_bodies import Exercise, is_stub, write
-from learn_guard import LEVELS, available, screen
+from learn_guard import LEVELS, available
 from learn_run import Bench, copy_tree, export, git, has_git
+from learn_screen import screen
 
 MOST = 50 << 20  # bytes that an unpacked hand-in may have
 PAGE = """<!doctype html><meta charset="utf-8"><title>Grades</title><style>
@@ -73,7 +75,7 @@ def body_of(text: str, exercise: Exercise) -> str | None:
     begins = list(re.finditer(rf"^[ \t]*{sign} EXERCISE {id}( .*)?\n", text, re.M))
     ends = list(re.finditer(rf"^[ \t]*{sign} END EXERCISE {id}[ \t]*$", text, re.M))
     once = len(begins) == len(ends) == 1 and begins[0].end() <= ends[0].start()
-    return text[begins[0].end():ends[0].start()] if once else None
+    return text[begins[0].end() : ends[0].start()] if once else None
 
 
 class Grader:
@@ -85,8 +87,11 @@ class Grader:
         self.chosen = [e for e in self.bench.exercises.values() if chosen is None or e.chapter in chosen]
         blank = [e.id for e in self.chosen if is_stub(e.body)]
         if blank or not self.chosen:
-            raise ValueError(f"the reference is blank ({', '.join(blank)}): grade from the branch main" if blank
-                             else "these chapters have no exercises: leave --chapters out, or name others")
+            raise ValueError(
+                f"the reference is blank ({', '.join(blank)}): grade from the branch main"
+                if blank
+                else "these chapters have no exercises: leave --chapters out, or name others"
+            )
 
     def __enter__(self):
         self.bench.__enter__()
@@ -96,7 +101,7 @@ class Grader:
         self.bench.__exit__()
 
     def control(self, e: Exercise):
-        """(level, seeds, tests) under which the reference itself passes: the tightest level that its tests allow."""
+        """(level, seeds, tests) under which the reference itself passes, at the tightest level it can."""
         if e.id not in self.controls:
             for level in LEVELS:
                 for _ in range(2):
@@ -105,8 +110,13 @@ class Grader:
                     if verdict.passed:
                         self.controls[e.id] = (level, seeds, verdict.nodes)
                         return self.controls[e.id]
-            failed = next((f"{r['name']}: {r['message']}" for r in verdict.reports if r["outcome"] != "passed"), verdict.log[-300:])
-            raise ValueError(f"exercise {e.id} cannot be graded on this machine, its reference fails: {failed[:300]}")
+            failed = next(
+                (f"{r['name']}: {r['message']}" for r in verdict.reports if r["outcome"] != "passed"),
+                verdict.log[-300:],
+            )
+            raise ValueError(
+                f"exercise {e.id} cannot be graded on this machine, its reference fails: {failed[:300]}"
+            )
         return self.controls[e.id]
 
     def run(self, e: Exercise, body: str, level: str, seeds: list[int]):
@@ -125,7 +135,9 @@ class Grader:
             if text is None:
                 result.note = f"{e.path} was not handed in"
             elif body_of(text, e) is None:
-                result.note = f"the two marker lines of exercise {e.id} are not in {e.path} exactly once: put them back"
+                result.note = (
+                    f"the two marker lines of exercise {e.id} are not in {e.path} exactly once: put them back"
+                )
             elif is_stub(result.body):
                 result.note = "left blank"
             elif refused := screen(reference, e, result.body):
@@ -142,15 +154,25 @@ class Grader:
         outcomes = verdict.outcomes
         for name, outcome in outcomes.items():
             report = next((r for r in verdict.reports if r["name"] == name and r["outcome"] == outcome), None)
-            says = "" if outcome == "passed" else "\n    ".join([""] + (report["message"] if report else "").splitlines()[:8])
-            result.lines.append(f"{'✓' if outcome == 'passed' else '✗'} {report['title'] if report else name}"
-                                f"{'' if outcome in ('passed', 'wrong') else f' ({outcome})'}{says}")
+            says = (
+                ""
+                if outcome == "passed"
+                else "\n    ".join([""] + (report["message"] if report else "").splitlines()[:8])
+            )
+            result.lines.append(
+                f"{'✓' if outcome == 'passed' else '✗'} {report['title'] if report else name}"
+                f"{'' if outcome in ('passed', 'wrong') else f' ({outcome})'}{says}"
+            )
         if verdict.replaced:
             result.note = f"no points: it replaced {', '.join(verdict.replaced)}, which decides the verdict"
         elif verdict.end != "finished":
-            result.note = "no points: " + ("its time was up" if verdict.end == "late" else f"its process ended early: {verdict.end}")
+            result.note = "no points: " + (
+                "its time was up" if verdict.end == "late" else f"its process ended early: {verdict.end}"
+            )
         elif sorted(verdict.nodes) != sorted(nodes):
-            result.note = "no points: not every test came back" + (f": {verdict.broken.splitlines()[-1]}" if verdict.broken else "")
+            result.note = "no points: not every test came back" + (
+                f": {verdict.broken.splitlines()[-1]}" if verdict.broken else ""
+            )
         else:
             share = sum(outcome == "passed" for outcome in outcomes.values()) / len(outcomes)
             result.score = math.floor(e.points * share * 10 + 1e-9) / 10
@@ -158,27 +180,38 @@ class Grader:
 
 def protections(has: list[str], seconds: float, memory: int) -> str:
     """What stood between the hand-in and this machine, in a sentence."""
-    parts = [f"{seconds:g} s a test and {memory} MB",
-             "no network, no new programs (seccomp)" if "calls" in has else "network only blocked in Python",
-             "the reference's files closed (Landlock)" if "files" in has else "files NOT closed: no Landlock here"]
+    parts = [
+        f"{seconds:g} s a test and {memory} MB",
+        "no network, no new programs (seccomp)" if "calls" in has else "network only blocked in Python",
+        "the reference's files closed (Landlock)" if "files" in has else "files NOT closed: no Landlock here",
+    ]
     return "Limits: " + "; ".join(parts) + "."
 
 
 def page(rows: dict[str, list[Result]], about: str) -> str:
     """The page to read: a table, then each answer with what its tests said."""
     ids = [r.exercise.id for r in next(iter(rows.values()))]
-    parts = [PAGE, "<h1>Grades</h1><table><tr><th>hand-in<th>total" + "".join(f"<th>{html.escape(i)}" for i in ids)]
+    parts = [
+        PAGE,
+        "<h1>Grades</h1><table><tr><th>hand-in<th>total" + "".join(f"<th>{html.escape(i)}" for i in ids),
+    ]
     for name, results in rows.items():
-        parts.append(f"<tr><td><a href='#{html.escape(name)}'>{html.escape(name)}</a><td>{total(results):g}"
-                     + "".join(f"<td>{r.score:g}" for r in results))
+        parts.append(
+            f"<tr><td><a href='#{html.escape(name)}'>{html.escape(name)}</a><td>{total(results):g}"
+            + "".join(f"<td>{r.score:g}" for r in results)
+        )
     parts.append(f"</table><p>{html.escape(about)}")
     for name, results in rows.items():
-        parts.append(f"<h2 id='{html.escape(name)}'>{html.escape(name)}: {total(results):g} of "
-                     f"{sum(r.exercise.points for r in results)} points</h2>")
+        parts.append(
+            f"<h2 id='{html.escape(name)}'>{html.escape(name)}: {total(results):g} of "
+            f"{sum(r.exercise.points for r in results)} points</h2>"
+        )
         for r in results:
-            parts.append(f"<h3>{html.escape(r.exercise.id)} {html.escape(r.exercise.title)}: {r.score:g} of {r.exercise.points}</h3>"
-                         f"<p>{html.escape(r.note)}<pre>{html.escape(chr(10).join(r.lines))}</pre>"
-                         f"<details><summary>the answer</summary><pre>{html.escape(r.body)}</pre></details>")
+            parts.append(
+                "<h3>" + html.escape(f"{r.exercise.id} {r.exercise.title}: {r.score:g} of {r.exercise.points}") + "</h3>"
+                f"<p>{html.escape(r.note)}<pre>{html.escape(chr(10).join(r.lines))}</pre>"
+                f"<details><summary>the answer</summary><pre>{html.escape(r.body)}</pre></details>"
+            )
     return "\n".join(parts)
 
 
@@ -189,19 +222,33 @@ def total(results: list[Result]) -> float:
 
 def gradescope(results: list[Result], about: str) -> str:
     """results.json as Gradescope reads it."""
-    tests = [{"name": f"{r.exercise.id} {r.exercise.title}", "score": r.score, "max_score": r.exercise.points,
-              "status": "passed" if r.score == r.exercise.points else "failed",
-              "output": "\n".join([r.note] * bool(r.note) + r.lines)} for r in results]
-    return json.dumps({"score": total(results), "output": about, "output_format": "text", "tests": tests}, indent=1)
+    tests = [
+        {
+            "name": f"{r.exercise.id} {r.exercise.title}",
+            "score": r.score,
+            "max_score": r.exercise.points,
+            "status": "passed" if r.score == r.exercise.points else "failed",
+            "output": "\n".join([r.note] * bool(r.note) + r.lines),
+        }
+        for r in results
+    ]
+    return json.dumps(
+        {"score": total(results), "output": about, "output_format": "text", "tests": tests}, indent=1
+    )
 
 
 def command(root: Path, asked) -> int:
-    """`python learn.py grade SUBMISSION OUT`; the exit status says whether grading worked, not how well it went."""
+    """`python learn.py grade SUBMISSION OUT`; the exit status says whether grading worked, not how well."""
     from learn_release import number, span
+
     submission, out = Path(asked.submission), Path(asked.out)
     if not submission.exists():
         raise ValueError(f"there is no {submission}: name the folder or zip that was handed in")
-    several = sorted(p for p in submission.iterdir() if p.is_dir() or p.suffix == ".zip") if asked.many else [submission]
+    several = (
+        sorted(p for p in submission.iterdir() if p.is_dir() or p.suffix == ".zip")
+        if asked.many
+        else [submission]
+    )
     with tempfile.TemporaryDirectory(prefix="grade-") as place:
         base = Path(place) / "base"
         export(root, git(root, "rev-parse", "HEAD"), base) if has_git(root) else copy_tree(root, base)
@@ -223,9 +270,14 @@ def command(root: Path, asked) -> int:
                 results = rows[each.name]
                 print(f" {each.name}: {total(results):g} of {sum(r.exercise.points for r in results)}")
                 for r in results:
-                    print(f"   {r.score:g}/{r.exercise.points}  {r.exercise.id} {r.exercise.title}{'   ' + r.note if r.note else ''}")
+                    print(
+                        f"   {r.score:g}/{r.exercise.points}  {r.exercise.id} {r.exercise.title}"
+                        + (f"   {r.note}" if r.note else "")
+                    )
     if not rows:
-        raise ValueError(f"{submission} has no folders or zip files: leave --many out to grade it as one hand-in")
+        raise ValueError(
+            f"{submission} has no folders or zip files: leave --many out to grade it as one hand-in"
+        )
     for name, results in rows.items():
         where = out / name if asked.many else out
         where.mkdir(parents=True, exist_ok=True)
@@ -233,7 +285,9 @@ def command(root: Path, asked) -> int:
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(["submission", "total", *(r.exercise.id for r in next(iter(rows.values())))])
-    writer.writerows([name, f"{total(results):g}", *(f"{r.score:g}" for r in results)] for name, results in rows.items())
+    writer.writerows(
+        [name, f"{total(results):g}", *(f"{r.score:g}" for r in results)] for name, results in rows.items()
+    )
     write(out / "grades.csv", table.getvalue())
     write(out / "grades.html", page(rows, about))
     print(f" {about}\n Written: {out / 'grades.csv'}, {out / 'grades.html'}, results.json")

@@ -1,9 +1,11 @@
 """`python learn.py prove`: the proof that the exercises' tests reject wrong answers.
 
-Adds to learn_run.py: for every exercise the reference passes under 20 seeds, the blank fails every test, every
-mutant of tests/mutants.py is rejected by an assertion (a crash, an import or a syntax error does not count; an
-endless loop is stopped and counts), and every test rejects at least one mutant. Hundreds of cases, one worker a core.
+Adds to learn_run.py: for every exercise the reference passes under 20 seeds, the blank fails every test,
+every mutant of tests/mutants.py is rejected by an assertion (a crash, an import or a syntax error does not
+count; an endless loop is stopped and counts), and every test rejects at least one mutant. Hundreds of cases,
+one worker a core.
 """
+
 import importlib.util
 import queue
 import tempfile
@@ -27,7 +29,9 @@ def mutants(root: Path) -> list[tuple[str, str, str, str]]:
 def mutant(body: str, right: str, wrong: str) -> str:
     """The body with the fragment replaced. ValueError unless the right fragment is there exactly once."""
     if body.count(right) != 1:
-        raise ValueError(f"the right fragment {right.splitlines()[0]!r} occurs {body.count(right)} times, not once")
+        raise ValueError(
+            f"the right fragment {right.splitlines()[0]!r} occurs {body.count(right)} times, not once"
+        )
     return body.replace(right, wrong)
 
 
@@ -41,25 +45,47 @@ def judge(reference: Verdict, stub: Verdict, rejected: dict[str, Verdict], seeds
     wrong = []
     if not reference.passed:
         first = next((r for r in reference.reports if r["outcome"] != "passed"), None)
-        said = (first["message"] or first["outcome"]).splitlines()[0] if first else reference.broken or reference.end
-        wrong.append(f"the reference does not pass under {seeds} seeds: {first['node'] + ': ' if first else ''}{said}")
-    wrong += [f"{name} passes on the blank" if outcome == "passed" else f"{name} says '{outcome}' on the blank"
-              for name, outcome in stub.outcomes.items() if outcome in ("passed", "skipped", "lost")]
+        said = (
+            (first["message"] or first["outcome"]).splitlines()[0]
+            if first
+            else reference.broken or reference.end
+        )
+        wrong.append(
+            f"the reference does not pass under {seeds} seeds: {first['node'] + ': ' if first else ''}{said}"
+        )
+    wrong += [
+        f"{name} passes on the blank" if outcome == "passed" else f"{name} says '{outcome}' on the blank"
+        for name, outcome in stub.outcomes.items()
+        if outcome in ("passed", "skipped", "lost")
+    ]
     if stub.broken:
-        wrong.append(f"the test file cannot be imported while the exercise is blank: {stub.broken.splitlines()[-1]}")
+        wrong.append(
+            f"the test file cannot be imported while the exercise is blank: {stub.broken.splitlines()[-1]}"
+        )
     killed = set()
     for what, verdict in rejected.items():
         killed |= rejecting(verdict)
         if not rejecting(verdict) and verdict.end != "late":
-            seen = sorted({r["error"] for r in verdict.reports if r["outcome"] == "error"}) or verdict.broken[-80:]
-            wrong.append(f"mutant '{what}' " + (f"only crashes ({', '.join(seen)}): no assertion rejects it" if seen
-                         else f"ends the process ({verdict.end})" if verdict.end != "finished" else "passes every test"))
+            seen = (
+                sorted({r["error"] for r in verdict.reports if r["outcome"] == "error"})
+                or verdict.broken[-80:]
+            )
+            wrong.append(
+                f"mutant '{what}' "
+                + (
+                    f"only crashes ({', '.join(seen)}): no assertion rejects it"
+                    if seen
+                    else f"ends the process ({verdict.end})"
+                    if verdict.end != "finished"
+                    else "passes every test"
+                )
+            )
     wrong += [f"{name} rejects no mutant" for name in reference.outcomes if name not in killed]
     return wrong
 
 
 def prove(root: Path, ids: list[str], say, seeds: int = 20, jobs: int = 2, seconds: float = 10) -> list[str]:
-    """Prove the exercises `ids` on a copy of the working tree, telling `say` about each. Returns the problems."""
+    """Prove exercises on a copy of the working tree, telling `say` about each. Returns the problems."""
     with tempfile.TemporaryDirectory(prefix="prove-") as place:
         base = Path(place) / "base"
         copy_tree(root, base)
@@ -67,9 +93,13 @@ def prove(root: Path, ids: list[str], say, seeds: int = 20, jobs: int = 2, secon
         exercises = benches[0].exercises
         blank = [id for id in ids if is_stub(exercises[id].body)]
         if blank:
-            raise ValueError(f"prove needs the reference, but {', '.join(blank)} is blank here: use the branch main")
+            raise ValueError(
+                f"prove needs the reference, but {', '.join(blank)} is blank here: use the branch main"
+            )
         wrong, bank = audit(root), mutants(root)
-        wrong += [f"mutants name {id}, which is no exercise" for id in sorted({m[0] for m in bank} - set(exercises))]
+        wrong += [
+            f"mutants name {id}, which is no exercise" for id in sorted({m[0] for m in bank} - set(exercises))
+        ]
         plan, left, results, problems = queue.Queue(), {}, {}, {id: [] for id in ids}
         for id in ids:
             body = exercises[id].body
@@ -125,7 +155,7 @@ def prove(root: Path, ids: list[str], say, seeds: int = 20, jobs: int = 2, secon
 
 
 def command(root: Path, asked) -> int:
-    """`python learn.py prove [ID or chapter ...]`: one line an exercise, the problems below; the exit status."""
+    """`python learn.py prove [ID or chapter ...]`: a line an exercise, then the problems."""
     ids = []
     exercises = course(root)
     for name in asked.id or exercises:

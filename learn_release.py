@@ -1,9 +1,10 @@
 """`python learn.py release`: a student tree in which the chosen chapters are blank and no solution survives.
 
-Adds to learn_bodies.py: what students get (earlier chapters whole, the chosen ones blank, later ones not at all, no
-git history, no mutants) and the search for copies of a solution in code, docs, notebooks and figures. With
-`--autograder` it also writes the Gradescope zip for the same commit.
+Adds to learn_bodies.py: what students get (earlier chapters whole, the chosen ones blank, later ones not at
+all, no git history, no mutants) and the search for copies of a solution in code, docs, notebooks and figures.
+With `--autograder` it also writes the Gradescope zip for the same commit.
 """
+
 import gzip
 import html
 import json
@@ -74,9 +75,17 @@ def texts(name: str, data: bytes) -> list[str]:
     if name.endswith((".ipynb", ".json")):
         strings = []
         try:
-            json.loads(plain, object_hook=lambda d: strings.extend(
-                "".join(v) if isinstance(v, list) and all(isinstance(x, str) for x in v) else v
-                for v in d.values() if isinstance(v, (str, list))) or d)
+            json.loads(
+                plain,
+                object_hook=lambda d: (
+                    strings.extend(
+                        "".join(v) if isinstance(v, list) and all(isinstance(x, str) for x in v) else v
+                        for v in d.values()
+                        if isinstance(v, (str, list))
+                    )
+                    or d
+                ),
+            )
         except ValueError:
             pass
         found += [s for s in strings if isinstance(s, str)]
@@ -86,11 +95,11 @@ def texts(name: str, data: bytes) -> list[str]:
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         at = 8
         while at + 8 <= len(data):
-            size, kind = struct.unpack(">I4s", data[at:at + 8])
-            chunk, at = data[at + 8:at + 8 + size], at + 12 + size
+            size, kind = struct.unpack(">I4s", data[at : at + 8])
+            chunk, at = data[at + 8 : at + 8 + size], at + 12 + size
             if kind in (b"zTXt", b"iTXt") and b"\0" in chunk:
                 for cut in range(min(len(chunk), 200)):
-                    if chunk[cut:cut + 1] == b"\x78":  # the first byte of a zlib stream
+                    if chunk[cut : cut + 1] == b"\x78":  # the first byte of a zlib stream
                         try:
                             found.append(zlib.decompress(chunk[cut:]).decode("utf-8", errors="replace"))
                         except zlib.error:
@@ -113,8 +122,8 @@ def leaks(tree: Path, bodies: dict[str, str]) -> list[str]:
         lines = squeezed(body)
         size = math.ceil(len(lines) / 2)
         for at in range(len(lines) - size + 1):
-            if len("".join(lines[at:at + size])) >= 20:
-                windows.append((id, "".join(lines[at:at + size]), lines[at]))
+            if len("".join(lines[at : at + size])) >= 20:
+                windows.append((id, "".join(lines[at : at + size]), lines[at]))
     found = {}
     for file in sorted(p for p in tree.rglob("*") if p.is_file()):
         for text in texts(file.name, file.read_bytes()):
@@ -126,11 +135,13 @@ def leaks(tree: Path, bodies: dict[str, str]) -> list[str]:
 
 
 def release(root: Path, chosen: range, out: Path) -> dict[str, str]:
-    """Write the student tree to `out` and return the bodies that were taken out. ValueError: a solution survives."""
+    """Write the student tree to `out`; the bodies that were taken out. ValueError: a solution survives."""
     if not has_git(root):
         raise ValueError("release needs git: it hands out what is committed, nothing else")
     if git(root, "diff", "HEAD", "--name-only"):
-        raise ValueError("there are changes that are not committed: commit them, release hands out only what is committed")
+        raise ValueError(
+            "there are changes that are not committed: commit them, release hands out only what is committed"
+        )
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty: name a new folder")
     numbers = {number(c) for c in chapters(root)}
@@ -148,8 +159,13 @@ def release(root: Path, chosen: range, out: Path) -> dict[str, str]:
             write(new / e.path, graft((new / e.path).read_text(encoding="utf-8"), e.id, e.stub))
         survivors = leaks(new, {id: e.body for id, e in taken.items()})
         if survivors:
-            raise ValueError("nothing was released, because solutions survive in\n  " + "\n  ".join(survivors))
-        files = {path: digest(blanked((new / path).read_text(encoding="utf-8"))) for path in {e.path for e in taken.values()}}
+            raise ValueError(
+                "nothing was released, because solutions survive in\n  " + "\n  ".join(survivors)
+            )
+        files = {
+            path: digest(blanked((new / path).read_text(encoding="utf-8")))
+            for path in {e.path for e in taken.values()}
+        }
         paper = {"chapters": f"{chosen[0]}-{chosen[-1]}", "exercises": list(taken), "files": files}
         write(new / "release.json", json.dumps(paper, indent=1) + "\n")
         if out.exists():
@@ -162,8 +178,16 @@ def autograder(root: Path, chosen: range, file: Path) -> None:
     """The zip that Gradescope takes: setup.sh, run_autograder and the reference with this tool."""
     with tempfile.TemporaryDirectory(prefix="autograder-") as place:
         folder = Path(place)
-        export(root, "HEAD", folder / "course", keep=lambda path: needed(path) or re.match(r"learn(_\w+)?\.py$", path))
-        for name, text in (("setup.sh", SETUP), ("run_autograder", RUN.replace("CHAPTERS", f"{chosen[0]}-{chosen[-1]}"))):
+        export(
+            root,
+            "HEAD",
+            folder / "course",
+            keep=lambda path: needed(path) or re.match(r"learn(_\w+)?\.py$", path),
+        )
+        for name, text in (
+            ("setup.sh", SETUP),
+            ("run_autograder", RUN.replace("CHAPTERS", f"{chosen[0]}-{chosen[-1]}")),
+        ):
             (folder / name).write_text(text)
             (folder / name).chmod(0o755)
         made = shutil.make_archive(str(folder.parent / f"{folder.name}-zip"), "zip", folder)
@@ -178,5 +202,5 @@ def command(root: Path, asked) -> int:
     print(f" {out}: {files} files, {len(taken)} exercises blank, no solution survives")
     if asked.autograder:
         autograder(root, chosen, Path(asked.autograder))
-        print(f" {asked.autograder}: the Gradescope autograder for these chapters (it holds the solutions: keep it private)")
+        print(f" {asked.autograder}: the Gradescope autograder (it holds the solutions: keep it private)")
     return 0

@@ -1,8 +1,10 @@
 """Running the tests of one exercise on one body: scratch trees, and the worker that runs them.
 
 Adds to learn_bodies.py: a body is grafted ALONE into a clean copy of the reference, so an unfinished exercise
-next door cannot break it and edits outside the markers do not count. `check`, `prove` and `grade` all use `Bench`.
+next door cannot break it and edits outside the markers do not count. `check`, `prove` and `grade` all use
+`Bench`.
 """
+
 import contextlib
 import io
 import json
@@ -37,7 +39,9 @@ def git(root: Path, *words: str) -> str:
 def has_git(root: Path) -> bool:
     """True if `root` itself is the top of a git work tree with a commit."""
     try:
-        return Path(git(root, "rev-parse", "--show-toplevel")) == root and bool(git(root, "rev-parse", "HEAD"))
+        return Path(git(root, "rev-parse", "--show-toplevel")) == root and bool(
+            git(root, "rev-parse", "HEAD")
+        )
     except ValueError:
         return False
 
@@ -55,7 +59,11 @@ def copy_tree(root: Path, to: Path, keep=needed) -> None:
     if has_git(root):
         paths = git(root, "ls-files", "-co", "--exclude-standard").splitlines()
     else:
-        paths = [p.relative_to(root).as_posix() for p in root.rglob("*") if not SKIP & set(p.relative_to(root).parts)]
+        paths = [
+            p.relative_to(root).as_posix()
+            for p in root.rglob("*")
+            if not SKIP & set(p.relative_to(root).parts)
+        ]
     for path in paths:
         if keep(path) and (root / path).is_file() and not (root / path).is_symlink():
             (to / path).parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +82,7 @@ def export(root: Path, commit: str, to: Path, keep=needed) -> None:
 
 @dataclass
 class Verdict:
-    """What the tests of an exercise said. outcomes: test name to passed, wrong, stopped, blank, skipped, error."""
+    """What the tests of an exercise said of a body, and how the process ended."""
 
     end: str
     reports: list = field(default_factory=list)
@@ -87,7 +95,7 @@ class Verdict:
 
     @property
     def outcomes(self) -> dict:
-        """One outcome a test function, over its parameters and seeds: the worst one; `lost` if it did not end."""
+        """One outcome a test function: the worst over its parameters and seeds, `lost` if it did not end."""
         order = ["passed", "skipped", "blank", "error", "lost", "stopped", "wrong"]
         done = {r["node"] for r in self.reports}
         seen = [(r["name"], r["outcome"]) for r in self.reports]
@@ -123,18 +131,30 @@ class Bench:
     def __init__(self, root: Path, base: Path):
         self.root, self.base = root, base
         self.exercises = course(base)
-        self.tests = {id: [f"tests/{p.name}" for p in sorted((base / "tests").glob("test_ex*.py"))
-                           if re.search(rf"[\"']{re.escape(id)}[\"']", p.read_text(encoding="utf-8"))]
-                      for id in self.exercises}
-        used = " ".join(p.read_text(encoding="utf-8") for c in chapters(base) for p in (base / c).glob("*.py"))
+        self.tests = {
+            id: [
+                f"tests/{p.name}"
+                for p in sorted((base / "tests").glob("test_ex*.py"))
+                if re.search(rf"[\"']{re.escape(id)}[\"']", p.read_text(encoding="utf-8"))
+            ]
+            for id in self.exercises
+        }
+        used = " ".join(
+            p.read_text(encoding="utf-8") for c in chapters(base) for p in (base / c).glob("*.py")
+        )
         self.heavy = ["pytest", *(name for name in HEAVY if re.search(rf"\b(import|from) {name}\b", used))]
         self.worker, self.scratch, self.count = None, None, 0
 
     def __enter__(self):
         self.scratch = Path(tempfile.mkdtemp(prefix="case-", dir=self.base.parent))
         env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "OMP_NUM_THREADS": "1"}
-        self.worker = subprocess.Popen([python_for(self.root), str(Path(__file__).with_name("learn_worker.py")),
-                                        *self.heavy], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+        self.worker = subprocess.Popen(
+            [python_for(self.root), str(Path(__file__).with_name("learn_worker.py")), *self.heavy],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
         hello = json.loads(self.worker.stdout.readline() or '{"cannot": "the worker did not start"}')
         if "cannot" in hello:
             self.__exit__()
@@ -153,10 +173,20 @@ class Bench:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def warm(self, ids) -> None:
-        """Let Python write the base tree's bytecode once, so that hundreds of cases need not compile it again."""
+        """Write the base tree's bytecode once, so that hundreds of cases need not compile it again."""
         files = sorted({t for id in ids for t in self.tests[id]})
-        self.ask({"tree": str(self.base), "tests": files, "id": "none", "file": "", "seeds": [0], "seconds": 60,
-                  "total": 120, "bytecode": True})
+        self.ask(
+            {
+                "tree": str(self.base),
+                "tests": files,
+                "id": "none",
+                "file": "",
+                "seeds": [0],
+                "seconds": 60,
+                "total": 120,
+                "bytecode": True,
+            }
+        )
 
     def ask(self, case: dict) -> dict:
         """Send one case to the worker and wait for its answer."""
@@ -177,10 +207,21 @@ class Bench:
         for old in (file.parent / "__pycache__").glob(f"{file.stem}.*"):
             old.unlink()
         tests = len(seeds) * 40
-        case = {"tree": str(tree), "tests": self.tests[id], "id": id, "file": str(file), "seeds": list(seeds),
-                "seconds": seconds, "total": min(seconds * (stops + 2) + tests, 1200), "guard": guard, "stops": stops}
+        case = {
+            "tree": str(tree),
+            "tests": self.tests[id],
+            "id": id,
+            "file": str(file),
+            "seeds": list(seeds),
+            "seconds": seconds,
+            "total": min(seconds * (stops + 2) + tests, 1200),
+            "guard": guard,
+            "stops": stops,
+        }
         try:
-            answer = self.ask(case) if self.tests[id] else {"reports": [], "end": "finished", "log": "", "cpu": 0}
+            answer = (
+                self.ask(case) if self.tests[id] else {"reports": [], "end": "finished", "log": "", "cpu": 0}
+            )
         finally:
             shutil.rmtree(tree, ignore_errors=True)
         verdict = Verdict(answer["end"], log=answer["log"], cpu=answer["cpu"])
@@ -194,7 +235,7 @@ class Bench:
 
 
 def line_in_file(text: str, exercise, line: int) -> int:
-    """Where line `line` of the grafted reference file stands in the learner's own file (0: outside the body)."""
+    """Where line `line` of the grafted reference file is in the learner's own file (0: outside the body)."""
     mine = {e.id: e for e in find(text)}[exercise.id]
     inside = exercise.line < line
     return line - exercise.line + mine.line if inside else 0

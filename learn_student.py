@@ -3,6 +3,7 @@
 Adds to learn_bodies.py: progress is the hash of each body when it passed, so a later edit un-ticks it. The
 reference is the commit that the branch `mine` began from; `start` writes it into its first commit message.
 """
+
 import json
 import os
 import sys
@@ -32,6 +33,16 @@ def duration(minutes: int) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes / 60:.0f} h"
 
 
+def place(exercise: Exercise) -> str:
+    """Where an exercise is, as the reader would open it: 01_tokenizer/bpe.py:40."""
+    return f"{os.path.relpath(ROOT / exercise.path)}:{exercise.line}"
+
+
+def page(exercise: Exercise) -> str:
+    """Where its task is told."""
+    return f"{os.path.relpath(ROOT / exercise.chapter)}/EXERCISES.md"
+
+
 class Student:
     """The learner's tree: its exercises, the reference they are compared with, and what has passed."""
 
@@ -49,7 +60,9 @@ class Student:
         if self.commit:
             for path in sorted({e.path for e in self.exercises.values()}):
                 try:
-                    self.given.update({e.id: e.body for e in find(git(ROOT, "show", f"{self.commit}:{path}") + "\n")})
+                    self.given.update(
+                        {e.id: e.body for e in find(git(ROOT, "show", f"{self.commit}:{path}") + "\n")}
+                    )
                 except ValueError:
                     pass  # the file came later than the reference
         else:  # a student tree (release.json names what was blanked), or nothing is started yet
@@ -89,5 +102,7 @@ class Student:
 
 
 def reference_commit() -> str:
-    """The commit that the learner's branch began from, as `start` wrote it into its first commit ("" if none)."""
-    return git(ROOT, "log", "-1", "--grep", f"^{TRAILER}: ", f"--format=%(trailers:key={TRAILER},valueonly)").strip()
+    """The commit that the learner's branch began from, as `start` noted it ("" if nothing is started)."""
+    return git(
+        ROOT, "log", "-1", "--grep", f"^{TRAILER}: ", f"--format=%(trailers:key={TRAILER},valueonly)"
+    ).strip()

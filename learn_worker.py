@@ -1,10 +1,12 @@
 """The process that runs tests: imports the heavy packages once, then forks one child per case.
 
-Adds to learn_bodies.py: the verdict on one body. `check`, `prove` and `grade` start this file and send one JSON
-line a case (a tree, its test files, an exercise id, seeds, limits); the answer is one JSON line: every test
-with its outcome. The child runs pytest on the tree and sends each result through a pipe, signed with a random
-number that is made after the fork and that only the recorder below holds. Not for calling by hand; see learn_run.py.
+Adds to learn_bodies.py: the verdict on one body. `check`, `prove` and `grade` start this file and send one
+JSON line a case (a tree, its test files, an exercise id, seeds, limits); the answer is one JSON line: every
+test with its outcome. The child runs pytest on the tree and sends each result through a pipe, signed with a
+random number that is made after the fork and that only the recorder below holds. Not for calling by hand; see
+learn_run.py.
 """
+
 import builtins
 import importlib
 import json
@@ -18,14 +20,30 @@ import time
 import traceback
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-WATCHED = ("builtins", "math", "random", "pytest", "_pytest.runner", "_pytest.python", "_pytest.outcomes",
-           "_pytest.assertion.rewrite", "_pytest.assertion.util", "_pytest.python_api", "numpy", "numpy.testing",
-           "torch", "torch.testing", "torch.testing._comparison", "torch.nn.functional", "torch.Tensor")
+WATCHED = (
+    "builtins",
+    "math",
+    "random",
+    "pytest",
+    "_pytest.runner",
+    "_pytest.python",
+    "_pytest.outcomes",
+    "_pytest.assertion.rewrite",
+    "_pytest.assertion.util",
+    "_pytest.python_api",
+    "numpy",
+    "numpy.testing",
+    "torch",
+    "torch.testing",
+    "torch.testing._comparison",
+    "torch.nn.functional",
+    "torch.Tensor",
+)
 BLANK = r'(?:^|#error ")exercise \S+: '  # what the line in a blank body says
 
 
 class Stopped(BaseException):
-    """A test ran past its time limit. Not an Exception, so that a body's `except Exception` cannot hide it."""
+    """A test ran past its time limit. Not an Exception, so that `except Exception` cannot hide it."""
 
 
 def alarm(signum, frame):
@@ -48,6 +66,7 @@ class Recorder:
 
     def __init__(self, case: dict, send):
         import pytest
+
         self.pytest, self.case, self.send, self.stopped, self.first = pytest, case, send, 0, watched()
 
     def pytest_collection_modifyitems(self, items):
@@ -78,12 +97,22 @@ class Recorder:
             return
         name = getattr(item, "originalname", None) or item.name
         doc = (getattr(item.obj, "__doc__", None) or "").strip().splitlines()
-        report = {"node": item.nodeid, "name": name, "title": doc[0] if doc else name, "when": call.when,
-                  "took": call.duration, "outcome": "passed", "message": "", "line": 0}
+        report = {
+            "node": item.nodeid,
+            "name": name,
+            "title": doc[0] if doc else name,
+            "when": call.when,
+            "took": call.duration,
+            "outcome": "passed",
+            "message": "",
+            "line": 0,
+        }
         if call.excinfo:
             error = call.excinfo.value
             self.stopped += isinstance(error, Stopped)
-            report.update(outcome=kind(error, self.pytest), error=type(error).__name__, message=str(error)[:3000])
+            report.update(
+                outcome=kind(error, self.pytest), error=type(error).__name__, message=str(error)[:3000]
+            )
             for frame in traceback.extract_tb(error.__traceback__):
                 if os.path.realpath(frame.filename) == os.path.realpath(self.case["file"]):
                     report["line"] = frame.lineno
@@ -97,7 +126,7 @@ class Recorder:
 
 
 def kind(error: BaseException, pytest) -> str:
-    """passed, wrong (an assertion), stopped (time), lost (not run), blank (not written yet), skipped or error."""
+    """wrong (an assertion), stopped (time), lost (not run), blank (not written yet), skipped or error."""
     if isinstance(error, Stopped):
         return "lost" if error.args else "stopped"
     if isinstance(error, pytest.skip.Exception):
@@ -110,10 +139,11 @@ def kind(error: BaseException, pytest) -> str:
 
 def child(case: dict, out: int, nonce: str) -> None:
     """Run one case and leave; everything the parent believes goes through `send`."""
+
     def send(report, write=os.write, dumps=json.dumps, out=out, nonce=nonce):
         line = (nonce + dumps(report) + "\n").encode()
         while line:
-            line = line[write(out, line):]
+            line = line[write(out, line) :]
 
     tree = case["tree"]
     os.setsid()
@@ -125,8 +155,15 @@ def child(case: dict, out: int, nonce: str) -> None:
     os.chdir(tree)
     os.makedirs("tmp", exist_ok=True)
     folders = [os.path.join(tree, f) for f in sorted(os.listdir(tree)) if f[:1] == "0" or f == "csrc"]
-    os.environ.update(LEARN_SEEDS=",".join(map(str, case["seeds"])), PYTHONPATH=os.pathsep.join(folders), LEARN_CASE="1",
-                      PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", TMPDIR=os.path.join(tree, "tmp"), NO_COLOR="1", COLUMNS="100")
+    os.environ.update(
+        LEARN_SEEDS=",".join(map(str, case["seeds"])),
+        PYTHONPATH=os.pathsep.join(folders),
+        LEARN_CASE="1",
+        PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
+        TMPDIR=os.path.join(tree, "tmp"),
+        NO_COLOR="1",
+        COLUMNS="100",
+    )
     sys.dont_write_bytecode = not case.get("bytecode")
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
@@ -134,16 +171,29 @@ def child(case: dict, out: int, nonce: str) -> None:
     if case.get("guard") is not None:
         sys.modules["learn_guard"].lock_in(case)
     import pytest
+
     recorder = Recorder(case, send)
-    pytest.main(["-p", "no:cacheprovider", "--basetemp", os.path.join(tree, "tmp", "pytest"),
-                 "--rootdir", tree, "-c", os.path.join(tree, "pyproject.toml"), *case["tests"]], plugins=[recorder])
+    pytest.main(
+        [
+            "-p",
+            "no:cacheprovider",
+            "--basetemp",
+            os.path.join(tree, "tmp", "pytest"),
+            "--rootdir",
+            tree,
+            "-c",
+            os.path.join(tree, "pyproject.toml"),
+            *case["tests"],
+        ],
+        plugins=[recorder],
+    )
     send({"end": "finished"})
 
 
 def descendants() -> list[int]:
     """The processes that a case left behind (Linux; elsewhere the process group has to do)."""
     try:
-        with open("/proc/self/task/%d/children" % os.getpid()) as file:
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
             return [int(pid) for pid in file.read().split()]
     except OSError:
         return []
@@ -184,21 +234,37 @@ def run(case: dict) -> dict:
             os.waitpid(victim, 0)
     os.close(reading)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    lines = [line[len(nonce):] for line in data.decode(errors="replace").splitlines() if line.startswith(nonce)]
+    lines = [
+        line[len(nonce) :] for line in data.decode(errors="replace").splitlines() if line.startswith(nonce)
+    ]
     reports = [json.loads(line) for line in lines]
     finished = any(r.get("end") == "finished" for r in reports)
-    end = "late" if late else "finished" if finished else f"crash (signal {status & 127})" if status & 127 else "crash"
+    end = (
+        "late"
+        if late
+        else "finished"
+        if finished
+        else f"crash (signal {status & 127})"
+        if status & 127
+        else "crash"
+    )
     with open(os.path.join(case["tree"], "case.log"), errors="replace") as log:
         said = log.read()[-3000:]
-    return {"reports": reports, "end": end, "log": said,
-            "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
+    return {
+        "reports": reports,
+        "end": end,
+        "log": said,
+        "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+    }
 
 
 def main() -> None:
     """Import what the tree needs, then answer cases until standard input closes."""
     importlib.import_module("learn_guard")
-    # The tests must see the tree of their case and nothing of this one (the editable install lists its folders).
-    sys.path[:] = [p for p in sys.path if HERE not in (os.path.abspath(p), os.path.dirname(os.path.abspath(p)))]
+    # The tests must see the tree of their case only; the editable install lists this one's folders.
+    sys.path[:] = [
+        p for p in sys.path if HERE not in (os.path.abspath(p), os.path.dirname(os.path.abspath(p)))
+    ]
     answers, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
     try:
         for name in sys.argv[1:]:
@@ -208,6 +274,7 @@ def main() -> None:
         return
     if sys.platform == "linux":
         import ctypes
+
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans of a case come to us
     builtins.print(json.dumps({"ready": sys.version.split()[0]}), file=answers, flush=True)
     for line in sys.stdin:

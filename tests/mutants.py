@@ -1,8 +1,9 @@
 """All wrong answers: the lists MUTANTS of tests/mutants_NN.py, collected for `python learn.py prove`.
 
-One entry is (exercise id, what is wrong, right fragment, wrong fragment). The right fragment occurs exactly once in
-the exercise's body; the mutant is the body with the wrong fragment in its place.
+One entry is (exercise id, what is wrong, right fragment, wrong fragment). The right fragment occurs exactly
+once in the exercise's body; the mutant is the body with the wrong fragment in its place.
 """
+
 import importlib.util
 from pathlib import Path
 

@@ -1,4 +1,5 @@
 """`learn.py grade` on good, bad, broken and hostile hand-ins, and the guard on its own."""
+
 import csv
 import json
 import shutil
@@ -10,19 +11,29 @@ import pytest
 from tiny_course import GOOD, learn, make, put
 
 from learn_bodies import course, graft
-from learn_guard import available, screen
+from learn_guard import available
 from learn_run import Bench, copy_tree
+from learn_screen import screen
 
 HOSTILE = {  # how the answer to 1.1 cheats, and what the page says of it
     "loops": ("    while True: pass\n", "no points: its time was up|stopped"),
     "leaves": ("    import os\n    os._exit(0)\n", "the body uses import os, os"),
     "reads": ("    return eval(open('/etc/passwd').read())\n", "the body uses eval, open"),
     "patches": ("    import pytest\n    pytest.fail = print\n    return {}\n", "the body uses import pytest"),
-    "lies": ("    class Any(dict):\n        def __eq__(self, other):\n            return True\n    return Any()\n", "class"),
-    "lies by type": ("    return type('A', (), {'_' + '_eq_' + '_': lambda a, b: True})()\n", "type() of three arguments"),
+    "lies": (
+        "    class Any(dict):\n        def __eq__(self, other):\n            return True\n    return Any()\n",
+        "class",
+    ),
+    "lies by type": (
+        "    return type('A', (), {'_' + '_eq_' + '_': lambda a, b: True})()\n",
+        "type() of three arguments",
+    ),
     "digs": ("    return ().__class__.__base__.__subclasses__()\n", "__base__"),
     "matches": ("    match ids:\n        case object(__class__=c):\n            return c\n", "class"),
-    "escapes": ("    return {}\nimport os\nos.abort()\ndef more(ids):\n    return 1\n", "leaves its function"),
+    "escapes": (
+        "    return {}\nimport os\nos.abort()\ndef more(ids):\n    return 1\n",
+        "leaves its function",
+    ),
     "decorates": ("    return {}\n\n\ndef most_common(ids):\n    return (5, 6)\n", "leaves its function"),
     "is no Python": ("    return {\n", "the body is not Python: '{' was never closed (line 1 of the body)"),
     "frames": ("    return (lambda: 0).gi_frame.f_back\n", ".f_back"),
@@ -42,7 +53,9 @@ def class_of(reference, tmp_path_factory):
     place = tmp_path_factory.mktemp("class")
 
     def hand_in(name, **bodies):
-        shutil.copytree(reference, place / "in" / name, ignore=shutil.ignore_patterns(".git", "learn*", "tests"))
+        shutil.copytree(
+            reference, place / "in" / name, ignore=shutil.ignore_patterns(".git", "learn*", "tests")
+        )
         for id, body in {**GOOD, **{key.replace("_", "."): body for key, body in bodies.items()}}.items():
             put(place / "in" / name, id, body)
         return place / "in" / name
@@ -60,16 +73,29 @@ def class_of(reference, tmp_path_factory):
     hand_in("half", **{"2.1": "    return 0.75\n"})
     hand_in("crash", **{"1.2": "    return 1 // 0\n", "c.1": "    int *p = 0; return *p;\n"})
     hand_in("memory", **{"1.1": "    return [0] * 10**10\n", "2.1": "    raise SystemExit(0)\n"})
-    cpp = hand_in("cpp", **{"c.1": "    return 10;\n}\nextern \"C\" int more() { return 1;\n"})
+    cpp = hand_in("cpp", **{"c.1": '    return 10;\n}\nextern "C" int more() { return 1;\n'})
     (cpp / "tests").mkdir()
     (cpp / "tests/test_ex01.py").write_text("")
     (cpp / "conftest.py").write_text("raise SystemExit")
     lost = hand_in("no_marker")
     text = (lost / "01_first/pairs.py").read_text()
-    (lost / "01_first/pairs.py").write_text(text.replace("    # END EXERCISE 1.1\n", "").replace("def most", "import os\n\ndef most"))
+    (lost / "01_first/pairs.py").write_text(
+        text.replace("    # END EXERCISE 1.1\n", "").replace("def most", "import os\n\ndef most")
+    )
     for name, (body, _) in HOSTILE.items():
-        hand_in(name, **{"1.1": body})
-    said = learn(reference, "grade", str(place / "in"), str(place / "out"), "--many", "--seconds", "2", "--memory", "1000")
+        shutil.rmtree(hand_in(name, **{"1.1": body}) / "02_second")
+        shutil.rmtree(place / "in" / name / "csrc")
+    said = learn(
+        reference,
+        "grade",
+        str(place / "in"),
+        str(place / "out"),
+        "--many",
+        "--seconds",
+        "2",
+        "--memory",
+        "1000",
+    )
     results = {}
     for file in (place / "out").glob("*/results.json"):
         tests = json.loads(file.read_text())["tests"]
@@ -78,7 +104,12 @@ def class_of(reference, tmp_path_factory):
 
 
 def test_right_answers_written_differently_get_all_points(class_of):
-    assert {id: score for id, (score, _) in class_of[0]["good"].items()} == {"1.1": 2, "1.2": 4, "2.1": 3, "c.1": 1}
+    assert {id: score for id, (score, _) in class_of[0]["good"].items()} == {
+        "1.1": 2,
+        "1.2": 4,
+        "2.1": 3,
+        "c.1": 1,
+    }
 
 
 def test_files_are_found_by_name_in_a_flat_folder_and_in_a_zip(class_of):
@@ -98,7 +129,11 @@ def test_a_blank_exercise_costs_its_own_points_only(class_of):
 
 def test_points_are_shared_over_the_tests_that_pass(class_of):
     score, output = class_of[0]["half"]["2.1"]
-    assert score == 1.5 and "✓ a heavier value counts more" in output and "✗ weights need not sum to one" in output
+    assert (
+        score == 1.5
+        and "✓ a heavier value counts more" in output
+        and "✗ weights need not sum to one" in output
+    )
 
 
 def test_a_crash_never_passes(class_of):
@@ -159,10 +194,12 @@ ATTEMPTS = {
     "take all memory": "    return bytearray(4 << 30)\n",
     "leave as if done": "    import os\n    os._exit(0)\n",
     "answer for the checker": "    import os\n    for fd in range(3, 50):\n        try:\n"
-                              "            os.write(fd, b'{\"end\": \"finished\"}\\n')\n"
-                              "        except OSError: pass\n    os._exit(0)\n",
-    "replace the runner": "    import _pytest.runner\n    _pytest.runner.pytest_runtest_call = lambda item: None\n    return {}\n",
-    "replace the assertion": "    import builtins\n    builtins.AssertionError = type('E', (BaseException,), {})\n    return {}\n",
+    '            os.write(fd, b\'{"end": "finished"}\\n\')\n'
+    "        except OSError: pass\n    os._exit(0)\n",
+    "replace the runner": "    import _pytest.runner\n"
+    "    _pytest.runner.pytest_runtest_call = lambda item: None\n    return {}\n",
+    "replace the assertion": "    import builtins\n"
+    "    builtins.AssertionError = type('E', (BaseException,), {})\n    return {}\n",
 }
 
 
@@ -174,19 +211,27 @@ def bench(reference, tmp_path_factory):
         yield one
 
 
-@pytest.mark.skipif("files" not in available() or "calls" not in available(), reason="no seccomp or Landlock here")
+@pytest.mark.skipif(
+    "files" not in available() or "calls" not in available(), reason="no seccomp or Landlock here"
+)
 @pytest.mark.parametrize("what", ATTEMPTS)
 def test_the_guard_holds_without_the_screen(bench, reference, what):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        body = ATTEMPTS[what].replace("REFERENCE", str(reference)).replace("PORT", str(server.getsockname()[1]))
-        verdict = bench.run("1.1", body, seconds=5, guard={"level": "alone", "memory_mb": 500, "has": available()})
+        body = (
+            ATTEMPTS[what].replace("REFERENCE", str(reference)).replace("PORT", str(server.getsockname()[1]))
+        )
+        verdict = bench.run(
+            "1.1", body, seconds=5, guard={"level": "alone", "memory_mb": 500, "has": available()}
+        )
         server.settimeout(0)
         with pytest.raises(BlockingIOError):
             server.accept()
     assert not (reference / "evil").exists()
     assert not verdict.passed or verdict.replaced
     assert verdict.end != "finished" or verdict.replaced or set(verdict.outcomes.values()) == {"error"}
-    assert bench.run("1.1", GOOD["1.1"], guard={"level": "alone", "memory_mb": 500, "has": available()}).passed
+    assert bench.run(
+        "1.1", GOOD["1.1"], guard={"level": "alone", "memory_mb": 500, "has": available()}
+    ).passed
 
 
 def test_the_screen_lets_every_reference_and_every_right_answer_through(reference):
@@ -198,11 +243,14 @@ def test_the_screen_lets_every_reference_and_every_right_answer_through(referenc
 def test_the_screen_allows_ordinary_names_of_ones_own():
     text = "def f(x):\n    # EXERCISE 1.1 a\n    return x\n    # END EXERCISE 1.1\n"
     from learn_bodies import find
+
     ordinary = "    code = x.eval()\n    signal = [code, re.compile('a')]\n    return model.types + signal\n"
     assert screen(text, find(text)[0], ordinary) == ""
     assert graft(text, "1.1", ordinary).count("code") == 2
 
 
 def test_the_interpreter_of_the_tests_is_the_one_that_runs(bench):
-    verdict = bench.run("1.1", f"    import sys\n    assert sys.version == {sys.version!r}, sys.version\n    return {{}}\n")
+    verdict = bench.run(
+        "1.1", f"    import sys\n    assert sys.version == {sys.version!r}, sys.version\n    return {{}}\n"
+    )
     assert verdict.outcomes["test_nothing_has_no_pairs"] == "passed"

@@ -1,4 +1,5 @@
 """`learn.py release`: what students get, and that no solution is left in it."""
+
 import json
 import re
 import shutil
@@ -9,8 +10,9 @@ import zipfile
 import zlib
 
 import pytest
-from tiny_course import GOOD, commit, learn, make, put
+from tiny_course import FILES, GOOD, commit, learn, make, put
 
+from learn_bodies import find
 from learn_release import leaks, span
 
 
@@ -41,7 +43,9 @@ def test_a_release_has_its_chapters_blank_and_earlier_ones_whole(students):
 
 def test_a_release_has_no_history_no_mutants_and_no_grader(students):
     names = {p.relative_to(students).as_posix() for p in students.rglob("*")}
-    assert not any(re.search(r"\.git/|mutants|grade|prove|learn_release|tiny_course|csrc", name) for name in names), names
+    assert not any(
+        re.search(r"\.git/|mutants|grade|prove|learn_release|tiny_course|csrc", name) for name in names
+    ), names
 
 
 def test_a_student_can_work_in_a_release_without_git(students, tmp_path):
@@ -77,12 +81,17 @@ def test_a_release_runs_its_own_tests(fresh, tmp_path, chapters):
     assert filled.returncode == 0 and set(filled.stdout.split()[0]) == {"."}, filled.stdout
 
 
-BODY = "    total = 0.0\n    for value, weight in zip(values, weights):\n        total += value * weight\n    return total / sum(weights)\n"
+BODY = find(FILES["02_second/blend.py"])[0].body
 
 
 def png(text):
     chunk = b"zTXt" + b"Comment\0\0" + zlib.compress(text.encode())
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", len(chunk) - 4)
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
+    )
 
 
 HIDING = {
@@ -113,7 +122,9 @@ def test_a_line_alone_or_a_different_solution_is_no_leak(tmp_path):
 
 def test_a_release_is_of_what_is_committed(tree, tmp_path):
     (tree / "README.md").write_text("changed")
-    assert "not committed" in learn(tree, "release", "--chapters", "1", "--out", str(tmp_path / "out"), code=2)
+    assert "not committed" in learn(
+        tree, "release", "--chapters", "1", "--out", str(tmp_path / "out"), code=2
+    )
 
 
 def test_a_release_does_not_overwrite_a_folder(tree, tmp_path):
@@ -130,7 +141,16 @@ def test_a_range_of_chapters_is_read_and_a_wrong_one_refused():
 
 
 def test_the_autograder_zip_grades_a_hand_in(fresh, students, tmp_path):
-    learn(fresh, "release", "--chapters", "2", "--out", str(tmp_path / "s"), "--autograder", str(tmp_path / "a.zip"))
+    learn(
+        fresh,
+        "release",
+        "--chapters",
+        "2",
+        "--out",
+        str(tmp_path / "s"),
+        "--autograder",
+        str(tmp_path / "a.zip"),
+    )
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         archive.extractall(tmp_path / "autograder/source")
         modes = {m.filename: m.external_attr >> 16 & 0o111 for m in archive.infolist()}
@@ -145,7 +165,11 @@ def test_the_autograder_zip_grades_a_hand_in(fresh, students, tmp_path):
     shutil.copy(tmp_path / "s/02_second/blend.py", hand_in)
     put(tmp_path / "s", "2.1", GOOD["2.1"])
     shutil.copy(tmp_path / "s/02_second/blend.py", hand_in)
-    subprocess.run(["bash", tmp_path / "autograder/source/run_autograder"], check=True, capture_output=True,
-                   env={"PATH": "/usr/bin:/bin", "AUTOGRADER": str(tmp_path / "autograder")})
+    subprocess.run(
+        ["bash", tmp_path / "autograder/source/run_autograder"],
+        check=True,
+        capture_output=True,
+        env={"PATH": "/usr/bin:/bin", "AUTOGRADER": str(tmp_path / "autograder")},
+    )
     results = json.loads((tmp_path / "autograder/results/results.json").read_text())
     assert results["score"] == 3 and results["tests"][0]["status"] == "passed"

@@ -1,4 +1,5 @@
 """The learner's commands of learn.py, on scratch copies of a tiny course."""
+
 import os
 import pty
 import re
@@ -38,7 +39,9 @@ def test_start_blanks_one_chapter_on_its_own_branch(tree):
     before = (tree / "02_second/blend.py").read_text()
     said = learn(tree, "start", "1")
     assert git(tree, "rev-parse", "--abbrev-ref", "HEAD").strip() == "mine"
-    assert 'raise NotImplementedError("exercise 1.1: count pairs")' in (tree / "01_first/pairs.py").read_text()
+    assert (
+        'raise NotImplementedError("exercise 1.1: count pairs")' in (tree / "01_first/pairs.py").read_text()
+    )
     assert (tree / "02_second/blend.py").read_text() == before
     assert git(tree, "status", "--porcelain") == ""
     assert "▶ 1.1 count pairs" in said and "01_first/pairs.py:6" in said
@@ -109,7 +112,10 @@ def test_an_error_is_shown_with_its_line_in_the_learners_own_file(started):
 
 def test_a_syntax_error_is_shown_with_its_line(started):
     put(started, "1.1", "    return {\n")
-    assert re.search(r"not Python yet: '\{' was never closed   \(01_first/pairs.py:7\)", learn(started, "check", "1.1", code=1))
+    assert re.search(
+        r"not Python yet: '\{' was never closed   \(01_first/pairs.py:7\)",
+        learn(started, "check", "1.1", code=1),
+    )
 
 
 def test_an_endless_loop_is_stopped_and_named(started):
@@ -171,8 +177,13 @@ def test_no_line_of_the_status_is_wider_than_the_terminal(started, columns):
 
 def in_a_terminal(tree, **env):
     parent, child = pty.openpty()
-    with subprocess.Popen([sys.executable, "learn.py"], cwd=tree, stdout=child, stderr=child,
-                          env={**os.environ, "TERM": "xterm", **env}) as process:
+    with subprocess.Popen(
+        [sys.executable, "learn.py"],
+        cwd=tree,
+        stdout=child,
+        stderr=child,
+        env={**os.environ, "TERM": "xterm", **env},
+    ) as process:
         process.wait()
     os.close(child)
     said = b""
@@ -195,13 +206,19 @@ def test_colour_only_where_a_person_is_looking(started, monkeypatch):
 
 def test_watch_checks_again_when_a_file_is_saved(started, tmp_path):
     log = tmp_path / "watch.log"
-    with open(log, "w") as out, subprocess.Popen([sys.executable, "learn.py", "check", "--watch"], cwd=started,
-                                                 stdout=out, stderr=out) as process:
+    with (
+        open(log, "w") as out,
+        subprocess.Popen(
+            [sys.executable, "learn.py", "check", "--watch"], cwd=started, stdout=out, stderr=out
+        ) as process,
+    ):
+
         def wait_for(text):
             end = time.monotonic() + 60
             while text not in log.read_text():
                 assert time.monotonic() < end and process.poll() is None, log.read_text()
                 time.sleep(0.05)
+
         try:
             wait_for("waiting for you")
             put(started, "1.1", GOOD["1.1"])
@@ -214,6 +231,10 @@ def test_watch_checks_again_when_a_file_is_saved(started, tmp_path):
 
 
 def test_the_learners_own_tests_skip_what_is_blank(started):
-    said = subprocess.run([sys.executable, "-m", "pytest", "-rs", "tests/test_01_pairs.py", "tests/test_02_blend.py"],
-                          cwd=started, capture_output=True, text=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-m", "pytest", "-rs", "tests/test_01_pairs.py", "tests/test_02_blend.py"],
+        cwd=started,
+        capture_output=True,
+        text=True,
+    ).stdout
     assert "1 passed, 1 skipped" in said and "exercise 1.2: most common pair is still blank" in said

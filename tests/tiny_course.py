@@ -1,8 +1,9 @@
 """A made-up course of two tiny chapters and a C++ one, for the tests of the exercise tool.
 
-It has what the tool must cope with (an exercise that another one calls, two in one file, a compiled one) and runs
-in a fraction of a second a case, because nothing in it imports torch.
+It has what the tool must cope with (an exercise that another one calls, two in one file, a compiled one) and
+runs in a fraction of a second a case, because nothing in it imports torch.
 """
+
 import os
 import shutil
 import subprocess
@@ -52,14 +53,14 @@ def blend(values, weights):
     return total / sum(weights)
     # END EXERCISE 2.1
 ''',
-    "csrc/sums.cu": '''extern "C" int sum_to(int n) {
+    "csrc/sums.cu": """extern "C" int sum_to(int n) {
     // EXERCISE c.1 sum in C++
     int total = 0;
     for (int i = 0; i < n; i++) total += i;
     return total;
     // END EXERCISE c.1
 }
-''',
+""",
     "csrc/loader.py": '''"""Compiles sums.cu."""
 import ctypes
 import os
@@ -72,7 +73,8 @@ def sum_to(n):
     """The sum of 0 to n - 1, computed by the C++ file next to this one."""
     library = os.path.join(tempfile.mkdtemp(), "sums.so")
     source = Path(__file__).with_name("sums.cu")
-    done = subprocess.run(["g++", "-x", "c++", "-shared", "-fPIC", source, "-o", library], capture_output=True, text=True)
+    compiler = ["g++", "-x", "c++", "-shared", "-fPIC", source, "-o", library]
+    done = subprocess.run(compiler, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr)
     return ctypes.CDLL(library).sum_to(n)
@@ -126,7 +128,8 @@ def test_weights_need_not_sum_to_one():
     """weights need not sum to one"""
     values = [random.random() for _ in range(3)]
     got = blend(values, [2, 2, 2])
-    assert abs(got - sum(values) / 3) < 1e-9, f"got {got}, wanted {sum(values) / 3}: divide by the sum of the weights?"
+    wanted = sum(values) / 3
+    assert abs(got - wanted) < 1e-9, f"got {got}, wanted {wanted}: divide by the sum of the weights?"
 
 
 @pytest.mark.ex("2.1")
@@ -145,19 +148,19 @@ def test_the_sum_of_the_first_numbers():
     got = sum_to(5)
     assert got == 10, f"given 5, got {got}, wanted 10"
 ''',
-    "tests/test_01_pairs.py": '''from pairs import most_common
+    "tests/test_01_pairs.py": """from pairs import most_common
 
 
 def test_pairs_of_a_word():
     assert most_common("abab") == ("a", "b")
-''',
-    "tests/test_02_blend.py": '''from blend import blend
+""",
+    "tests/test_02_blend.py": """from blend import blend
 
 
 def test_the_blend_of_equal_values_is_the_value():
     assert blend([2, 2], [1, 5]) == 2
-''',
-    "tests/mutants_01.py": '''MUTANTS = [
+""",
+    "tests/mutants_01.py": """MUTANTS = [
     ("1.1", "counts each pair once", "counts.get(pair, 0) + 1", "1"),
     ("1.1", "counts pairs two apart", "ids[1:]", "ids[2:]"),
     ("1.1", "starts counting at one", "get(pair, 0)", "get(pair, 1)"),
@@ -169,23 +172,23 @@ def test_the_blend_of_equal_values_is_the_value():
     ("1.2", "gives a pair for nothing", "else None", "else (0, 0)"),
     ("1.2", "gives the count", "return max(counts, key=counts.get)", "return max(counts.values())"),
 ]
-''',
-    "tests/mutants_02.py": '''MUTANTS = [
+""",
+    "tests/mutants_02.py": """MUTANTS = [
     ("2.1", "forgets to divide", " / sum(weights)", ""),
     ("2.1", "divides by the number of values", "sum(weights)", "len(values)"),
     ("2.1", "ignores the weights", "value * weight", "value"),
     ("2.1", "hard-coded", "total / sum(weights)", "0.75"),
     ("2.1", "gives NaN", "total = 0.0", "total = float('nan')"),
 ]
-''',
-    "tests/mutants_csrc.py": '''MUTANTS = [
+""",
+    "tests/mutants_csrc.py": """MUTANTS = [
     ("c.1", "starts at one", "int total = 0", "int total = 1"),
     ("c.1", "goes one too far", "i < n", "i <= n"),
     ("c.1", "keeps the last only", "+=", "="),
     ("c.1", "subtracts", "+= i", "-= i"),
     ("c.1", "gives the number", "return total", "return n"),
 ]
-''',
+""",
 }
 
 
@@ -195,20 +198,28 @@ def page(chapter: str, *entries: tuple) -> str:
     for id, title, path, function, points in entries:
         text += f"\n## {id} {title}\n`{path}` · `{function}` · 10 min · {points} points\n\nWrite it.\n\n"
         text += "**Worked example.** By hand.\n\n"
-        for n, (what, says) in enumerate((("a question", f"What is {id}?"), ("the formula", "n"), ("pseudocode", "do it")), 1):
+        for n, (what, says) in enumerate(
+            (("a question", f"What is {id}?"), ("the formula", "n"), ("pseudocode", "do it")), 1
+        ):
             text += f"<details><summary>Hint {n}: {what}</summary>\n\n{says}\n</details>\n"
     return text
 
 
-FILES["01_first/EXERCISES.md"] = page("01_first", ("1.1", "count pairs", "01_first/pairs.py", "count_pairs", 2),
-                                      ("1.2", "most common pair", "01_first/pairs.py", "most_common", 4))
-FILES["02_second/EXERCISES.md"] = page("02_second", ("2.1", "weighted mean", "02_second/blend.py", "blend", 3))
+FILES["01_first/EXERCISES.md"] = page(
+    "01_first",
+    ("1.1", "count pairs", "01_first/pairs.py", "count_pairs", 2),
+    ("1.2", "most common pair", "01_first/pairs.py", "most_common", 4),
+)
+FILES["02_second/EXERCISES.md"] = page(
+    "02_second", ("2.1", "weighted mean", "02_second/blend.py", "blend", 3)
+)
 FILES["csrc/EXERCISES.md"] = page("csrc", ("c.1", "sum in C++", "csrc/sums.cu", "sum_to", 1))
 GOOD = {  # right answers, written differently from the reference
     "1.1": "    from collections import Counter\n    return dict(Counter(zip(ids, ids[1:])))\n",
     "1.2": "    best = None\n    counts = count_pairs(ids)\n    for pair in counts:\n"
-           "        if best is None or counts[pair] > counts[best]:\n            best = pair\n    return best\n",
-    "2.1": "    share = [w / sum(weights) for w in weights]\n    return sum(v * s for v, s in zip(values, share))\n",
+    "        if best is None or counts[pair] > counts[best]:\n            best = pair\n    return best\n",
+    "2.1": "    share = [w / sum(weights) for w in weights]\n"
+    "    return sum(v * s for v, s in zip(values, share))\n",
     "c.1": "    return n * (n - 1) / 2;\n",
 }
 
@@ -229,8 +240,13 @@ def make(place: Path, with_git: bool = True) -> Path:
 
 def git(place: Path, *words: str) -> str:
     """Run git as a made-up person."""
-    return subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *words], cwd=place, check=True,
-                          capture_output=True, text=True).stdout
+    return subprocess.run(
+        ["git", "-c", "user.name=t", "-c", "user.email=t@t", *words],
+        cwd=place,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
 
 
 def commit(place: Path, message: str) -> None:
@@ -241,10 +257,18 @@ def commit(place: Path, message: str) -> None:
 
 def learn(place: Path, *words: str, cwd: Path | None = None, code: int | None = 0, **env: str) -> str:
     """Run the tool of the tree `place` and return what it printed; `code` is the exit status it must have."""
-    done = subprocess.run([sys.executable, str(place / "learn.py"), *words], cwd=cwd or place, capture_output=True, text=True,
-                          timeout=300, env={**os.environ, "COLUMNS": "80", **env})
+    done = subprocess.run(
+        [sys.executable, str(place / "learn.py"), *words],
+        cwd=cwd or place,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "COLUMNS": "80", **env},
+    )
     said = done.stdout + done.stderr
-    assert code is None or done.returncode == code, f"learn.py {' '.join(words)} ended with {done.returncode}:\n{said}"
+    assert code is None or done.returncode == code, (
+        f"learn.py {' '.join(words)} ended with {done.returncode}:\n{said}"
+    )
     assert "Traceback" not in done.stderr, said
     return said
 
@@ -254,6 +278,10 @@ def put(place: Path, id: str, body: str) -> None:
     sign = "//" if id.startswith("c") else "#"
     for file in [*place.glob("0*/*.py"), *place.glob("csrc/*.cu")]:
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        at = [i for i, line in enumerate(lines) if line.strip().startswith((f"{sign} EXERCISE {id} ", f"{sign} END EXERCISE {id}"))]
+        at = [
+            i
+            for i, line in enumerate(lines)
+            if line.strip().startswith((f"{sign} EXERCISE {id} ", f"{sign} END EXERCISE {id}"))
+        ]
         if at:
-            file.write_text("".join(lines[:at[0] + 1]) + body + "".join(lines[at[1]:]), encoding="utf-8")
+            file.write_text("".join(lines[: at[0] + 1]) + body + "".join(lines[at[1] :]), encoding="utf-8")
