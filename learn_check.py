@@ -12,6 +12,7 @@ from pathlib import Path
 
 from learn_bodies import Exercise, blanked, digest, is_stub
 from learn_run import Bench, copy_tree, export, line_in_file
+from learn_screen import screen
 from learn_student import ROOT, Student, command, page, paint, place
 
 
@@ -66,7 +67,11 @@ def check_one(student: Student, exercise: Exercise, bench: Bench, seconds: float
         elif outcome != "passed":
             shown = [report["message"]] if outcome == "skipped" else explain(report, text, reference, path)
             print("\n".join(f"     {line}" for line in shown))
-    if blanked(text) != blanked((bench.base / exercise.path).read_text(encoding="utf-8")):
+    clean = (bench.base / exercise.path).read_text(encoding="utf-8")
+    if refused := screen(clean, reference, exercise.body):
+        print(f" note: grading would not run this: {refused}")
+    theirs = student.release.get("files", {}).get(exercise.path, digest(blanked(clean)))
+    if digest(blanked(text)) != theirs:
         print(f" note: {path} is changed outside the EXERCISE lines; only what is between them is tested")
     student.remember("passed", exercise.id, digest(exercise.body)) if verdict.passed else None
     return verdict.passed

@@ -208,7 +208,9 @@ def page(rows: dict[str, list[Result]], about: str) -> str:
         )
         for r in results:
             parts.append(
-                "<h3>" + html.escape(f"{r.exercise.id} {r.exercise.title}: {r.score:g} of {r.exercise.points}") + "</h3>"
+                "<h3>"
+                + html.escape(f"{r.exercise.id} {r.exercise.title}: {r.score:g} of {r.exercise.points}")
+                + "</h3>"
                 f"<p>{html.escape(r.note)}<pre>{html.escape(chr(10).join(r.lines))}</pre>"
                 f"<details><summary>the answer</summary><pre>{html.escape(r.body)}</pre></details>"
             )
@@ -241,7 +243,7 @@ def command(root: Path, asked) -> int:
     """`python learn.py grade SUBMISSION OUT`; the exit status says whether grading worked, not how well."""
     from learn_release import number, span
 
-    submission, out = Path(asked.submission), Path(asked.out)
+    submission, out = Path(asked.submission).resolve(), Path(asked.out)
     if not submission.exists():
         raise ValueError(f"there is no {submission}: name the folder or zip that was handed in")
     several = (

@@ -20,9 +20,9 @@ asyncio cffi concurrent operator learn_worker learn_run learn_bodies learn_guard
 NAMES = (
     set(
         """open eval exec compile globals locals vars setattr delattr getattr input breakpoint exit quit help
-Path memoryview fromfile tofile memmap from_file DataSource genfromtxt loadtxt savetxt ctypeslib testing load save
-cpp_extension f_back f_globals f_locals f_builtins tb_frame gi_frame cr_frame ag_frame assert_close _testing
-hub attrgetter methodcaller make_dataclass load_library import_module""".split()
+Path memoryview fromfile tofile memmap from_file DataSource genfromtxt loadtxt savetxt ctypeslib testing
+load save cpp_extension f_back f_globals f_locals f_builtins tb_frame gi_frame cr_frame ag_frame
+assert_close _testing hub attrgetter methodcaller make_dataclass load_library import_module""".split()
     )
     | MODULES
 )

@@ -8,6 +8,8 @@ learn_run.py.
 """
 
 import builtins
+import contextlib
+import gc
 import importlib
 import json
 import os
@@ -269,6 +271,9 @@ def main() -> None:
     try:
         for name in sys.argv[1:]:
             importlib.import_module(name)
+        if "torch" in sys.modules:
+            with contextlib.suppress(ImportError):  # slow, and assert_close imports it
+                importlib.import_module("torch.distributed.tensor")
     except ImportError as problem:
         builtins.print(json.dumps({"cannot": str(problem)}), file=answers, flush=True)
         return
@@ -276,6 +281,8 @@ def main() -> None:
         import ctypes
 
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans of a case come to us
+    gc.collect()
+    gc.freeze()  # the children need not look through all of this again
     builtins.print(json.dumps({"ready": sys.version.split()[0]}), file=answers, flush=True)
     for line in sys.stdin:
         builtins.print(json.dumps(run(json.loads(line))), file=answers, flush=True)
