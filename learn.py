@@ -19,7 +19,7 @@ import time
 from learn_bodies import Exercise, chapters, digest, graft, is_stub, write
 from learn_check import bench_of, check, watch
 from learn_run import git
-from learn_student import BRANCH, ROOT, TRAILER, Student, command, duration, page, paint, place
+from learn_student import BRANCH, ROOT, TRAILER, Student, command, counted, duration, page, paint, place
 
 
 def status(student: Student) -> None:
@@ -37,7 +37,7 @@ def status(student: Student) -> None:
             )
             print(
                 " "
-                + paint(f"{name:<{wide}}{len(mine)} exercises, {hours}: {command('start ' + number)}", "dim")
+                + paint(f"{name:<{wide}}{counted(mine)}, {hours}: {command('start ' + number)}", "dim")
             )
             continue
         line, used = f" {name:<{wide}}", wide + 1
@@ -105,7 +105,7 @@ def start(student: Student, number: str) -> None:
         ROOT, *who, "commit", "-qam", f"Start chapter {number}: blank its exercises\n\n{TRAILER}: {reference}"
     )
     print(
-        f" {len(chosen)} exercises of {chapter} are blank now, {duration(sum(e.minutes for e in chosen))}"
+        f" {counted(chosen)} of {chapter} blank now, {duration(sum(e.minutes for e in chosen))}"
     )
     status(Student())
 
@@ -117,6 +117,8 @@ def hint(student: Student, exercise: Exercise) -> None:
     seen = student.progress.get("hints", {}).get(exercise.id, 0)
     for title, text in exercise.hints[seen : seen + 1] or exercise.hints:
         print(f" {paint(title, 'bold')}\n\n{text}\n")
+    if seen + 1 < len(exercise.hints):
+        print(f" the next one: {command('hint ' + exercise.id)}")
     student.remember("hints", exercise.id, min(seen + 1, len(exercise.hints)))
 
 

@@ -153,16 +153,13 @@ class Grader:
         verdict = self.run(e, result.body, level, seeds)
         outcomes = verdict.outcomes
         for name, outcome in outcomes.items():
-            report = next((r for r in verdict.reports if r["name"] == name and r["outcome"] == outcome), None)
-            says = (
-                ""
-                if outcome == "passed"
-                else "\n    ".join([""] + (report["message"] if report else "").splitlines()[:8])
-            )
-            result.lines.append(
-                f"{'✓' if outcome == 'passed' else '✗'} {report['title'] if report else name}"
-                f"{'' if outcome in ('passed', 'wrong') else f' ({outcome})'}{says}"
-            )
+            matching = [r for r in verdict.reports if r["name"] == name and r["outcome"] == outcome]
+            report = matching[0] if matching else {"title": name, "message": "", "error": ""}
+            said = report["message"].split("\nassert ")[0].splitlines()[:8]
+            if outcome == "error":
+                said = [": ".join([report["error"], *said[:1]]), *said[1:]]
+            mark, how = "✓" if outcome == "passed" else "✗", {"passed": "", "wrong": ""}.get(outcome, f" ({outcome})")
+            result.lines += [f"{mark} {report['title']}{how}", *(f"    {line}" for line in said if outcome != "passed")]
         if verdict.replaced:
             result.note = f"no points: it replaced {', '.join(verdict.replaced)}, which decides the verdict"
         elif verdict.end != "finished":

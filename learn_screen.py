@@ -146,7 +146,7 @@ def screen(text: str, exercise, body: str) -> str:
             depth += 1 if sign == "{" else -1
             if depth < 0:
                 return "the body closes a brace that it did not open, so it leaves its function"
-        return f"the body uses {', '.join(bad)}, which no answer needs" if bad else ""
+    return f"the body uses {', '.join(bad)}, which no answer needs" if bad else ""
     whole = graft(text, exercise.id, body)
     first = exercise.line + 1
     try:
@@ -158,4 +158,5 @@ def screen(text: str, exercise, body: str) -> str:
     if outside(tree, first, first + height - 1) != outside(ast.parse(text), first, first + original - 1):
         return "the body leaves its function: indent every line as the marker is"
     bad = sorted(words_of(whole, exercise.id) - words_of(text, exercise.id))
+    bad = [word for word in bad if f"import {word}" not in bad]
     return f"the body uses {', '.join(bad)}, which no answer needs" if bad else ""

@@ -81,7 +81,8 @@ def test_check_shows_what_was_given_got_and_wanted(started):
     put(started, "1.1", "    print('here')\n    return {pair: 1 for pair in zip(ids, ids[1:])}\n")
     said = learn(started, "check", "1.1", code=1)
     assert "✗ a pair is counted each time it occurs" in said
-    assert "given [1, 2, 1, 2], got {(1, 2): 1, (2, 1): 1}, wanted {(1, 2): 2, (2, 1): 1}" in said
+    given = "given [1, 2, 1, 2], got {(1, 2): 1, (2, 1): 1}, wanted {(1, 2): 2, (2, 1): 1}"
+    assert given in " ".join(said.split()) and max(map(len, said.splitlines())) <= 80
     assert "printed: here" in said
     assert "✓ an empty list and a list of one have no pairs" in said
     assert "stuck?  python learn.py hint 1.1   (1 of 3)" in said
