@@ -23,6 +23,7 @@ from learn_guard import LEVELS, available
 from learn_run import Bench, copy_tree, export, git, has_git
 from learn_screen import screen
 
+PLAIN = ("passed", "wrong")  # outcomes that need no word beside their mark
 MOST = 50 << 20  # bytes that an unpacked hand-in may have
 PAGE = """<!doctype html><meta charset="utf-8"><title>Grades</title><style>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -158,8 +159,9 @@ class Grader:
             said = report["message"].split("\nassert ")[0].splitlines()[:8]
             if outcome == "error":
                 said = [": ".join([report["error"], *said[:1]]), *said[1:]]
-            mark, how = "✓" if outcome == "passed" else "✗", {"passed": "", "wrong": ""}.get(outcome, f" ({outcome})")
-            result.lines += [f"{mark} {report['title']}{how}", *(f"    {line}" for line in said if outcome != "passed")]
+            mark, how = ("✓" if outcome == "passed" else "✗"), ("" if outcome in PLAIN else f" ({outcome})")
+            result.lines.append(f"{mark} {report['title']}{how}")
+            result.lines += [f"    {line}" for line in said if outcome != "passed"]
         if verdict.replaced:
             result.note = f"no points: it replaced {', '.join(verdict.replaced)}, which decides the verdict"
         elif verdict.end != "finished":
