@@ -163,6 +163,8 @@ class Bench:
         return self
 
     def __exit__(self, *problem):
+        if problem and problem[0]:
+            self.worker.kill()
         with contextlib.suppress(BrokenPipeError):
             self.worker.stdin.close()
         try:
