@@ -121,6 +121,12 @@ def test_a_syntax_error_is_shown_with_its_line(started):
 
 
 def test_an_endless_loop_is_stopped_and_named(started):
+    put(started, "1.1", "    while True:\n        pass\n")
+    assert "Does a loop never end?" in learn(started, "check", "1.1", "--seconds", "1", code=1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_ctrl_c_ends_at_once_and_leaves_no_process(started):
     note = f"    open({str(started / 'pid')!r}, 'w').write(str(__import__('os').getpid()))\n"
     put(started, "1.1", note + "    while True:\n        pass\n")
     with subprocess.Popen(
