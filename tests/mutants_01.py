@@ -1,4 +1,4 @@
-"""Wrong answers to the exercises of chapter 1 that the tests must reject: (id, what is wrong, right, wrong)."""
+"""Wrong answers to the exercises of chapter 1: (id, what is wrong, right fragment, wrong fragment)."""
 MUTANTS = [
     ("1.1", "ignores how often a word occurs", "+= times", "+= 1"),
     ("1.1", "keeps the last word's count only", "+= times", "= times"),
@@ -19,8 +19,7 @@ MUTANTS = [
     ("1.2", "looks at the first id only", "(ids[i], ids[i + 1]) == pair", "ids[i] == pair[0]"),
     ("1.2", "writes into the caller's list", "return out", "ids[:] = out\n    return ids"),
 
-    ("1.3", "carries after all", '(int(a) + int(b)) % 10) for a, b in columns) + "0"',
-     '(int(a) + int(b)) % 10) for a, b in columns)[:0] + right_answer(pair)'),
+    ("1.3", "carries after all", "return ", "return right_answer(pair) or "),
     ("1.3", "keeps the tens of a column", "(int(a) + int(b)) % 10", "int(a) + int(b)"),
     ("1.3", "writes 9 for a sum above 9", "(int(a) + int(b)) % 10", "min(int(a) + int(b), 9)"),
     ("1.3", "forgets the thousands", ' + "0"', ""),
@@ -34,7 +33,8 @@ MUTANTS = [
      "        pass\n    ids.append(eos)\n    return"),
     ("1.4", "writes the mark as text", "tokenizer.encode(text)", "tokenizer.encode(text + EOS)"),
     ("1.4", "uses eight bytes a token", "dtype=DTYPE", "dtype=np.int64"),
-    ("1.4", "reads the documents twice", "for text in documents:", "list(documents)\n    for text in documents:"),
+    ("1.4", "reads the documents twice", "for text in documents:",
+     "list(documents)\n    for text in documents:"),
     ("1.4", "stops at the first <|eos|> in a text", "encode(text)", "encode(text.split(EOS)[0])"),
 
     ("1.5", "goes through text", "out.append(self.bytes_of[i])",
@@ -58,7 +58,8 @@ MUTANTS = [
     ("1.6", "does not stop without pairs", "if not counts:", "if counts is None:"),
     ("1.6", "learns one merge less", "range(n_merges)", "range(n_merges - 1)"),
 
-    ("1.7", "takes the leftmost pair that is known", "self.rank.get(p, len(self.merges))", "p not in self.rank"),
+    ("1.7", "takes the leftmost pair that is known", "self.rank.get(p, len(self.merges))",
+     "p not in self.rank"),
     ("1.7", "takes the pair learned last", "pair = min(", "pair = max("),
     ("1.7", "ranks unknown pairs first", ", len(self.merges))", ", -1)"),
     ("1.7", "merges once only", "while len(ids) > 1:", "for _ in range(min(1, len(ids) - 1)):"),
@@ -87,6 +88,7 @@ MUTANTS = [
     ("1.9", "does not note where new pairs are", "where[p].add(w)", "pass"),
     ("1.9", "leaves the merged pair in where", "where.pop(pair)", "set(where[pair])"),
     ("1.9", "goes through all words", "in where.pop(pair):", "in where.pop(pair) and range(len(words)):"),
-    ("1.9", "returns old pairs too", "created.add(p)", "pass\n            created.add(p)"),
-    ("1.9", "returns the last word's pairs only", "        before, after =", "        created = set()\n        before, after ="),
+    ("1.9", "returns old pairs too", "if new_id in p:", "if True:"),
+    ("1.9", "returns the last word's pairs only", "        before, after =",
+     "        created = set()\n        before, after ="),
 ]

@@ -1,4 +1,4 @@
-"""Exercises of chapter 1, first part: counting, merging, learning. Learners see each docstring's first line."""
+"""Exercises of chapter 1, first part: counting, merging, learning. A learner sees the docstrings."""
 import random
 from collections import Counter, defaultdict
 

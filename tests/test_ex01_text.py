@@ -1,4 +1,4 @@
-"""Exercises of chapter 1, second part: text to ids and back. Learners see each docstring's first line."""
+"""Exercises of chapter 1, second part: text to ids and back. A learner sees the docstrings."""
 import random
 
 import numpy as np
@@ -128,7 +128,8 @@ def test_the_pair_learned_first_is_merged_first():
 def test_merging_goes_on_until_nothing_is_left():
     """merging goes on with merged tokens until no pair is known"""
     tokenizer = Tokenizer([(97, 98), (256, 256), (257, 97)])   # ab, abab, ababa
-    for text, wanted in (("ababa", [258]), ("abab", [257]), ("ab", [256]), ("abz", [256, 122]), ("zz", [122] * 2)):
+    for text, wanted in (("ababa", [258]), ("abab", [257]), ("ab", [256]), ("abz", [256, 122]),
+                         ("zz", [122, 122])):
         got = tokenizer.encode_piece(list(text.encode()))
         assert list(got) == wanted, (
             f"with ab, abab, ababa learned in this order, '{text}' gave {got}, wanted {wanted}")
