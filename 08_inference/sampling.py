@@ -32,7 +32,8 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     ordered, order = logits.sort(dim=-1, descending=True)                 # (B, V)
     probability = softmax(ordered)
     before = probability.cumsum(-1) - probability                         # the mass of all likelier tokens
-    dropped = (before >= p).scatter(-1, order, before >= p)               # back to the order of the vocabulary
+    dropped = before >= p
+    dropped = torch.zeros_like(dropped).scatter(-1, order, dropped)       # back to the order of the vocabulary
     return logits.masked_fill(dropped, float("-inf"))
     # END EXERCISE 8.5
 
