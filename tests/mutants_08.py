@@ -40,7 +40,8 @@ MUTANTS = [
     ("8.4", "low half only", "packed >> 4", "packed & 15"),
 
     ("8.5", "drops the token that crosses p", "cumsum(-1) - probability", "cumsum(-1)"),
-    ("8.5", "does not go back to the vocabulary's order", "torch.zeros_like(dropped).scatter(-1, order, dropped)", "dropped"),
+    ("8.5", "does not go back to the vocabulary's order",
+     "torch.zeros_like(dropped).scatter(-1, order, dropped)", "dropped"),
     ("8.5", "undoes the order the wrong way", "torch.zeros_like(dropped).scatter(-1, order, dropped)",
      "dropped.gather(-1, order)"),
     ("8.5", "starts with the unlikeliest", "descending=True", "descending=False"),

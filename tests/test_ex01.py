@@ -206,11 +206,11 @@ def test_counts_after_a_merge_equal_counting_again():
 @pytest.mark.ex("1.9")
 def test_the_new_pairs_are_returned():
     """exactly the pairs with the new token are returned"""
-    words, times = [[1, 2, 3], [4, 1, 2, 1, 2], [3, 4, 3]], [2, 1, 5]
+    words, times = [[1, 2, 3, 3], [4, 1, 2, 1, 2], [3, 4, 3]], [2, 1, 5]
     counts, where = tables(words, times)
     got = merge_everywhere(words, times, counts, where, (1, 2), 9)
     assert got is not None and set(got) == {(9, 3), (4, 9), (9, 9)}, (
-        f"merging (1, 2) into 9 in [1, 2, 3], [4, 1, 2, 1, 2], [3, 4, 3], got {got}, wanted {{(9, 3), (4, "
+        f"merging (1, 2) into 9 in [1, 2, 3, 3], [4, 1, 2, 1, 2], [3, 4, 3], got {got}, wanted {{(9, 3), (4, "
         "9), (9, 9)}")
 
 

@@ -15,7 +15,7 @@ INF = float("inf")
 
 def distinct(rows: int, n: int) -> torch.Tensor:
     """Logits (rows, n) in random order, no two of a row equal."""
-    return torch.stack([torch.randperm(n) for _ in range(rows)]) * 0.3 - 1.0
+    return torch.stack([torch.randperm(n) for _ in range(rows)]) * 0.3 + torch.randn(rows, 1) * 3.0
 
 
 def kept(logits: torch.Tensor) -> list[list[int]]:
@@ -202,9 +202,11 @@ def test_append_copies_nothing_that_is_stored():
 def lively_model(**options) -> Transformer:
     """A small random model with weights large enough that each position and each token matters."""
     model = Transformer(Config(**{**vars(CONFIG), **options})).requires_grad_(False)
-    for p in model.parameters():
-        p.mul_(1.0 if p.ndim == 1 else 3.0)
-    model.model.embed_tokens.weight.normal_()
+    for name, p in model.named_parameters():
+        if "embed" in name:
+            p.normal_()
+        else:
+            p.mul_(3.0)
     return model
 
 
@@ -213,17 +215,18 @@ def test_cached_generation_equals_running_everything_again():
     """the same tokens as without a cache"""
     for positions in ("rope", "learned"):
         model = lively_model(positions=positions)
-        ids = torch.randint(40, (3, 5))
+        ids = torch.randint(40, (8, 5))
         try:
             got = generate_cached(model, ids, 12)
         except (ValueError, RuntimeError) as error:
             pytest.fail(f"it raised '{error}'")
         wanted = generate(model, ids, 12)
         assert got.shape == wanted.shape, (
-            f"given ids (3, 5) and 12 new tokens, got {tuple(got.shape)}, wanted (3, 17)")
+            f"given ids (8, 5) and 12 new tokens, got {tuple(got.shape)}, wanted (8, 17)")
+        row = int((got != wanted).any(1).int().argmax())
         assert torch.equal(got, wanted), (
-            f"positions {positions}, prompt {ids[0].tolist()}: got {got[0, 5:].tolist()}, wanted "
-            f"{wanted[0, 5:].tolist()}: does each new token go to the model with the position at which it "
+            f"positions {positions}, prompt {ids[row].tolist()}: got {got[row, 5:].tolist()}, wanted "
+            f"{wanted[row, 5:].tolist()}: does each new token go to the model with the position at which it "
             "stands, and is the last row of logits used?")
 
 

@@ -97,12 +97,9 @@ def test_unpacking_restores_every_pair_in_place():
 # 8.8 group int4
 
 def best_error(group: np.ndarray, top: int) -> float:
-    """Smallest squared error over the eight scales of the task, by trying them in float64."""
-    errors = []
-    for shrink in np.linspace(1.0, 0.65, 8):
-        scale = float(np.float16(np.float32(max(np.abs(group).max(), 1e-4) * shrink / top)))
-        errors.append(sum((min(max(np.rint(w / scale), -top - 1), top) * scale - w) ** 2 for w in group))
-    return min(errors)
+    """Smallest squared error of one group over the eight scales of the task, by trying them in float64."""
+    scales = [np.float16(np.abs(group).max() * shrink / top).astype(float) for shrink in np.linspace(1.0, 0.65, 8)]
+    return min(((np.rint(group / scale).clip(-top - 1, top) * scale - group) ** 2).sum() for scale in scales)
 
 
 def restored(integers: torch.Tensor, scales: torch.Tensor) -> np.ndarray:
@@ -155,16 +152,16 @@ def test_a_group_of_zeros_stays_zero():
 def test_the_best_of_eight_scales_is_found():
     """the squared error is the smallest of the eight scales, group by group"""
     for bits in (4, 3):
-        weight = torch.randn(3, 64) * torch.tensor([[1.0], [0.02], [30.0]])
-        weight[:, 5] *= 3.0   # an outlier: clipping it pays
-        weight[1, 40:44] = -weight[1].abs().max()
-        groups = weight.numpy().astype(float).reshape(3, 2, 32)
+        weight = torch.randn(30, 64) * torch.tensor([0.02, 1.0, 30.0]).repeat(10)[:, None]
+        weight[::2, 5] *= 3.0                               # an outlier: clipping it pays
+        weight[1, 40:44] = -weight[1].abs().max()           # here the most negative integer pays
+        groups = weight.numpy().astype(float).reshape(30, 2, 32)
         got = ((restored(*quantize_groups(weight, bits)) - groups) ** 2).sum(-1)
         wanted = np.array([[best_error(g, 2 ** (bits - 1) - 1) for g in row] for row in groups])
         assert (got <= wanted * 1.01).all(), (
-            f"{bits} bits: squared errors of the groups {got.round(6).tolist()}, wanted "
-            f"{wanted.round(6).tolist()}: try all eight factors from 1 to 0.65, measure with the rounded and "
-            "clipped integers, and keep the best scale of each group")
+            f"{bits} bits: in {(got > wanted * 1.01).sum()} of 60 groups the squared error is larger than it "
+            f"could be, the worst {(got / wanted).max():.3f} times: try all eight factors from 1 to 0.65, "
+            "measure with the rounded and clipped integers, and keep the best scale of each group")
 
 
 @pytest.mark.ex("8.8")
