@@ -98,7 +98,8 @@ def test_unpacking_restores_every_pair_in_place():
 
 def best_error(group: np.ndarray, top: int) -> float:
     """Smallest squared error of one group over the eight scales of the task, by trying them in float64."""
-    scales = [np.float16(np.abs(group).max() * shrink / top).astype(float) for shrink in np.linspace(1.0, 0.65, 8)]
+    shrinks = np.linspace(1.0, 0.65, 8)
+    scales = [np.float16(np.abs(group).max() * shrink / top).astype(float) for shrink in shrinks]
     return min(((np.rint(group / scale).clip(-top - 1, top) * scale - group) ** 2).sum() for scale in scales)
 
 
