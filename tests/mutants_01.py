@@ -77,6 +77,8 @@ MUTANTS = [
     ("1.8", "drops broken bytes", 'errors="replace"', 'errors="ignore"'),
     ("1.8", "holds all of the token back", "cut = len(data) - back", "cut = 0"),
     ("1.8", "cuts behind the first byte", "len(data) - back\n", "len(data) - back + 1\n"),
+    ("1.8", "looks behind a letter for an unfinished character", "break", "pass"),
+    ("1.8", "waits for a stray byte to end", "if back < length:", "if back != length:"),
     ("1.8", "prints held bytes twice", "return data[:cut]", "return data"),
 
     ("1.9", "keeps the old word's pairs", "counts[p] -= times[w]", "pass"),

@@ -156,6 +156,16 @@ def test_learning_stops_when_no_pair_is_left():
 
 
 @pytest.mark.ex("1.6")
+def test_the_numbering_goes_on_after_256_merges():
+    """merge number 256 creates token 512"""
+    words = {chr(a) + chr(b): 2 for a in range(33, 49) for b in range(65, 81)} | {"xyz": 1}
+    got = train_naive(words, 258)[256:]
+    assert got == [(120, 121), (512, 122)], (
+        f"after 256 more frequent pairs, 'xyz' gave the merges {got}, wanted [(120, 121), (512, 122)]: add "
+        "256 to i")
+
+
+@pytest.mark.ex("1.6")
 def test_slow_and_fast_training_learn_the_same_merges():
     """the same merges as bpe.train, which works differently, accents included"""
     words = random_words("abé")

@@ -136,6 +136,15 @@ def test_merging_goes_on_until_nothing_is_left():
 
 
 @pytest.mark.ex("1.7")
+def test_merges_beyond_the_first_256_have_their_ids():
+    """merge number 256 makes token 512"""
+    tokenizer = Tokenizer([(i, 255) for i in range(256)] + [(97, 98)])
+    got = tokenizer.encode_piece([97, 98])
+    assert list(got) == [512], (
+        f"with ab as merge number 256, 'ab' gave {got}, wanted [512]: add 256 to the rank")
+
+
+@pytest.mark.ex("1.7")
 def test_a_piece_of_one_byte_or_none_stays():
     """a piece of one byte, or none, stays as it is"""
     for ids in ([97], []):
@@ -166,12 +175,13 @@ def test_encoding_equals_applying_the_merges_in_order():
 @pytest.mark.ex("1.8")
 def test_a_cut_character_appears_when_it_is_complete():
     """a character appears with the token that completes it, not before and not later"""
-    for character in ("a", "ß", "€", "\U0001F600"):
+    edges = "\x80\u07ff\u0800\uffff\U00010000\U0010ffff"   # the first and last of two, three and four bytes
+    for character in "aß€\U0001F600" + edges:
         decoder, data = StreamDecoder(Tokenizer([])), character.encode()
         got = [decoder.feed(byte) for byte in b"x" + data + b"y"]
         wanted = ["x"] + [""] * (len(data) - 1) + [character, "y"]
         assert got == wanted, (
-            f"fed the bytes of 'x{character}y' one by one, got {got}, wanted {wanted}: are the bytes of an "
+            f"fed the bytes of {'x' + character + 'y'!r} one by one, got {got}, wanted {wanted}: are the bytes of an "
             "unfinished character held back, and is its length read from its first byte?")
 
 
@@ -179,13 +189,25 @@ def test_a_cut_character_appears_when_it_is_complete():
 def test_what_is_complete_is_not_held_back():
     """what is complete is printed at once, only the unfinished character waits"""
     euro = "€".encode()
-    # 257 is a and two thirds of €, 258 the last third and b
-    tokenizer = Tokenizer([(97, euro[0]), (256, euro[1]), (euro[2], 98)])
+    # 256 is ab, 257 ab and one third of €, 258 ab and two thirds, 259 the last third and z
+    tokenizer = Tokenizer([(97, 98), (256, euro[0]), (257, euro[1]), (euro[2], 122)])
     decoder = StreamDecoder(tokenizer)
-    got = [decoder.feed(257), decoder.feed(258), decoder.feed(257), decoder.feed(euro[2])]
-    assert got == ["a", "€b", "a", "€"], (
-        f"fed a + two bytes of €, its last byte + b, and again, got {got}, "
-        "wanted ['a', '€b', 'a', '€']: cut just before the unfinished character")
+    got = [decoder.feed(i) for i in (258, 259, 257, euro[1], euro[2])]
+    assert got == ["ab", "€z", "ab", "", "€"], (
+        f"fed ab + two bytes of €, its last byte + z, ab + one byte, the second byte, the third, got {got}, "
+        "wanted ['ab', '€z', 'ab', '', '€']: cut just before the unfinished character")
+
+
+@pytest.mark.ex("1.8")
+def test_broken_bytes_do_not_hold_back_what_follows():
+    """broken bytes hold nothing back once it is clear that they are broken"""
+    decoder = StreamDecoder(Tokenizer([(97, 0x80)]))
+    got = decoder.feed(0xE2) + decoder.feed(97)
+    assert got == "\ufffda", (
+        f"fed the first byte of €, then a, got {got!r} in all, wanted a mark and a: the a shows that no € will "
+        "come")
+    got = decoder.feed(256)
+    assert got == "a\ufffd", f"fed a and a byte that continues nothing, got {got!r}, wanted 'a\ufffd' at once"
 
 
 @pytest.mark.ex("1.8")
