@@ -181,8 +181,8 @@ def test_a_cut_character_appears_when_it_is_complete():
         got = [decoder.feed(byte) for byte in b"x" + data + b"y"]
         wanted = ["x"] + [""] * (len(data) - 1) + [character, "y"]
         assert got == wanted, (
-            f"fed the bytes of {'x' + character + 'y'!r} one by one, got {got}, wanted {wanted}: are the bytes of an "
-            "unfinished character held back, and is its length read from its first byte?")
+            f"fed the bytes of {'x' + character + 'y'!r} one by one, got {got}, wanted {wanted}: are the "
+            "bytes of an unfinished character held back, and is its length read from its first byte?")
 
 
 @pytest.mark.ex("1.8")
@@ -204,8 +204,8 @@ def test_broken_bytes_do_not_hold_back_what_follows():
     decoder = StreamDecoder(Tokenizer([(97, 0x80)]))
     got = decoder.feed(0xE2) + decoder.feed(97)
     assert got == "\ufffda", (
-        f"fed the first byte of €, then a, got {got!r} in all, wanted a mark and a: the a shows that no € will "
-        "come")
+        f"fed the first byte of €, then a, got {got!r} in all, wanted a mark and a: the a shows that no € "
+        "will come")
     got = decoder.feed(256)
     assert got == "a\ufffd", f"fed a and a byte that continues nothing, got {got!r}, wanted 'a\ufffd' at once"
 
