@@ -41,7 +41,7 @@ class Config:
         if self.d_model % self.n_heads:
             below = self.d_model // self.n_heads * self.n_heads
             raise ValueError(f"d_model {self.d_model} is not a multiple of n_heads {self.n_heads}: "
-                             f"choose {below or self.n_heads} or {below + self.n_heads}")
+                             f"choose {f'{below} or ' if below else ''}{below + self.n_heads}")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}: "
                              "each key/value head must serve the same number of query heads")
