@@ -160,11 +160,12 @@ def test_the_layer_computes_what_its_heads_compute_one_by_one(options):
 
 @pytest.mark.ex("2.13")
 @pytest.mark.parametrize("positions", ["rope", "alibi", "none"])
-def test_the_layer_with_a_cache_gives_what_it_gives_at_once(positions):
-    """three tokens, then two, then one, with a cache: what all six give at once"""
+@pytest.mark.parametrize("pieces", [(0, 1, 2, 3, 4, 5, 6), (0, 3, 5, 6)], ids=["one by one", "several"])
+def test_the_layer_with_a_cache_gives_what_it_gives_at_once(positions, pieces):
+    """six tokens one by one, or three, two and one, with a cache: what all six give at once"""
     layer, x, angle = make(positions=positions), torch.randn(2, 6, 24, dtype=f64), torch.randn(6, 2, dtype=f64)
     whole, cache = by_head(layer, x, angle), Memory()
-    for begin, end in ((0, 3), (3, 5), (5, 6)):
+    for begin, end in zip(pieces, pieces[1:]):
         got = layer(x[:, begin:end], angle[begin:end].cos(), angle[begin:end].sin(), cache)
         assert cache.calls, "the cache was given nothing: call cache.append(self.layer, k, v)"
         index, shape = cache.calls[-1]
