@@ -38,6 +38,7 @@ MUTANTS = [
     ("2.4", "divides by the batch", "n_heads // x.shape[1]", "n_heads // x.shape[0]"),
     ("2.4", "repeats every head n_heads times", "n_heads // x.shape[1]", "n_heads"),
     ("2.4", "works for groups of two only", "n_heads // x.shape[1]", "1 if x.shape[1] == n_heads else 2"),
+    ("2.4", "copies heads that need no copy", "x if group == 1 else x", "x"),
     ("2.4", "cuts the gradient", "x.repeat_interleave", "x.detach().repeat_interleave"),
     ("2.4", "repeats only when there is a single head", "group == 1", "x.shape[1] > 1"),
 

@@ -152,6 +152,15 @@ def test_heads_are_repeated_for_any_group():
 
 
 @pytest.mark.ex("2.4")
+def test_as_many_heads_as_queries_are_not_copied():
+    """with as many key heads as query heads nothing is copied"""
+    x = torch.randn(1, 4, 2, 3)
+    got = repeat_heads(x, 4)
+    assert got.shape == x.shape and got.data_ptr() == x.data_ptr(), (
+        "given 4 heads for 4 query heads, got a copy, wanted x itself: a copy of all keys and values in every layer is slow")
+
+
+@pytest.mark.ex("2.4")
 def test_a_shared_head_collects_the_gradients_of_its_group():
     """a shared head collects the gradients of all its query heads"""
     same_gradients(lambda x: repeat_heads(x, 6), lambda x: torch.stack([x[:, h // 3] for h in range(6)], 1),
