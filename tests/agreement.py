@@ -1,20 +1,29 @@
-"""Comparing tensors in the exercises' tests: a difference becomes a sentence that names the likely mistake."""
+"""Comparing tensors in the tests of exercises: a difference becomes a sentence that names the likely mistake."""
+
 import pytest
 import torch
 from torch import Tensor
 
 
-def agree(got, wanted: Tensor, given: str, mistakes: dict[str, Tensor] | None = None, ask: str = "",
-          atol: float = 1e-6) -> None:
+def agree(
+    got,
+    wanted: Tensor,
+    given: str,
+    mistakes: dict[str, Tensor] | None = None,
+    ask: str = "",
+    atol: float = 1e-6,
+) -> None:
     """Fail unless `got` is `wanted`, in shape, type and value (relative difference at most 1e-5).
 
-    `mistakes` are the results of known wrong ways, by the sentence that tells the learner; `ask` is said when none
-    of them fits.
+    `mistakes` are the results of known wrong ways, by the sentence that tells the learner; `ask` is said when
+    none of them fits.
     """
     if not isinstance(got, Tensor):
         pytest.fail(f"given {given}, got {got!r}, wanted a tensor: is the return missing?")
     if got.shape != wanted.shape:
-        told = "".join(f": {sentence}" for sentence, wrong in (mistakes or {}).items() if same(got, wrong, atol))
+        told = "".join(
+            f": {sentence}" for sentence, wrong in (mistakes or {}).items() if same(got, wrong, atol)
+        )
         pytest.fail(f"given {given}, got the shape {tuple(got.shape)}, wanted {tuple(wanted.shape)}{told}")
     if got.dtype != wanted.dtype:
         pytest.fail(f"given {given}, got numbers of type {got.dtype}, wanted {wanted.dtype}")
@@ -23,14 +32,20 @@ def agree(got, wanted: Tensor, given: str, mistakes: dict[str, Tensor] | None = 
     if got.device.type == "meta" or same(got, wanted, atol):
         return
     if got.isnan().any() and not wanted.isnan().any():
-        pytest.fail(f"given {given}, got NaN (not a number) in {int(got.isnan().sum())} of {got.numel()} places: "
-                    f"{ask or 'is there an infinity, or a division by zero?'}")
+        pytest.fail(
+            f"given {given}, got NaN (not a number) in {int(got.isnan().sum())} of {got.numel()} places: "
+            f"{ask or 'is there an infinity, or a division by zero?'}"
+        )
     for sentence, wrong in (mistakes or {}).items():
         if same(got, wrong, atol):
             pytest.fail(f"given {given}, got {few(got)}, wanted {few(wanted)}: {sentence}")
     away = (got.detach().double() - wanted.detach().double()).abs()
     worst = tuple(int(i) for i in torch.unravel_index(away.nan_to_num(torch.inf).argmax(), away.shape))
-    place = f" (largest difference at {list(worst)}: got {got[worst]:.5g}, wanted {wanted[worst]:.5g})" if worst else ""
+    place = (
+        f" (largest difference at {list(worst)}: got {got[worst]:.5g}, wanted {wanted[worst]:.5g})"
+        if worst
+        else ""
+    )
     pytest.fail(f"given {given}, got {few(got)}, wanted {few(wanted)}{place}{': ' * bool(ask)}{ask}")
 
 
@@ -55,11 +70,15 @@ def unchanged(function, *inputs: Tensor) -> None:
     function(*inputs)
     for i, (old, new) in enumerate(zip(before, inputs)):
         if not torch.equal(old, new):
-            pytest.fail(f"argument {i + 1} was {few(old)} before the call and is {few(new)} after it: "
-                        "make a new tensor instead of changing the caller's (no x += ..., no sub_, no x[...] = ...)")
+            pytest.fail(
+                f"argument {i + 1} was {few(old)} before the call and is {few(new)} after it: "
+                "make a new tensor instead of changing the caller's (no x += ..., no sub_, no x[...] = ...)"
+            )
 
 
-def same_gradients(ours, theirs, *inputs: Tensor, ask: str = "is a .detach(), .data or .item() in the way?") -> None:
+def same_gradients(
+    ours, theirs, *inputs: Tensor, ask: str = "is a .detach(), .data or .item() in the way?"
+) -> None:
     """Fail unless the gradients of a random projection of both functions agree, for every input."""
     inputs = [x.detach().requires_grad_() for x in inputs]
     a, b = ours(*inputs), theirs(*inputs)
@@ -67,7 +86,9 @@ def same_gradients(ours, theirs, *inputs: Tensor, ask: str = "is a .detach(), .d
     wanted = torch.autograd.grad((b * weight).sum(), inputs)
     if not a.requires_grad:
         pytest.fail(f"the result knows no gradient: {ask}")
-    for i, (ga, gb) in enumerate(zip(torch.autograd.grad((a * weight).sum(), inputs, allow_unused=True), wanted)):
+    for i, (ga, gb) in enumerate(
+        zip(torch.autograd.grad((a * weight).sum(), inputs, allow_unused=True), wanted)
+    ):
         if ga is None:
             pytest.fail(f"no gradient reaches argument {i + 1}: {ask}")
         agree(ga, gb, f"random numbers, for the gradient of argument {i + 1},", ask=ask)

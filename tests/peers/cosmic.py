@@ -1,10 +1,11 @@
-"""The cosmic-ray mutation tool on the exercise bodies: every change it knows, one at a time, judged by the tests.
+"""cosmic-ray on the exercise bodies: every change that it knows, one at a time, judged by the tests.
 
-Adds to `learn.py prove`, whose wrong answers are written by hand. Slow (a second or two a mutant), so not in CI.
+Adds to `learn.py prove`, whose wrong answers are written by hand. Too slow for CI: a second a mutant.
 
     .venv/bin/pip install cosmic-ray
     .venv/bin/python tests/peers/cosmic.py 2 3.1       chapters or ids; all without
 """
+
 import sys
 import tempfile
 from pathlib import Path
@@ -21,14 +22,16 @@ from learn_run import Bench, copy_tree  # noqa: E402
 
 
 def mutated_bodies(file: Path, exercises: list[Exercise]):
-    """Yield (exercise, changed body) for every single change that cosmic-ray makes inside one of the bodies."""
+    """Yield (exercise, changed body) for every change that cosmic-ray makes inside one of the bodies."""
     text = file.read_text(encoding="utf-8")
     spans = [(e, e.line, e.line + len(e.body.splitlines())) for e in exercises]
     for name in operator_names():
         operator = get_operator(name)
         if operator.arguments():
             continue
-        places = [start for node in ast_nodes(get_ast(text)) for start, _ in operator().mutation_positions(node)]
+        places = [
+            start for node in ast_nodes(get_ast(text)) for start, _ in operator().mutation_positions(node)
+        ]
         for occurrence, (row, _) in enumerate(places):
             for exercise, first, last in spans:
                 if first < row <= last and (changed := mutate_code(text, operator(), occurrence)):
@@ -38,8 +41,11 @@ def mutated_bodies(file: Path, exercises: list[Exercise]):
 def main() -> int:
     """Print each survivor and the score of each exercise; the exit status is 1 if anything survives."""
     asked = sys.argv[1:]
-    exercises = [e for e in course(ROOT).values() if e.comment == "#" and
-                 (not asked or e.id in asked or e.id.split(".")[0] in asked)]
+    exercises = [
+        e
+        for e in course(ROOT).values()
+        if e.comment == "#" and (not asked or e.id in asked or e.id.split(".")[0] in asked)
+    ]
     survived = total = 0
     with tempfile.TemporaryDirectory(prefix="cosmic-") as place:
         copy_tree(ROOT, Path(place) / "base")
@@ -50,8 +56,8 @@ def main() -> int:
                 alive = [body for body in mine if bench.run(exercise.id, body, seconds=10, stops=1).passed]
                 for body in alive:
                     lines = zip(exercise.body.splitlines(), body.splitlines())
-                    print("\n".join(f"   survives: {new.strip()}" for old, new in lines if old != new), flush=True)
-                print(f" {exercise.id:<5} {exercise.title:<32} {len(mine) - len(alive)} of {len(mine)} rejected", flush=True)
+                    killed = len(mine) - len(alive)
+                print(f" {exercise.id:<5} {exercise.title:<32} {killed} of {len(mine)} rejected", flush=True)
                 survived, total = survived + len(alive), total + len(mine)
     print(f" {total - survived} of {total} rejected")
     return 1 if survived else 0
