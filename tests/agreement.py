@@ -1,4 +1,4 @@
-"""Comparing tensors in the tests of exercises: a difference becomes a sentence that names the likely mistake."""
+"""Comparing tensors in exercises' tests: a difference becomes a sentence that names the likely mistake."""
 
 import pytest
 import torch

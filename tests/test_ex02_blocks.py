@@ -151,7 +151,7 @@ def test_attention_gets_the_tables_and_the_cache():
         block = toy_block(placement)
         block(torch.ones(1, 1, 4), "cos", "sin", "cache")
         assert block.self_attn.others == ("cos", "sin", "cache"), (
-            f"placement {placement}: attention got x and {block.self_attn.others}, wanted x, cos, sin and cache: "
+            f"{placement}: attention got x and {block.self_attn.others}, wanted x, cos, sin and cache: "
             "without the cache, generation silently forgets the prompt"
         )
 
