@@ -56,8 +56,9 @@ def main() -> int:
                 alive = [body for body in mine if bench.run(exercise.id, body, seconds=10, stops=1).passed]
                 for body in alive:
                     lines = zip(exercise.body.splitlines(), body.splitlines())
-                    print(*(f"   survives: {new.strip()}" for old, new in lines if old != new), sep="\n", flush=True)
-                    killed = len(mine) - len(alive)
+                    for line in (new.strip() for old, new in lines if old != new):
+                        print(f"   survives: {line}", flush=True)
+                killed = len(mine) - len(alive)
                 print(f" {exercise.id:<5} {exercise.title:<32} {killed} of {len(mine)} rejected", flush=True)
                 survived, total = survived + len(alive), total + len(mine)
     print(f" {total - survived} of {total} rejected")
