@@ -18,35 +18,29 @@ def agree(
     `mistakes` are the results of known wrong ways, by the sentence that tells the learner; `ask` is said when
     none of them fits.
     """
+    mistakes = mistakes or {}
+
+    def fail(got: str, wanted: str, say: str = "") -> None:
+        pytest.fail(f"given  {given}\ngot    {got}\nwanted {wanted}\n{say}".rstrip())
+
     if not isinstance(got, Tensor):
-        pytest.fail(f"given {given}, got {got!r}, wanted a tensor: is the return missing?")
+        fail(repr(got), "a tensor", "is the return missing?")
+    likely = next((sentence for sentence, wrong in mistakes.items() if same(got, wrong, atol)), ask)
     if got.shape != wanted.shape:
-        told = "".join(
-            f": {sentence}" for sentence, wrong in (mistakes or {}).items() if same(got, wrong, atol)
-        )
-        pytest.fail(f"given {given}, got the shape {tuple(got.shape)}, wanted {tuple(wanted.shape)}{told}")
+        fail(f"the shape {tuple(got.shape)}", f"{tuple(wanted.shape)}", likely)
     if got.dtype != wanted.dtype:
-        pytest.fail(f"given {given}, got numbers of type {got.dtype}, wanted {wanted.dtype}")
+        fail(f"numbers of type {got.dtype}", f"{wanted.dtype}", "the type must not change on the way")
     if got.device != wanted.device:
-        pytest.fail(f"given {given}, got a tensor on {got.device}, wanted it on {wanted.device}")
+        fail(f"a tensor on {got.device}", f"it on {wanted.device}", "is the argument `device` passed on?")
     if got.device.type == "meta" or same(got, wanted, atol):
         return
     if got.isnan().any() and not wanted.isnan().any():
-        pytest.fail(
-            f"given {given}, got NaN (not a number) in {int(got.isnan().sum())} of {got.numel()} places: "
-            f"{ask or 'is there an infinity, or a division by zero?'}"
-        )
-    for sentence, wrong in (mistakes or {}).items():
-        if same(got, wrong, atol):
-            pytest.fail(f"given {given}, got {few(got)}, wanted {few(wanted)}: {sentence}")
+        fail(f"NaN (not a number) in {int(got.isnan().sum())} of {got.numel()} places", few(wanted),
+             ask or "is there an infinity, or a division by zero?")  # fmt: skip
     away = (got.detach().double() - wanted.detach().double()).abs()
     worst = tuple(int(i) for i in torch.unravel_index(away.nan_to_num(torch.inf).argmax(), away.shape))
-    place = (
-        f" (largest difference at {list(worst)}: got {got[worst]:.5g}, wanted {wanted[worst]:.5g})"
-        if worst
-        else ""
-    )
-    pytest.fail(f"given {given}, got {few(got)}, wanted {few(wanted)}{place}{': ' * bool(ask)}{ask}")
+    where = f"   (furthest off at {list(worst)}: {got[worst]:.5g}, not {wanted[worst]:.5g})" if worst else ""
+    fail(few(got), few(wanted) + where, likely)
 
 
 def same(a: Tensor, b: Tensor, atol: float) -> bool:
@@ -91,4 +85,4 @@ def same_gradients(
     ):
         if ga is None:
             pytest.fail(f"no gradient reaches argument {i + 1}: {ask}")
-        agree(ga, gb, f"random numbers, for the gradient of argument {i + 1},", ask=ask)
+        agree(ga, gb, f"random numbers, the gradient of argument {i + 1}", ask=ask)

@@ -104,6 +104,7 @@ def test_the_newest_queries_look_back_over_all_keys():
             f"{T} queries and {S} keys",
             {
                 "the queries are placed at the first keys; they are the newest tokens": first,
+                "mask the scores before the softmax, not the weights after it": masked_late(q, k, v),
                 "the mask is left out when there are fewer queries than keys": reference(
                     q, k, v, causal=False
                 ),
@@ -250,7 +251,7 @@ def test_the_layer_with_a_cache_gives_what_it_gives_at_once(positions, pieces):
         agree(
             got,
             whole[:, begin:end],
-            f"tokens {begin} to {end - 1} after {begin} in the cache, positions {positions},",
+            f"tokens {begin} to {end - 1} after {begin} in the cache, positions {positions}",
             ask="go on with the keys and values that append returns, store keys that are already rotated, "
             "and let the bias have as many keys as there are now",
         )

@@ -42,7 +42,7 @@ def test_draws_follow_the_temperature(temperature):
     agree(
         share,
         F.softmax(logits / temperature, -1)[1],
-        f"logits (0, 1) and temperature {temperature}, for the share of token 1,",
+        f"logits (0, 1) and temperature {temperature}, the share of token 1",
         mistakes,
         atol=0.025,
     )

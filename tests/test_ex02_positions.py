@@ -24,7 +24,7 @@ def test_the_rope_tables_of_the_worked_example():
         agree(
             got,
             f(angle).float(),
-            f"{given}, for {name}",
+            f"{given}: {name}",
             {
                 "cos comes first, then sin": other(angle).float(),
                 "the exponent is minus 2i/D: later pairs turn more slowly": f(
@@ -47,7 +47,7 @@ def test_the_rope_tables_follow_width_and_base():
             agree(
                 got,
                 f(angle).float(),
-                f"{T} positions, head width {D}, base {base:g}, for {name}",
+                f"{T} positions, head width {D}, base {base:g}: {name}",
                 {"the base that is given is not used": f(fixed).float()},
                 "the angle of pair i is position * base^(-2i/D)",
             )
@@ -191,7 +191,7 @@ def test_the_score_depends_on_the_distance_only():
     agree(
         q.norm(dim=-1),
         q[0].norm().expand(12),
-        "one vector at 12 positions, for its length",
+        "one vector at 12 positions: its length",
         ask="a rotation keeps lengths: is a sine or a cosine missing, or in the wrong place?",
     )
     scores = q @ k.T
@@ -200,6 +200,6 @@ def test_the_score_depends_on_the_distance_only():
         agree(
             along,
             along[:1].expand_as(along),
-            f"query and key {distance} apart at all positions, for their score",
+            f"query and key {distance} apart at all positions: their score",
             ask="both numbers of a pair must turn by the same angle, in the same direction",
         )
