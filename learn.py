@@ -19,7 +19,7 @@ import time
 from learn_bodies import Exercise, chapters, digest, graft, is_stub, write
 from learn_check import bench_of, check, watch
 from learn_run import git
-from learn_student import BRANCH, ROOT, TRAILER, Student, command, duration, page, paint, place
+from learn_student import BRANCH, ROOT, TRAILER, Student, command, counted, duration, page, paint, place
 
 
 def status(student: Student) -> None:
@@ -35,10 +35,7 @@ def status(student: Student) -> None:
                 duration(sum(e.minutes for e in mine)),
                 "c" if name == "csrc" else str(int(name[:2])),
             )
-            print(
-                " "
-                + paint(f"{name:<{wide}}{len(mine)} exercises, {hours}: {command('start ' + number)}", "dim")
-            )
+            print(" " + paint(f"{name:<{wide}}{counted(mine)}, {hours}: {command('start ' + number)}", "dim"))
             continue
         line, used = f" {name:<{wide}}", wide + 1
         for e in mine:
@@ -104,9 +101,7 @@ def start(student: Student, number: str) -> None:
     git(
         ROOT, *who, "commit", "-qam", f"Start chapter {number}: blank its exercises\n\n{TRAILER}: {reference}"
     )
-    print(
-        f" {len(chosen)} exercises of {chapter} are blank now, {duration(sum(e.minutes for e in chosen))}"
-    )
+    print(f" {counted(chosen)} of {chapter} blank now, {duration(sum(e.minutes for e in chosen))}")
     status(Student())
 
 
@@ -117,6 +112,8 @@ def hint(student: Student, exercise: Exercise) -> None:
     seen = student.progress.get("hints", {}).get(exercise.id, 0)
     for title, text in exercise.hints[seen : seen + 1] or exercise.hints:
         print(f" {paint(title, 'bold')}\n\n{text}\n")
+    if seen + 1 < len(exercise.hints):
+        print(f" the next one: {command('hint ' + exercise.id)}")
     student.remember("hints", exercise.id, min(seen + 1, len(exercise.hints)))
 
 

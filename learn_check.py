@@ -6,7 +6,9 @@ where an error came from, and what the body printed.
 
 import contextlib
 import os
+import shutil
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 
@@ -31,6 +33,13 @@ def explain(report: dict, text: str, exercise: Exercise, path: str) -> list[str]
         said = [f"{report['error']}{': ' if said else ''}{said[0] if said else ''}{where}", *said[1:]]
     prints = [f"printed: {line}" for line in report["prints"].splitlines()[:8]]
     return said[:9] + prints
+
+
+def indented(line: str) -> str:
+    """A line of a message below its test, folded to the terminal's width."""
+    room = max(shutil.get_terminal_size((80, 24)).columns - 1, 40)
+    folded = textwrap.wrap(line, room - 7, break_long_words=False)
+    return "\n".join(" " * (7 if n else 5) + part for n, part in enumerate(folded))
 
 
 def check_one(student: Student, exercise: Exercise, bench: Bench, seconds: float) -> bool:
@@ -66,7 +75,7 @@ def check_one(student: Student, exercise: Exercise, bench: Bench, seconds: float
             print("     not run: the process ended before it")
         elif outcome != "passed":
             shown = [report["message"]] if outcome == "skipped" else explain(report, text, reference, path)
-            print("\n".join(f"     {line}" for line in shown))
+            print("\n".join(indented(line) for line in shown))
     clean = (bench.base / exercise.path).read_text(encoding="utf-8")
     if refused := screen(clean, reference, exercise.body):
         print(f" note: grading would not run this: {refused}")
@@ -83,7 +92,7 @@ def bench_of(student: Student):
     with tempfile.TemporaryDirectory(prefix="learn-") as place:
         base = Path(place) / "base"
         export(ROOT, student.commit, base) if student.commit else copy_tree(ROOT, base)
-        with Bench(ROOT, base) as bench:
+        with Bench(ROOT, base, ROOT / "out/kernels") as bench:
             yield bench
 
 

@@ -126,6 +126,19 @@ def words_of(text: str, id: str) -> set:
     return {word for word in seen.words if word not in own or word.startswith("__")}
 
 
+def screen_c(exercise, body: str) -> str:
+    """The same for a body of C++: words, preprocessor lines and braces."""
+    allowed = {m[0].strip() for m in C_NAMES.finditer(exercise.body)}
+    bad = sorted({m[0].strip() for m in C_NAMES.finditer(body)} - allowed)
+    depth = 0
+    code = re.sub(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'', "", body, flags=re.S)
+    for brace in re.findall(r"[{}]", code):
+        depth += 1 if brace == "{" else -1
+        if depth < 0:
+            return "the body closes a brace that it did not open, so it leaves its function"
+    return f"the body uses {', '.join(bad)}, which no answer needs" if bad else ""
+
+
 def screen(text: str, exercise, body: str) -> str:
     """Why `body` is refused as exercise in the reference file `text`: one sentence, or "" if it is not.
 
@@ -136,26 +149,16 @@ def screen(text: str, exercise, body: str) -> str:
     if any(marker in body for marker in (" EXERCISE ", "\0")):
         return "the body contains a marker line"
     if exercise.comment == "//":
-        allowed = {m[0] for m in C_NAMES.finditer(exercise.body)}
-        bad = sorted({m[0].strip() for m in C_NAMES.finditer(body)} - allowed)
-        depth = 0
-        for sign in re.findall(
-            r"[{}]",
-            re.sub(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'', "", body, flags=re.S),
-        ):
-            depth += 1 if sign == "{" else -1
-            if depth < 0:
-                return "the body closes a brace that it did not open, so it leaves its function"
-        return f"the body uses {', '.join(bad)}, which no answer needs" if bad else ""
+        return screen_c(exercise, body)
     whole = graft(text, exercise.id, body)
-    first = exercise.line + 1
     try:
         tree = ast.parse(whole)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as problem:
         where = f"line {max(1, (getattr(problem, 'lineno', 0) or 0) - exercise.line)} of the body"
         return f"the body is not Python: {getattr(problem, 'msg', 'too complex')} ({where})"
-    height, original = len(body.splitlines()), len(exercise.body.splitlines())
+    first, height, original = exercise.line + 1, len(body.splitlines()), len(exercise.body.splitlines())
     if outside(tree, first, first + height - 1) != outside(ast.parse(text), first, first + original - 1):
         return "the body leaves its function: indent every line as the marker is"
     bad = sorted(words_of(whole, exercise.id) - words_of(text, exercise.id))
+    bad = [word for word in bad if f"import {word}" not in bad]
     return f"the body uses {', '.join(bad)}, which no answer needs" if bad else ""

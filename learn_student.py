@@ -33,6 +33,11 @@ def duration(minutes: int) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes / 60:.0f} h"
 
 
+def counted(exercises: list[Exercise]) -> str:
+    """1 exercise; 7 exercises."""
+    return f"{len(exercises)} exercise{'' if len(exercises) == 1 else 's'}"
+
+
 def place(exercise: Exercise) -> str:
     """Where an exercise is, as the reader would open it: 01_tokenizer/bpe.py:40."""
     return f"{os.path.relpath(ROOT / exercise.path)}:{exercise.line}"

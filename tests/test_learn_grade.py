@@ -17,7 +17,7 @@ from learn_screen import screen
 
 HOSTILE = {  # how the answer to 1.1 cheats, and what the page says of it
     "loops": ("    while True: pass\n", "no points: its time was up|stopped"),
-    "leaves": ("    import os\n    os._exit(0)\n", "the body uses import os, os"),
+    "leaves": ("    import os\n    os._exit(0)\n", "the body uses import os, which"),
     "reads": ("    return eval(open('/etc/passwd').read())\n", "the body uses eval, open"),
     "patches": ("    import pytest\n    pytest.fail = print\n    return {}\n", "the body uses import pytest"),
     "lies": (
@@ -143,7 +143,9 @@ def test_a_crash_never_passes(class_of):
 
 
 def test_memory_is_limited_and_leaving_is_a_failure(class_of):
-    assert class_of[0]["memory"]["1.1"][0] == 0 and class_of[0]["memory"]["2.1"][0] == 0
+    got = class_of[0]["memory"]
+    assert got["1.1"][0] == 0 and "(error)\n    MemoryError" in got["1.1"][1]
+    assert got["2.1"][0] == 0 and "SystemExit" in got["2.1"][1]
 
 
 def test_edited_tests_and_settings_in_the_hand_in_do_not_matter(class_of):
@@ -232,6 +234,20 @@ def test_the_guard_holds_without_the_screen(bench, reference, what):
     assert bench.run(
         "1.1", GOOD["1.1"], guard={"level": "alone", "memory_mb": 500, "has": available()}
     ).passed
+
+
+@pytest.mark.skipif("network" not in available(), reason="no network namespaces here")
+def test_an_exercise_that_needs_connections_gets_a_network_with_nothing_in_it(bench):
+    body = (
+        "    import socket\n    with socket.create_server(('127.0.0.1', 0)) as here:\n"
+        "        socket.create_connection(here.getsockname(), timeout=5).close()\n"
+        "    try:\n        socket.create_connection(('127.0.0.1', PORT), timeout=1)\n"
+        "    except OSError:\n        return {}\n    return {'reached': 1}\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        guard = {"level": "loopback", "memory_mb": 500, "has": available()}
+        verdict = bench.run("1.1", body.replace("PORT", str(server.getsockname()[1])), guard=guard)
+    assert verdict.outcomes["test_nothing_has_no_pairs"] == "passed", verdict.reports
 
 
 def test_the_screen_lets_every_reference_and_every_right_answer_through(reference):

@@ -65,7 +65,8 @@ def test_a_test_through_another_blank_exercise_says_which_one(fresh, tmp_path):
     learn(fresh, "release", "--chapters", "1", "--out", str(tmp_path / "out"))
     put(tmp_path / "out", "1.2", GOOD["1.2"])
     said = learn(tmp_path / "out", "check", "1.2", code=1)
-    assert "it goes through exercise 1.1: count pairs, which is still blank: write that one first" in said
+    says = "it goes through exercise 1.1: count pairs, which is still blank: write that one first"
+    assert says in " ".join(said.split())
 
 
 @pytest.mark.parametrize("chapters", ["1", "2", "1-2", "1-4"])
