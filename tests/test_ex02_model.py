@@ -103,6 +103,7 @@ def test_the_worked_example_has_176_parameters():
         dict(placement="post"),
         dict(activation="gelu"),
         dict(qk_norm=False),
+        dict(positions="alibi"),
         dict(n_kv_heads=1),
         dict(n_layers=1),
         dict(positions="learned", tied=False, norm="layer", placement="post"),
@@ -112,27 +113,22 @@ def test_each_part_is_as_large_as_the_one_that_is_built(options):
     """the count of each part equals the parameters of the model that is built, option by option"""
     config = Config(
         **{
-            **dict(vocab_size=13, d_model=8, n_layers=3, n_heads=4, n_kv_heads=2, d_ff=5, max_len=7),
+            **dict(vocab_size=13, d_model=20, n_layers=3, n_heads=2, n_kv_heads=2, d_ff=5, max_len=7),
             **options,
         }
     )
-    wanted = dict.fromkeys(("embedding", "attention", "feed-forward", "norms"), 0)
+    names = {"self_attn": "attention", "mlp": "feed-forward", "norm": "norms", "": "embedding"}
+    wanted = dict.fromkeys(names.values(), 0)
     for name, p in Transformer(config).named_parameters():
-        part = (
-            "attention"
-            if "self_attn" in name
-            else "feed-forward"
-            if "mlp" in name
-            else "norms"
-            if "norm" in name
-            else "embedding"
-        )
-        wanted[part] += p.numel()
+        wanted[next(part for word, part in names.items() if word in name)] += p.numel()
     got = count_parameters(config)
     for part in wanted:
         assert got[part] == wanted[part], (
             f"given {options or 'the defaults'}, part {part}: got {got[part]}, "
             f"the built model has {wanted[part]}"
+        )
+        assert isinstance(got[part], int), (
+            f"part {part}: got {got[part]!r}, wanted a whole number: divide by //"
         )
 
 
