@@ -35,10 +35,7 @@ def status(student: Student) -> None:
                 duration(sum(e.minutes for e in mine)),
                 "c" if name == "csrc" else str(int(name[:2])),
             )
-            print(
-                " "
-                + paint(f"{name:<{wide}}{counted(mine)}, {hours}: {command('start ' + number)}", "dim")
-            )
+            print(" " + paint(f"{name:<{wide}}{counted(mine)}, {hours}: {command('start ' + number)}", "dim"))
             continue
         line, used = f" {name:<{wide}}", wide + 1
         for e in mine:
@@ -104,9 +101,7 @@ def start(student: Student, number: str) -> None:
     git(
         ROOT, *who, "commit", "-qam", f"Start chapter {number}: blank its exercises\n\n{TRAILER}: {reference}"
     )
-    print(
-        f" {counted(chosen)} of {chapter} blank now, {duration(sum(e.minutes for e in chosen))}"
-    )
+    print(f" {counted(chosen)} of {chapter} blank now, {duration(sum(e.minutes for e in chosen))}")
     status(Student())
 
 

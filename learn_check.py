@@ -92,7 +92,7 @@ def bench_of(student: Student):
     with tempfile.TemporaryDirectory(prefix="learn-") as place:
         base = Path(place) / "base"
         export(ROOT, student.commit, base) if student.commit else copy_tree(ROOT, base)
-        with Bench(ROOT, base) as bench:
+        with Bench(ROOT, base, ROOT / "out/kernels") as bench:
             yield bench
 
 

@@ -24,7 +24,7 @@ TEACHERS = {"TEACHING.md", "learn_grade.py", "learn_prove.py", "learn_release.py
 SETUP = """#!/usr/bin/env bash
 # Gradescope runs this once, when the autograder is built: Python, a C++ compiler and the five packages.
 set -euo pipefail
-apt-get update && apt-get install -y make g++ iproute2 python3 python3-venv
+apt-get update && apt-get install -y make g++ python3 python3-venv
 cd /autograder/source/course && make setup
 """
 RUN = """#!/usr/bin/env bash

@@ -128,8 +128,9 @@ class Bench:
     Use as a context manager. Several benches may share one base (`base=`): prove runs one per core.
     """
 
-    def __init__(self, root: Path, base: Path):
+    def __init__(self, root: Path, base: Path, built: Path | None = None):
         self.root, self.base = root, base
+        self.built = built or base.parent / "kernels"  # what tests compile: shared, but copied for strangers
         self.exercises = course(base)
         self.tests = {
             id: [
@@ -162,6 +163,8 @@ class Bench:
         return self
 
     def __exit__(self, *problem):
+        if problem and problem[0]:
+            self.worker.kill()
         with contextlib.suppress(BrokenPipeError):
             self.worker.stdin.close()
         try:
@@ -202,6 +205,12 @@ class Bench:
         self.count += 1
         path, tree = self.exercises[id].path, self.scratch / str(self.count)
         shutil.copytree(self.base, tree)
+        self.built.mkdir(parents=True, exist_ok=True)
+        if guard:
+            shutil.copytree(self.built, tree / "out/kernels")
+        else:
+            (tree / "out").mkdir()
+            (tree / "out/kernels").symlink_to(self.built)
         file = tree / path
         file.write_text(graft(file.read_text(encoding="utf-8"), id, body), encoding="utf-8")
         for old in (file.parent / "__pycache__").glob(f"{file.stem}.*"):

@@ -9,6 +9,7 @@ learn_run.py.
 
 import builtins
 import contextlib
+import ctypes
 import gc
 import importlib
 import json
@@ -41,6 +42,7 @@ WATCHED = (
     "torch.nn.functional",
     "torch.Tensor",
 )
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 BLANK = r'(?:^|#error ")exercise \S+: '  # what the line in a blank body says
 
 
@@ -149,6 +151,8 @@ def child(case: dict, out: int, nonce: str) -> None:
 
     tree = case["tree"]
     os.setsid()
+    if LIBC:
+        LIBC.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: never outlive the worker
     log = os.open(os.path.join(tree, "case.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     for target, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, log), (2, log)):
         os.dup2(source, target)
@@ -277,10 +281,9 @@ def main() -> None:
     except ImportError as problem:
         builtins.print(json.dumps({"cannot": str(problem)}), file=answers, flush=True)
         return
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans of a case come to us
+    if LIBC:
+        LIBC.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans of a case come to us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command that started us; it then ends us
     gc.collect()
     gc.freeze()  # the children need not look through all of this again
     builtins.print(json.dumps({"ready": sys.version.split()[0]}), file=answers, flush=True)

@@ -2,11 +2,12 @@
 
 Group-wise rounding to nearest, with the scale of each group chosen for the least squared error. Matrices get 4 bits and
 a 16-bit scale a group (4.5 bits a weight); the embedding, which is also the output layer, keeps 8 bits.
-Compare Dettmers et al. 2023 (QLoRA, section 3), who also quantize in blocks.
+Compare Dettmers et al. 2023 (QLoRA, section 3), who also quantize in blocks. gptq.py rounds with more care.
 
     python 08_inference/run.py             writes out/08_inference/model.int4.pt and measures what it costs
 """
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from checkpoint import read, write
 from transformer import Config, Transformer
 
 GROUP = 32
+Rounding = Callable[[str, Tensor], tuple[Tensor, Tensor]]
 
 
 def quantize_groups(weight: Tensor, bits: int, group: int = GROUP) -> tuple[Tensor, Tensor]:
@@ -59,10 +61,9 @@ def dequantize(integers: Tensor, scales: Tensor) -> Tensor:
 class QuantizedWeight(nn.Module):
     """Stands in for a Linear or an Embedding: the weight is kept packed and unpacked whenever it is read."""
 
-    def __init__(self, weight: Tensor, bits: int, is_table: bool):
+    def __init__(self, integers: Tensor, scales: Tensor, bits: int, is_table: bool):
         super().__init__()
         self.bits, self.is_table = bits, is_table
-        integers, scales = quantize_groups(weight, bits)
         self.register_buffer("packed", pack_nibbles(integers) if bits == 4 else integers)
         self.register_buffer("scales", scales)
 
@@ -76,15 +77,19 @@ class QuantizedWeight(nn.Module):
         return self.weight[x] if self.is_table else x @ self.weight.T
 
 
-def quantize_model(model: Transformer, table_bits: int = 8) -> Transformer:
-    """A copy with 4-bit matrices and an embedding of `table_bits`; norms stay as they are."""
+def quantize_model(model: Transformer, table_bits: int = 8, rounding: Rounding | None = None) -> Transformer:
+    """A copy with 4-bit matrices and an embedding of `table_bits`; norms stay as they are.
+
+    `rounding(name, weight)` gives the integers and scales of one matrix: quantize_groups, or gptq.compensated.
+    """
     small = copy.deepcopy(model).requires_grad_(False)
-    for layer in small.model.layers:
-        for part in (layer.self_attn, layer.mlp):
-            for name, child in list(part.named_children()):
-                if name.endswith("_proj") and child is not None:
-                    setattr(part, name, QuantizedWeight(child.weight, 4, is_table=False))
-    small.model.embed_tokens = QuantizedWeight(model.model.embed_tokens.weight.detach(), table_bits, is_table=True)
+    for name, layer in list(small.named_modules()):
+        if name.endswith("_proj"):
+            rounded = rounding(name, layer.weight) if rounding else quantize_groups(layer.weight, 4)
+            parent, child = name.rsplit(".", 1)
+            setattr(small.get_submodule(parent), child, QuantizedWeight(*rounded, 4, is_table=False))
+    table = small.model.embed_tokens.weight
+    small.model.embed_tokens = QuantizedWeight(*quantize_groups(table, table_bits), table_bits, is_table=True)
     return small
 
 

@@ -15,6 +15,7 @@ from bpe import Tokenizer
 from chat_template import chat_prompt
 from checkpoint import load_model
 from generate import generate
+from gptq import compensated
 from kv_cache import KVCache, generate_cached
 from quantize import load_quantized, quantize_model, save_quantized, stored_bytes
 from report import write_report
@@ -31,6 +32,7 @@ class Settings(RunSettings):
     new_tokens: int = 128     # tokens to decode when timing the cache
     batch: int = 4            # sequences decoded together
     rounds: int = 5           # times each way of decoding is timed, in turn
+    calibration: int = 64     # rows of 128 training tokens that show the quantizer the inputs of each layer
     table_bits: int = 8       # bits of the embedding in the small model: 8 or 4
 
 
@@ -73,14 +75,18 @@ def main() -> None:
     cache["seconds"] = time.perf_counter() - begin
 
     quantizing = time.perf_counter()
-    save_quantized(folder / "model.int4.pt", quantize_model(model, s.table_bits))
+    tokens = open_tokens(out / "01_tokenizer" / "train.bin")
+    calibration = torch.tensor(tokens[:s.calibration * 128].astype("int64"), device=device).view(-1, 128)
+    save_quantized(folder / "model.int4.pt", quantize_model(model, s.table_bits, compensated(model, calibration)))
     small = load_quantized(folder / "model.int4.pt").to(device)   # what is measured is what was written
-    int4 = {"seconds": time.perf_counter() - quantizing, "bytes_before": stored_bytes(model), "bytes_after": stored_bytes(small)}
+    int4 = {"seconds": time.perf_counter() - quantizing, "bytes_before": stored_bytes(model), "bytes_after": stored_bytes(small),
+            "rounded_perplexity": perplexity(quantize_model(model, s.table_bits), valid, tasks.held_out_bytes)}
     for name, m in (("before", model), ("after", small)):
         int4[name] = {"perplexity": perplexity(m, valid, tasks.held_out_bytes),
                       **fact_skill(m, tokenizer, tasks.held_out_questions), **sum_skill(m, tokenizer, tasks.test_sums)}
         print(f"  {'fp32' if name == 'before' else 'int4'}: {int4['bytes_' + name]:>9,} bytes  " +
               "  ".join(f"{k} {int4[name][k]:.4g}" for k in ("perplexity", "facts", "addition")))
+    print(f"  int4 rounded one by one, for comparison: perplexity {int4['rounded_perplexity']:.4g}")
     int4["evaluation_seconds"] = time.perf_counter() - quantizing - int4["seconds"]
 
     write_json(folder / "metrics.json", {"seed": s.seed, "cache": cache, "int4": int4,

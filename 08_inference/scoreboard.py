@@ -105,7 +105,7 @@ def table(rows: list[dict]) -> str:
 
 def seeds_table(runs: list[list[dict]], seeds: list[int]) -> str:
     """Before and after of several runs side by side."""
-    lines = [f"{'stage':<9}{'held-out metric':<53}" + "".join(f"{'seed ' + str(s):>18}" for s in seeds)]
+    lines = [f"{'stage':<9}{'held-out metric':<53}" + "".join(f"{'seed ' + str(s):>22}" for s in seeds)]
     for same in zip(*runs):
         cells = [f"{show(r['before'], r)} > {show(r['after'], r)}" + (f" ({show(r['control'], r)})" if r["control"] is not None else "") for r in same]
         lines.append(f"{same[0]['stage']:<9}{same[0]['metric']:<53}" + "".join(f"{c:>22}" for c in cells))

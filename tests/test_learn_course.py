@@ -1,4 +1,5 @@
 """The real course: what must hold of the exercises of every chapter that has some."""
+
 import re
 import subprocess
 import sys

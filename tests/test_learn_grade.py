@@ -236,6 +236,20 @@ def test_the_guard_holds_without_the_screen(bench, reference, what):
     ).passed
 
 
+@pytest.mark.skipif("network" not in available(), reason="no network namespaces here")
+def test_an_exercise_that_needs_connections_gets_a_network_with_nothing_in_it(bench):
+    body = (
+        "    import socket\n    with socket.create_server(('127.0.0.1', 0)) as here:\n"
+        "        socket.create_connection(here.getsockname(), timeout=5).close()\n"
+        "    try:\n        socket.create_connection(('127.0.0.1', PORT), timeout=1)\n"
+        "    except OSError:\n        return {}\n    return {'reached': 1}\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        guard = {"level": "loopback", "memory_mb": 500, "has": available()}
+        verdict = bench.run("1.1", body.replace("PORT", str(server.getsockname()[1])), guard=guard)
+    assert verdict.outcomes["test_nothing_has_no_pairs"] == "passed", verdict.reports
+
+
 def test_the_screen_lets_every_reference_and_every_right_answer_through(reference):
     for e in course(reference).values():
         text = (reference / e.path).read_text()

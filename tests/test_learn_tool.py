@@ -4,6 +4,7 @@ import os
 import pty
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -122,6 +123,31 @@ def test_a_syntax_error_is_shown_with_its_line(started):
 def test_an_endless_loop_is_stopped_and_named(started):
     put(started, "1.1", "    while True:\n        pass\n")
     assert "Does a loop never end?" in learn(started, "check", "1.1", "--seconds", "1", code=1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_ctrl_c_ends_at_once_and_leaves_no_process(started):
+    note = f"    open({str(started / 'pid')!r}, 'w').write(str(__import__('os').getpid()))\n"
+    put(started, "1.1", note + "    while True:\n        pass\n")
+    with subprocess.Popen(
+        [sys.executable, "learn.py", "check", "1.1"],
+        cwd=started,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        end = time.monotonic() + 60
+        while not (started / "pid").exists() or not (started / "pid").read_text():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=15)[0]
+    assert process.returncode == 130 and "Traceback" not in said, said
+    gone, end = f"/proc/{(started / 'pid').read_text()}", time.monotonic() + 15
+    while os.path.exists(gone):
+        assert time.monotonic() < end, "the test's process is still running"
+        time.sleep(0.05)
 
 
 def test_a_missing_marker_is_named(started):
