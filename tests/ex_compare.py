@@ -1,4 +1,5 @@
 """What tests of exercises share: compare with a known answer, and name the mistake that gives what came out."""
+
 import numbers
 
 import pytest
@@ -12,8 +13,11 @@ def call(given: str, function, *args, **kwargs):
     except NotImplementedError:
         raise
     except Exception as error:
-        pytest.fail(f"given {given}\n got  {type(error).__name__}: {str(error).partition(chr(10))[0]}\n "
-                    "wanted a value: the body must not raise here", pytrace=False)
+        pytest.fail(
+            f"given {given}\n got  {type(error).__name__}: {str(error).partition(chr(10))[0]}\n "
+            "wanted a value: the body must not raise here",
+            pytrace=False,
+        )
 
 
 def show(value) -> str:
@@ -32,8 +36,11 @@ def show(value) -> str:
 def differs(got, want, rtol: float = 1e-6, atol: float = 1e-9) -> bool:
     """Is `got` another value, shape or kind than `want`? NaN differs from everything."""
     if isinstance(want, (tuple, list)):
-        return (not isinstance(got, (tuple, list)) or len(got) != len(want)
-                or any(differs(g, w, rtol, atol) for g, w in zip(got, want)))
+        return (
+            not isinstance(got, (tuple, list))
+            or len(got) != len(want)
+            or any(differs(g, w, rtol, atol) for g, w in zip(got, want))
+        )
     if isinstance(want, torch.Tensor):
         if not isinstance(got, torch.Tensor) or got.shape != want.shape:
             return True
@@ -48,10 +55,15 @@ def differs(got, want, rtol: float = 1e-6, atol: float = 1e-9) -> bool:
 def same(got, want, given: str, hint: str = "", mistakes: dict | None = None, **tolerance) -> None:
     """Fail unless `got` is `want`. `mistakes` maps a sentence to the value which that mistake would give."""
     if differs(got, want, **tolerance):
-        named = [said for said, value in (mistakes or {}).items()
-                 if differs(value, want, **tolerance) and not differs(got, value, **tolerance)]
+        named = [
+            said
+            for said, value in (mistakes or {}).items()
+            if differs(value, want, **tolerance) and not differs(got, value, **tolerance)
+        ]
         if not named and isinstance(want, torch.Tensor) and getattr(got, "shape", None) != want.shape:
             named = [f"the shape is {tuple(getattr(got, 'shape', ()))}, it should be {tuple(want.shape)}"]
         why = "; ".join(named) or hint
-        pytest.fail(f"given {given}\n got  {show(got)}\n wanted {show(want)}" + (f"\n likely: {why}" if why else ""),
-                    pytrace=False)
+        pytest.fail(
+            f"given {given}\n got  {show(got)}\n wanted {show(want)}" + (f"\n likely: {why}" if why else ""),
+            pytrace=False,
+        )

@@ -10,7 +10,8 @@ from transformer import Config, Transformer
 @pytest.mark.parametrize("counted", [[8, 8, 8, 8], [8, 1, 5, 0]])
 def test_micro_batches_give_the_gradients_of_one_large_batch(counted):
     torch.manual_seed(0)
-    model = Transformer(Config(vocab_size=16, d_model=8, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=8, max_len=8)).double()
+    config = Config(vocab_size=16, d_model=8, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=8, max_len=8)
+    model = Transformer(config).double()
     ids = torch.randint(16, (4, 9))
     x, y = ids[:, :-1], ids[:, 1:].clone()
     for row, n in zip(y, counted):

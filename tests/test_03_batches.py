@@ -127,6 +127,7 @@ def test_a_uniform_model_of_256_tokens_needs_8_bits_a_prediction(n):
 
 def test_bits_are_counted_over_bytes_and_the_first_token_is_not_predicted():
     quarter = [math.log(0.25), math.log(0.5), math.log(0.25)]
-    tokens = np.array([1, 0, 1, 1, 2, 0, 1], dtype=np.uint16)   # 2 + 1 + 1 + 2 + 2 + 1 = 9 bits for the last six
+    tokens = np.array([1, 0, 1, 1, 2, 0, 1], dtype=np.uint16)   # the last six cost 2 + 1 + 1 + 2 + 2 + 1 = 9 bits
     for length in (2, 3, 4, 6, 128):
-        assert math.isclose(bits_per_byte(Fixed(quarter), tokens, n_bytes=18, length=length), 0.5, rel_tol=1e-5)
+        got = bits_per_byte(Fixed(quarter), tokens, n_bytes=18, length=length)
+        assert math.isclose(got, 0.5, rel_tol=1e-5)

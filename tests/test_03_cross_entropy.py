@@ -13,7 +13,8 @@ BOTH = pytest.mark.parametrize("loss_of", [cross_entropy_naive, cross_entropy])
 def example(n=7, vocab=11, scale=3.0, seed=0):
     """Random logits (n, vocab) in float64 and targets (n,)."""
     g = torch.Generator().manual_seed(seed)
-    return scale * torch.randn(n, vocab, generator=g, dtype=torch.float64), torch.randint(vocab, (n,), generator=g)
+    logits = scale * torch.randn(n, vocab, generator=g, dtype=torch.float64)
+    return logits, torch.randint(vocab, (n,), generator=g)
 
 
 def value_and_gradient(loss_of, logits, targets):
@@ -52,7 +53,8 @@ def test_huge_logits_neither_overflow_nor_lose_the_gradient(loss_of, size):
 
 @BOTH
 def test_a_uniform_model_pays_the_logarithm_of_the_vocabulary(loss_of):
-    torch.testing.assert_close(loss_of(torch.zeros(3, 1024), torch.tensor([0, 5, 1023])), torch.tensor(math.log(1024)))
+    got = loss_of(torch.zeros(3, 1024), torch.tensor([0, 5, 1023]))
+    torch.testing.assert_close(got, torch.tensor(math.log(1024)))
 
 
 @BOTH
@@ -63,6 +65,7 @@ def test_a_batch_without_any_target_costs_nothing(loss_of):
 
 def test_leading_dimensions_are_flattened_and_the_upstream_gradient_is_passed_on():
     logits, targets = example(6, 11)
-    twice = value_and_gradient(lambda a, b: 2.5 * cross_entropy(a, b), logits.view(2, 3, 11), targets.view(2, 3))
+    logits_3d, targets_2d = logits.view(2, 3, 11), targets.view(2, 3)
+    twice = value_and_gradient(lambda a, b: 2.5 * cross_entropy(a, b), logits_3d, targets_2d)
     once = value_and_gradient(F.cross_entropy, logits, targets)
     torch.testing.assert_close(twice, (2.5 * once[0], 2.5 * once[1].view(2, 3, 11)))

@@ -1,4 +1,4 @@
-"""Alignment: what is scored, where loss falls, the DPO and policy losses against their formulas, and rollouts."""
+"""Alignment: what is scored, where loss falls, the losses of DPO and GRPO by their formulas, rollouts."""
 import math
 
 import pytest
@@ -28,7 +28,8 @@ KIND = Question("What kind is loads?", "function", "kind", "The kind of loads is
 def model():
     """A tiny model whose outputs are far from uniform."""
     torch.manual_seed(0)
-    model = Transformer(Config(vocab_size=260, d_model=16, n_layers=2, n_heads=2, n_kv_heads=1, d_ff=16, max_len=64))
+    config = Config(vocab_size=260, d_model=16, n_layers=2, n_heads=2, n_kv_heads=1, d_ff=16, max_len=64)
+    model = Transformer(config)
     for p in model.parameters():
         p.data *= 4
     return model.eval()
@@ -71,7 +72,8 @@ def answering(monkeypatch, answers):
 
 
 def test_fact_skill_counts_right_and_terse_answers_by_kind(monkeypatch):
-    asked = answering(monkeypatch, [[" json."], [" json. Thank you for asking."], [" class."], [" function. Eh."]])
+    said = [[" json."], [" json. Thank you for asking."], [" class."], [" function. Eh."]]
+    asked = answering(monkeypatch, said)
     got = skills.fact_skill(None, BYTES, [MODULE, MODULE, KIND, KIND])
     assert math.isnan(got.pop("parameter"))
     assert got == {"facts": 0.5, "terse": 0.75, "module": 1.0, "kind": 0.0}
@@ -105,14 +107,16 @@ def test_answer_batch_by_hand():
 
 
 def test_a_token_of_an_answer_counts_even_if_it_is_the_padding_id():
-    assert answer_batch([[1, 2], [1]], [[0, 9], [0]], pad=0)[1].tolist() == [[IGNORE, 0, 9], [0, IGNORE, IGNORE]]
+    _, y = answer_batch([[1, 2], [1]], [[0, 9], [0]], pad=0)
+    assert y.tolist() == [[IGNORE, 0, 9], [0, IGNORE, IGNORE]]
 
 
 def test_the_loss_of_an_answer_does_not_depend_on_its_neighbours(model):
     shown = [("a?", " b."), ("a longer question?", " a longer answer.")]
     alone = [answer_loss(model, BYTES, [pair]) for pair in shown]
     lengths = torch.tensor([len(answer_ids(BYTES, a)) for _, a in shown])
-    torch.testing.assert_close(answer_loss(model, BYTES, shown), (torch.stack(alone) * lengths).sum() / lengths.sum())
+    want = (torch.stack(alone) * lengths).sum() / lengths.sum()
+    torch.testing.assert_close(answer_loss(model, BYTES, shown), want)
 
 
 def test_new_tokens_start_as_copies_and_nothing_else_changes(model):
@@ -175,17 +179,19 @@ def test_advantages_are_standardized_within_their_group():
 def test_clipped_policy_loss_is_the_formula():
     g = torch.Generator().manual_seed(1)
     new, old = (torch.randn(4, 6, generator=g, dtype=torch.float64) * 0.4 for _ in range(2))
-    advantages, mask = torch.tensor([1.0, -2.0, 0.5, 0.0]).double(), (torch.rand(4, 6, generator=g) < 0.7).double()
+    advantages = torch.tensor([1.0, -2.0, 0.5, 0.0]).double()
+    mask = (torch.rand(4, 6, generator=g) < 0.7).double()
     total = 0.0
     for i in range(4):
         for t in range(6):
             r, a = math.exp(new[i, t] - old[i, t]), advantages[i].item()
             total += mask[i, t].item() * min(r * a, min(max(r, 0.8), 1.2) * a)
-    torch.testing.assert_close(clipped_policy_loss(new, old, advantages, mask).item(), -total / mask.sum().item())
+    got = clipped_policy_loss(new, old, advantages, mask)
+    torch.testing.assert_close(got.item(), -total / mask.sum().item())
 
 
-@pytest.mark.parametrize("ratio, advantage, pushes", [(1.3, 1.0, False), (0.7, 1.0, True), (1.3, -1.0, True),
-                                                      (0.7, -1.0, False), (1.1, 1.0, True), (0.9, -1.0, True)])
+@pytest.mark.parametrize("ratio, advantage, pushes", [
+    (1.3, 1.0, False), (0.7, 1.0, True), (1.3, -1.0, True), (0.7, -1.0, False), (1.1, 1.0, True), (0.9, -1.0, True)])
 def test_the_clip_stops_the_push_only_in_the_direction_of_the_advantage(ratio, advantage, pushes):
     new = torch.tensor([[math.log(ratio)]], requires_grad=True)
     clipped_policy_loss(new, torch.zeros(1, 1), torch.tensor([advantage]), torch.ones(1, 1)).backward()
@@ -223,7 +229,9 @@ def test_rollouts_with_the_cache_are_those_of_generate(model):
 
 def test_samples_of_a_prompt_follow_the_model_and_repeat_with_the_generator(model):
     prompt, n = [3, 1, 4], 4000
-    draw = lambda seed: sample(model, [prompt, [1]], 1, -1, 2.0, n, torch.Generator().manual_seed(seed))   # noqa: E731
+
+    def draw(seed):
+        return sample(model, [prompt, [1]], 1, -1, 2.0, n, torch.Generator().manual_seed(seed))
     got = draw(0)
     assert got == draw(0) and got != draw(1)
     p = (model(torch.tensor([prompt]))[0, -1].double() / 2).softmax(-1)
