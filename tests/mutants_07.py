@@ -141,6 +141,7 @@ MUTANTS = [
     ("7.7", "scores the inputs", "y.clamp(min=0)", "x"),
     ("7.7", "does not mask", "return log_p * mask, mask", "return log_p, mask"),
     ("7.7", "takes token 0 for padding", "y != IGNORE", "y > 0"),
+    ("7.7", "scores token 1 in place of token 0", "clamp(min=0)", "clamp(min=1)"),
     ("7.7", "masks the answer, not the rest", "y != IGNORE", "y == IGNORE"),
     ("7.7", "cuts the gradient off", "logits = model(x)", "logits = model(x).detach()"),
     ("7.7", "takes the maximum for the normalizer", "logits.logsumexp(-1)", "logits.amax(-1)"),

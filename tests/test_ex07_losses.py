@@ -168,13 +168,13 @@ def test_padding_and_prompts_add_nothing():
 def test_token_zero_counts():
     """an answer may contain token 0"""
     model = tiny()
-    _, mask = call("an answer with token 0", answer_log_probs, model, [[1, 2]], [[0, 3]], 0)
-    same(
-        mask.double(),
-        torch.tensor([[0.0, 1.0, 1.0]]),
-        "prompt [1, 2], answer [0, 3]; the mask",
-        "compare with IGNORE, not with 0",
-    )
+    log_p, mask = call("an answer with token 0", answer_log_probs, model, [[1, 2]], [[0, 3]], 0)
+    given = "prompt [1, 2], answer [0, 3]"
+    want = torch.tensor([[0.0, 1.0, 1.0]])
+    same(mask.double(), want, given + "; the mask", "compare with IGNORE, not with 0")
+    every = model(torch.tensor([[1, 2, 0, 3]]))[0].detach().log_softmax(-1)
+    want = torch.stack((torch.zeros(()).double(), every[1, 0], every[2, 3]))[None]
+    same(log_p, want, given + "; log_p", "token 0 is a token: clamp ignored targets to 0, and no others")
 
 
 @pytest.mark.ex("7.7")
