@@ -1,4 +1,4 @@
-"""What tests of exercises share: compare with a known answer, and name the mistake that gives what came out."""
+"""What tests of exercises share: compare with a known answer and name the mistake that gives what came out."""
 
 import numbers
 
@@ -13,11 +13,11 @@ def call(given: str, function, *args, **kwargs):
     except NotImplementedError:
         raise
     except Exception as error:
-        pytest.fail(
-            f"given {given}\n got  {type(error).__name__}: {str(error).partition(chr(10))[0]}\n "
-            "wanted a value: the body must not raise here",
-            pytrace=False,
-        )
+        said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        why = "wanted a value, not an error"
+        if function is torch.autograd.grad:
+            why = "wanted a gradient: .item(), .detach() or a new tensor cuts a value off from what it was made of"
+        pytest.fail(f"given {given}\n got  {said}\n {why}", pytrace=False)
 
 
 def show(value) -> str:
@@ -62,8 +62,5 @@ def same(got, want, given: str, hint: str = "", mistakes: dict | None = None, **
         ]
         if not named and isinstance(want, torch.Tensor) and getattr(got, "shape", None) != want.shape:
             named = [f"the shape is {tuple(getattr(got, 'shape', ()))}, it should be {tuple(want.shape)}"]
-        why = "; ".join(named) or hint
-        pytest.fail(
-            f"given {given}\n got  {show(got)}\n wanted {show(want)}" + (f"\n likely: {why}" if why else ""),
-            pytrace=False,
-        )
+        why = f"\n likely: {'; '.join(named)}" if named else f"\n hint: {hint}" if hint else ""
+        pytest.fail(f"given {given}\n got  {show(got)}\n wanted {show(want)}{why}", pytrace=False)

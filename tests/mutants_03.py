@@ -179,4 +179,10 @@ MUTANTS = [
     ("3.11", "writes into the gradient", "X = X / (", "X /= ("),
     ("3.11", "works on the large product", "G.shape[-2] > G.shape[-1]", "False"),
     ("3.11", "leaves the linear term out", "a * X + (", "("),
+    # Found by cosmic-ray.
+    ("3.3", "stretches a wave of two steps", "1 - n_warmup, 1)", "1 - n_warmup, 2)"),
+    ("3.5", "divides by at least two", "kept.sum().clamp(min=1)", "kept.sum().clamp(min=2)"),
+    ("3.7", "right only for even offsets", "length + 1].view", "length | 1].view"),
+    ("3.9", "divides by at least two", "kept.sum().clamp(min=1)", "kept.sum().clamp(min=2)"),
+    ("3.10", "divides by at least two", "max(sum(counts), 1)", "max(sum(counts), 2)"),
 ]

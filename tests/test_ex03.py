@@ -169,14 +169,14 @@ def bits(model, tokens):
 
 
 @pytest.mark.ex("3.7")
-@pytest.mark.parametrize("n", [41, 43, 90, 7])
-def test_bits_add_up_over_the_stream(n):
+@pytest.mark.parametrize("n, length", [(41, 10), (43, 10), (90, 10), (7, 10), (26, 7), (20, 7), (28, 7)])
+def test_bits_add_up_over_the_stream(n, length):
     """the bits of all predictions are added and divided by the bytes"""
     model, tokens = Bigram(), np.random.randint(0, 5, n)
     each, n_bytes = bits(model, tokens), 3 * n
-    given = f"{n} tokens that encode {n_bytes} bytes, length 10, batch 2"
-    got = call(given, bits_per_byte, model, tokens, n_bytes, length=10, batch=2)
-    full = (n - 1) // 10 * 10
+    given = f"{n} tokens that encode {n_bytes} bytes, length {length}, batch 2"
+    got = call(given, bits_per_byte, model, tokens, n_bytes, length=length, batch=2)
+    full = (n - 1) // length * length
     same(
         got,
         sum(each) / n_bytes,

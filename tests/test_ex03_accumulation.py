@@ -89,7 +89,7 @@ def compare(shapes, ignored, given):
         got,
         loss,
         given + "; the loss returned",
-        "the mean over all counted targets, as a float",
+        "add up the losses of all pieces, each weighed once, as a float",
         {
             "the loss of the last piece": parts[-1][0],
             "the sum of the pieces' losses": sum(p[0] for p in parts),
@@ -107,7 +107,8 @@ def test_equal_pieces_are_one_large_batch():
 @pytest.mark.ex("3.10")
 def test_pieces_weigh_what_they_count():
     """pieces with different numbers of counted targets weigh what they count"""
-    compare([(2, 6)] * 3, [0, 7, 11], "3 micro-batches (2, 6) of which 12, 5 and 1 targets count")
+    compare([(2, 6), (1, 5), (3, 3)], [0, 3, 8], "micro-batches of 12, 2 and 1 counted targets")
+    compare([(1, 4)], [3], "one micro-batch with a single counted target")
     compare([(1, 4), (2, 6), (3, 2)], [0, 3, 6], "micro-batches of 4, 9 and 0 counted targets")
 
 

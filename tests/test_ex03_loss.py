@@ -84,6 +84,18 @@ def test_ignored_targets_do_not_count():
 
 
 @pytest.mark.ex("3.5")
+def test_one_target_is_its_own_mean():
+    """a single target that counts is its own mean"""
+    logits, _ = predictions()
+    targets = torch.tensor([IGNORE, IGNORE, 3, IGNORE, IGNORE, IGNORE])
+    want = F.cross_entropy(logits[2:3], targets[2:3])
+    got = call("one target of 6 counts", cross_entropy_naive, logits, targets)
+    same(
+        got, want, "one target of 6 counts", "divide by 1 here", {"divided by 2": want / 2, "by 6": want / 6}
+    )
+
+
+@pytest.mark.ex("3.5")
 def test_nothing_to_predict_costs_nothing():
     """a batch without any target costs 0, not NaN"""
     logits, _ = predictions()
@@ -136,6 +148,15 @@ def test_the_gradient_is_softmax_minus_one_hot():
             "nothing is subtracted at the target": p / 6,
         },
     )
+
+
+@pytest.mark.ex("3.9")
+def test_one_kept_row_is_its_own_mean():
+    """a single row that is kept is its own mean"""
+    (logits, log_z, safe, kept), want = gradient_case(ignored=(0, 1, 2, 3, 5))
+    up = torch.tensor(1.0).double()
+    got = call("one row of 6 kept", grad_of_logits, logits, log_z, safe, kept, up)
+    same(got, want, "one row of 6 kept", "divide by 1 here", {"divided by 2": want / 2, "by 6": want / 6})
 
 
 @pytest.mark.ex("3.9")

@@ -36,30 +36,33 @@ def test_the_first_step_is_the_sign():
             "v is not corrected for starting at zero: divide by 1 - b2^t": 10 * grad.sign(),
             "neither m nor v is corrected for starting at zero": grad.sign(),
             "the root of v is missing": 1 / grad,
-            "the betas are swapped": 10 * grad.sign(),
         },
         rtol=1e-4,
     )
 
 
 @pytest.mark.ex("3.8")
-def test_five_steps_are_those_of_torch():
-    """five steps are those of torch.optim.AdamW"""
+def test_five_steps_follow_the_formula():
+    """five steps follow the formula, each with its own correction"""
+    b1, b2, eps = 0.7, 0.9, 0.3
     grads = [torch.randn(4, dtype=torch.float64) for _ in range(5)]
-    p = nn.Parameter(torch.zeros(4, dtype=torch.float64))
-    torchs, want = torch.optim.AdamW([p], lr=1.0, betas=(0.7, 0.9), eps=0.3, weight_decay=0.0), []
-    for grad in grads:
-        before = p.detach().clone()
-        p.grad = grad.clone()
-        torchs.step()
-        want.append(before - p.detach())
-    got, _, _ = directions([g.clone() for g in grads], (0.7, 0.9), 0.3)
-    for t, (a, b) in enumerate(zip(got, want), 1):
+    got, _, _ = directions([g.clone() for g in grads], (b1, b2), eps)
+    for t in range(1, 6):
+        m = sum((1 - b1) * b1 ** (t - 1 - i) * grads[i] for i in range(t))
+        v = sum((1 - b2) * b2 ** (t - 1 - i) * grads[i] ** 2 for i in range(t))
+        m_hat, v_hat = m / (1 - b1**t), v / (1 - b2**t)
         same(
-            a,
-            b,
-            f"5 random gradients, betas (0.7, 0.9), eps 0.3; step {t}",
-            "m_hat / (sqrt(v_hat) + eps): corrections with the power t = self.steps, eps outside the root",
+            got[t - 1],
+            m_hat / (v_hat.sqrt() + eps),
+            f"5 random gradients, betas ({b1}, {b2}), eps {eps}; step {t}",
+            "m_hat / (sqrt(v_hat) + eps), with the corrections 1 - b^t where t = self.steps",
+            {
+                "eps is inside the root": m_hat / (v_hat + eps).sqrt(),
+                "the corrections are those of step 1 in every step": m / 0.3 / ((v / 0.1).sqrt() + eps),
+                "m is not corrected": m / (v_hat.sqrt() + eps),
+                "v is not corrected": m_hat / (v.sqrt() + eps),
+                "v is corrected as in step 1 in every step": m_hat / ((v / 0.1).sqrt() + eps),
+            },
         )
 
 
