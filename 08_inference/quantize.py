@@ -1,8 +1,8 @@
-"""Four bits a weight: round each group of 32 weights to 16 levels and pack two of them into a byte.
+"""Four bits a weight: round each group of 16 weights to 16 levels and pack two of them into a byte.
 
-Group-wise rounding to nearest, with the scale of each group chosen for the least squared error. Matrices get 4 bits and
-a 16-bit scale a group (4.5 bits a weight); the embedding, which is also the output layer, keeps 8 bits.
-Compare Dettmers et al. 2023 (QLoRA, section 3), who also quantize in blocks. gptq.py rounds with more care.
+Group-wise rounding to nearest, with the scale of each group chosen for the least squared error. Scales are rounded too,
+to 8 bits ("double quantization": Dettmers et al. 2023, QLoRA, section 3), so that a matrix costs 4 + 8 / 16 = 4.5 bits a
+weight. The embedding, which is also the output layer, keeps 8 bits. gptq.py rounds with more care.
 
     python 08_inference/run.py             writes out/08_inference/model.int4.pt and measures what it costs
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from checkpoint import read, write
 from transformer import Config, Transformer
 
-GROUP = 32
+GROUP = 16
 Rounding = Callable[[str, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -58,6 +58,12 @@ def dequantize(integers: Tensor, scales: Tensor) -> Tensor:
     return integers.float() * scales.float().repeat_interleave(integers.shape[1] // scales.shape[1], dim=1)
 
 
+def round_scales(scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales (rows, groups) as whole multiples, 1 to 255, of one number: (rows, groups) uint8 and that number, float32."""
+    step = scales.float().amax() / 255
+    return (scales.float() / step).round().clamp(1, 255).to(torch.uint8), step
+
+
 class QuantizedWeight(nn.Module):
     """Stands in for a Linear or an Embedding: the weight is kept packed and unpacked whenever it is read."""
 
@@ -65,12 +71,15 @@ class QuantizedWeight(nn.Module):
         super().__init__()
         self.bits, self.is_table = bits, is_table
         self.register_buffer("packed", pack_nibbles(integers) if bits == 4 else integers)
-        self.register_buffer("scales", scales)
+        multiples, step = round_scales(scales)
+        self.register_buffer("scales", multiples)
+        self.register_buffer("scale_step", step)
 
     @property
     def weight(self) -> Tensor:
         """The weight as the layer uses it, (out, in)."""
-        return dequantize(unpack_nibbles(self.packed) if self.bits == 4 else self.packed, self.scales)
+        integers = unpack_nibbles(self.packed) if self.bits == 4 else self.packed
+        return dequantize(integers, self.scales * self.scale_step)
 
     def forward(self, x: Tensor) -> Tensor:
         """What the layer it stands for does: x W^T, or rows of W."""
