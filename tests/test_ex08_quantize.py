@@ -113,13 +113,13 @@ def restored(integers: torch.Tensor, scales: torch.Tensor) -> np.ndarray:
 def test_integers_and_scales_have_the_promised_form():
     """integers of the range that the bits allow, and one float16 scale a group"""
     for bits, group in ((4, 32), (8, 16), (3, 8)):
-        weight = torch.randn(5, 64)
+        weight = torch.randn(200, 64)
         before = weight.clone()
         integers, scales = quantize_groups(weight, bits, group)
-        assert integers.dtype == torch.int8 and integers.shape == (5, 64), (
-            f"integers are {integers.dtype} {tuple(integers.shape)}, wanted torch.int8 (5, 64)")
-        assert scales.dtype == torch.float16 and scales.shape == (5, 64 // group), (
-            f"scales are {scales.dtype} {tuple(scales.shape)}, wanted torch.float16 (5, {64 // group})")
+        assert integers.dtype == torch.int8 and integers.shape == (200, 64), (
+            f"integers are {integers.dtype} {tuple(integers.shape)}, wanted torch.int8 (200, 64)")
+        assert scales.dtype == torch.float16 and scales.shape == (200, 64 // group), (
+            f"scales are {scales.dtype} {tuple(scales.shape)}, wanted torch.float16 (200, {64 // group})")
         low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
         assert low <= integers.min() and integers.max() <= high, (
             f"{bits} bits: integers from {integers.min()} to {integers.max()}, wanted {low} to {high}: a "
