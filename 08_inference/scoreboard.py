@@ -34,17 +34,17 @@ def collect(out: Path | str) -> list[dict]:
         ("facts", "questions in plain form", before["plain_answers"], after["plain_answers"], None, None),
         ("facts", "addition in plain form", before["plain_addition"], after["plain_addition"], None, None),
         ("sft", "names never asked about (control: no pretraining)", raw["facts"], sft["facts"], random["facts"], spent["sft"]),
-        ("sft", "  the same, new tokens initialised only", raw["facts"], init["facts"], None, None),
+        ("sft", "  same, new tokens initialised only", raw["facts"], init["facts"], None, None),
         ("sft", "  module and parameter only (control: no pretraining)", _two(raw), _two(sft), _two(random), None),
         ("sft", "addition, teacher half wrong", raw["addition"], sft["addition"], random["addition"], None),
-        ("sft", "  the same, new tokens initialised only", raw["addition"], init["addition"], None, None),
+        ("sft", "  same, new tokens initialised only", raw["addition"], init["addition"], None, None),
         ("dpo", "terse answers", sft["terse"], dpo["terse"], None, spent["dpo"]),
         ("dpo", "  names never asked about", sft["facts"], dpo["facts"], None, None),
         ("grpo", "addition (control: as many more SFT steps)", dpo["addition"], grpo["addition"], more["addition"], spent["grpo"]),
         ("grpo", f"  SFT model: {k} (control: majority vote)", sft["addition"], sft[k], sft[vote], None),
         ("grpo", "  names never asked about", dpo["facts"], grpo["facts"], None, None),
         ("grpo", "  terse answers", dpo["terse"], grpo["terse"], None, None),
-        ("cache", "decoding speed, uncached = 1, same output", 1.0, cache["speedup"] if cache["same_output"] else None, None, cache["seconds"]),
+        ("cache", "decoding speed, uncached = 1", 1.0, cache["speedup"] if cache["same_output"] else None, None, cache["seconds"]),
         ("int4", "size, fp32 = 1", 1.0, int4["bytes_after"] / int4["bytes_before"], None, int4["seconds"]),
         ("int4", "  perplexity on real text", int4["before"]["perplexity"], int4["after"]["perplexity"], None, None),
         ("int4", "  names never asked about", int4["before"]["facts"], int4["after"]["facts"], None, None),
@@ -104,11 +104,14 @@ def table(rows: list[dict]) -> str:
 
 
 def seeds_table(runs: list[list[dict]], seeds: list[int]) -> str:
-    """Before and after of several runs side by side."""
-    lines = [f"{'stage':<9}{'held-out metric':<53}" + "".join(f"{'seed ' + str(s):>22}" for s in seeds)]
+    """Before > after (control) of several runs side by side, rates in percent; three runs fit 100 columns."""
+    lines = [f"{'stage':<9}{'before > after (control), rates in %':<37}" + "".join(f"{f'seed {s}':>18}" for s in seeds)]
     for same in zip(*runs):
-        cells = [f"{show(r['before'], r)} > {show(r['after'], r)}" + (f" ({show(r['control'], r)})" if r["control"] is not None else "") for r in same]
-        lines.append(f"{same[0]['stage']:<9}{same[0]['metric']:<53}" + "".join(f"{c:>22}" for c in cells))
+        first, cells = same[0], []
+        for r in same:
+            before, after, control = (show(r[k], r).rstrip("%") for k in ("before", "after", "control"))
+            cells.append(f"{before}>{after}" + (f" ({control})" if control else ""))
+        lines.append(f"{first['stage']:<9}{first['metric'].split(' (control')[0]:<37}" + "".join(f"{c:>18}" for c in cells))
     return "\n".join(lines)
 
 
