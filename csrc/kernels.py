@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 
 from cuda_build import cpu_compiler
-from cuda_library import CudaLibrary
+from cuda_library import CudaLibrary, KernelFault
 
 HERE = Path(__file__).resolve().parent
+__all__ = ["KernelFault", "attention_torch", "available", "flash_attention", "load", "naive_attention", "why_not"]
 
 
 def why_not(device: str = "cpu") -> str:

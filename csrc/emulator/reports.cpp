@@ -86,7 +86,7 @@ std::string nearest(const char* address) {
   } else {
     for (auto& [end, region] : tensors) consider(region.begin, region.end, region.name);
   }
-  return text;
+  return text.rfind("0 bytes past", 0) == 0 ? "just " + text.substr(8) : text;
 }
 }  // namespace emu
 
