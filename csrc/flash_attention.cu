@@ -22,6 +22,7 @@ constexpr int LANES = 4;                                    // neighbouring thre
 constexpr int THREADS = Br * LANES;
 constexpr int B = D > 64 ? 16 : 32;                         // backward: Br = Bc = B
 constexpr int B_LANES = 128 / B, B_THREADS = 128;
+// A row of P is LANES words longer than Bc: then the 8 rows x 4 columns that a warp writes lie in 32 different banks.
 constexpr unsigned ALL_LANES = 0xffffffff;
 
 // The largest, or the sum, of the values of the LANES threads of a row. They are neighbours in a warp, so they
@@ -56,7 +57,7 @@ __device__ inline float dot(const float* a, const float* b) {
 // the running sum l of exp(s - m), and the unnormalised output, spread over the row's LANES threads.
 __global__ void flash_forward_kernel(const float* q, const float* k, const float* v, float* o, float* lse, int T,
                                      int group, float scale, bool causal) {
-  __shared__ float Q[Br][D + 1], K[Bc][D + 1], V[Bc][D + 1], P[Br][Bc + 1];
+  __shared__ float Q[Br][D + 1], K[Bc][D + 1], V[Bc][D + 1], P[Br][Bc + LANES];
   const int r = threadIdx.x / LANES, c = threadIdx.x % LANES;  // my row of the tile, my place in it
   const int q0 = blockIdx.x * Br, row = q0 + r, head = blockIdx.y;
   q += (size_t)head * T * D;
@@ -124,7 +125,8 @@ __global__ void flash_delta_kernel(const float* o, const float* d_o, float* delt
 __global__ void flash_backward_kernel(const float* q, const float* k, const float* v, const float* d_o, const float* lse,
                                       const float* delta, float* dq, float* dk, float* dv, int T, int group, float scale,
                                       bool causal) {
-  __shared__ float Q[B][D + 1], dO[B][D + 1], K[B][D + 1], V[B][D + 1], P[B][B + 1], dS[B][B + 1];
+  __shared__ float Q[B][D + 1], dO[B][D + 1], K[B][D + 1], V[B][D + 1], P[B][B + B_LANES],
+      dS[B][B + B_LANES];
   const int r = threadIdx.x / B_LANES, c = threadIdx.x % B_LANES, k0 = blockIdx.x * B, kv_head = blockIdx.y;
   const size_t kv = (size_t)kv_head * T * D;
 

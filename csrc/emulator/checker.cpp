@@ -153,6 +153,7 @@ void on_shuffle() { count_shuffle(); }
 void on_memset(char* to, size_t bytes) {
   Region* region = find(to);
   if (!region || to + bytes > region->end) return fail("cudaMemsetAsync: %zu bytes reach outside of a tensor", bytes);
+  count_memset(bytes);
   if (to == region->begin && to + bytes == region->end) region->initialised = true;
 }
 }  // namespace emu

@@ -39,6 +39,7 @@ void count(const Region& region, const char* address, unsigned bytes, bool write
   counters[region.shared ? (write ? SHARED_WRITE : SHARED_READ) : atomic ? GLOBAL_ATOMIC : write ? GLOBAL_WRITE : GLOBAL_READ] += bytes;
   if (profiling && machine.block == machine.blocks / 2) record(region, address, bytes, write, code);
 }
+void count_memset(size_t bytes) { counters[GLOBAL_WRITE] += bytes; }
 void count_barrier() { counters[BARRIERS]++; }
 void count_shuffle() { counters[SHUFFLES]++; }
 void count_launch() {

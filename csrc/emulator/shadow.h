@@ -37,6 +37,7 @@ void find_library();
 
 // counters.cpp
 void count(const Region&, const char* address, unsigned bytes, bool write, bool atomic, uint32_t code);
+void count_memset(size_t bytes);
 void count_barrier();
 void count_shuffle();
 void count_launch();
