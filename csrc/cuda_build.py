@@ -57,13 +57,15 @@ def refuse(source: str) -> None:
             raise BuildError(sentence)
 
 
-def add_gaps(assembly: str) -> str:
-    """Leave GAP bytes unused after each variable in thread-local storage, where __shared__ arrays are."""
+def prepare_for_checks(assembly: str) -> str:
+    """Leave GAP bytes unused after each __shared__ array (it is in thread-local storage); call our memcpy."""
     out, in_storage = [], False
     for line in assembly.split("\n"):
         if re.match(r"\s*\.(section|text|data|bss|pushsection|popsection)", line):
             in_storage = ".tbss" in line
         space = re.match(r"(\s*\.(?:zero|skip)\s+)(\d+)", line) if in_storage else None
+        line = re.sub(r"\b(?:__tsan_)?(?:memcpy|memmove)(@PLT)?$", r"emu_memcpy\1", line)
+        line = re.sub(r"\b(?:__tsan_)?memset(@PLT)?$", r"emu_memset\1", line)
         out.append(f"{space[1]}{int(space[2]) + GAP}" if space else line)
     return "\n".join(out)
 
@@ -129,7 +131,7 @@ def compile_for_cpu(compiler: str, cu: Path, source: str, mode: str, flags: list
     if mode == "check" and not sys.platform.startswith("linux"):
         raise BuildError("check mode reads Linux's ELF format: on macOS use mode 'fast', or run Linux in a container")
     clang = "clang" in compiler or "clang" in emulator_key(compiler)[:200]
-    wanted = [*MODES[mode]] + (["-fsanitize=array-bounds" if clang else "-fsanitize=bounds"] if mode == "check" else [])
+    wanted = [*MODES[mode]] + (["-fsanitize=array-bounds,alignment" if clang else "-fsanitize=bounds,alignment"] if mode == "check" else [])
     if clang and mode == "check":  # else clang skips the read in x += 1, because the write is seen anyway
         wanted += ["-mllvm", "-tsan-instrument-read-before-write"]
     wanted = [flag for flag in wanted if not flag.startswith("-f") or accepts(compiler, flag)]
@@ -139,7 +141,7 @@ def compile_for_cpu(compiler: str, cu: Path, source: str, mode: str, flags: list
     assembly = folder / "kernels.s"
     run([*common, *wanted, *flags, "-x", "c++", "-S", folder / cu.name, "-o", assembly])
     if mode == "check":
-        assembly.write_text(add_gaps(assembly.read_text(encoding="latin-1")), encoding="latin-1")
+        assembly.write_text(prepare_for_checks(assembly.read_text(encoding="latin-1")), encoding="latin-1")
     own = emulator_object(compiler, mode == "check", [f for f in flags if f.startswith("-DEMU_")])
     bind = [] if sys.platform == "darwin" else ["-Wl,-Bsymbolic"]  # each library uses its own copy of the emulator
     run([*common, "-shared", *bind, assembly, own, "-o", made])

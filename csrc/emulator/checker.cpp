@@ -94,9 +94,6 @@ void access(const void* where, unsigned bytes, bool write, bool atomic, const vo
   size_t at = address - region->begin;
   bool hole = region->shared && (owner[at / 4] < 0 || owner[at / 4] != owner[(at + bytes - 1) / 4]);
   if (address + bytes > region->end || hole) return out_of_bounds(address, bytes, write, code);
-  if (bytes <= 16 && at % bytes != 0)            // shared memory and tensors begin at multiples of 64
-    fail("misaligned: %s %s %u bytes of %s at %s, not at a multiple of %u", thread_name().c_str(), write ? "writes" : "reads",
-         bytes, element(*region, address).c_str(), source_line(code).c_str(), bytes);
   count(*region, address, bytes, write, atomic, code);
   Access now{machine.serial, epoch, clock_of(machine.thread), code, uint16_t(machine.thread), 15, atomic};
   if (bytes < 4) now.bytes = uint8_t(((1 << bytes) - 1) << at % 4);
