@@ -38,7 +38,7 @@ KERNELS = [
     ("two_masks", X[:64].view(4, 16).sum(1), r"lanes of a warp diverge|can never reach|reads lane"),
     ("broadcast", X[:4].sum().expand(64), r"race on s\[0\]: thread \(\d+,0,0\) .* read it at tricky_kernels.cu:53 and .* writes it at tricky_kernels.cu:51"),
     ("vectors", X, r"out of bounds: thread \(255,0,0\) .* reads \d+ bytes at tricky_kernels.cu:60, just past the end of x"),
-    ("misaligned", X[:1000], r"misaligned: thread \(0,0,0\) .* at tricky_kernels.cu:64.* multiple of 8"),
+    ("misaligned", X[:1000], r"misaligned: thread \(0,0,0\) .* at tricky_kernels.cu:65.* multiple of 8"),
     ("carved", X[:64].flip(0) + X[64:128].flip(0), r"race on smem\[32\]: .* wrote it .* writes it"),
     ("ping_pong", spread(X[:64]), r"race on s\[\d+\]: .*tricky_kernels.cu:84"),
     ("bytes", (X[:64] > 0).float().flip(0), r"race on flag\[0\]: thread \(0,0,0\) .* wrote it .* thread \(1,0,0\)"),

@@ -61,9 +61,9 @@ __global__ void vectors(const float* x, float* y, int fault) {                 /
 }
 __global__ void misaligned(const float* x, float* y, int fault) {              // 8 bytes must lie at a multiple of 8
   int t = threadIdx.x;
-  float2 v = *(const float2*)(x + 2 * t + (fault ? 1 : 0));
-  y[2 * t] = v.x;
-  y[2 * t + 1] = v.y;
+  const float2* v = (const float2*)(x + 2 * t + (fault ? 1 : 0));
+  y[2 * t] = v->x;
+  y[2 * t + 1] = v->y;
 }
 __global__ void carved(const float* x, float* y, int fault) {                  // two arrays in dynamic shared memory
   extern __shared__ float smem[];
