@@ -18,7 +18,9 @@
 #define __constant__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)     // a hint for the register allocator of a GPU
-#define __shared__ thread_local    // static storage inside a function, and legal after `extern`: both are needed
+// Static storage inside a function, and legal after `extern`: both are needed. `used`: a compiler may not reason
+// that an array which nobody writes keeps the zeros of C++.
+#define __shared__ thread_local __attribute__((used))
 #define EMU_INLINE inline __attribute__((always_inline))
 #define EMU_CALLER const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
