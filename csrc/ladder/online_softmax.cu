@@ -13,8 +13,8 @@ __global__ void online_softmax_kernel(const float* x, float* y, int rows, int n)
   float m = -INFINITY, l = 0;                  // the largest so far, and the sum of exp(x - m) so far
   // EXERCISE c.5 online softmax
   for (int j = lane; j < n; j += 32) {
-    float m_new = fmaxf(m, x[row * n + j]);
-    l = l * __expf(m - m_new) + __expf(x[row * n + j] - m_new);
+    float value = x[row * n + j], m_new = fmaxf(m, value);
+    l = l * __expf(m - m_new) + __expf(value - m_new);
     m = m_new;
   }
   for (int bit = 16; bit > 0; bit /= 2) {      // lane i meets lane i xor bit; both get the pair of both
