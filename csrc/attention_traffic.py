@@ -1,8 +1,10 @@
 """Bytes that attention moves to and from global memory: by formula, and counted while the kernels run.
 
-Adds to kernels.py: the argument of the FlashAttention paper (arXiv 2205.14135, section 3.2) with exact constants.
-A count is what the threads ask for; caches would catch a part of it. Tests hold formula and count equal to the byte.
+Adds to kernels.py: the argument of the FlashAttention paper (arXiv 2205.14135, section 3.2) with exact
+constants. A count is what the threads ask for; caches would catch a part of it. Tests hold formula and
+count equal to the byte.
 """
+
 import torch
 
 import kernels
@@ -21,7 +23,7 @@ def forward_tiles(D: int, query_tile: int = 0) -> tuple:
 
 
 def naive_forward_bytes(T: int, D: int) -> int:
-    """Bytes of the three kernels for one head: the T x T scores are written, read twice, written, and read again."""
+    """Bytes of the three kernels for one head: the T x T scores are written and read again and again."""
     tiles, wide = ceil_div(T, NAIVE_TILE), ceil_div(D, NAIVE_TILE)
     scores = 2 * tiles * T * D + T * T  # each tile of S reads its rows of Q and of K
     softmax = 2 * T * T + T * T
@@ -30,7 +32,7 @@ def naive_forward_bytes(T: int, D: int) -> int:
 
 
 def flash_forward_bytes(T: int, D: int, causal: bool = False, query_tile: int = 0) -> int:
-    """Bytes of the flash kernel for one head: for each tile of Q, all of K and V that it sees; O and L once."""
+    """Bytes of the flash kernel for one head: all of K and V for each tile of Q; Q, O and L once."""
     Br, Bc = forward_tiles(D, query_tile)
     keys = 0
     for q0 in range(0, T, Br):

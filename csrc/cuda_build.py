@@ -1,11 +1,13 @@
-"""Compiles one .cu file to a library: with nvcc for a GPU, or with g++ or clang++ against emulator/ for the CPU.
+"""Compiles one .cu file: with nvcc for a GPU, or with g++ or clang++ against emulator/ for the CPU.
 
-Three things stand between CUDA and C++ for the CPU: the launch k<<<grid, block>>>(args), which is rewritten here;
-the header cuda_runtime.h, which emulator/ replaces; and the keywords, which that header defines. Everything else
-in a kernel is C++ already. Modes of the CPU build: "fast"; "check", every memory access reported to the checker;
-"debug", unoptimised for gdb. Libraries are kept in out/kernels, named by what they were made from. Used by
-cuda_library.py; to see the commands it runs: FIVE_PILLARS_VERBOSE=1 python csrc/kernel_check.py vector_add
+Three things stand between CUDA and C++ for the CPU: the launch k<<<grid, block>>>(args), which is rewritten
+here; the header cuda_runtime.h, which emulator/ replaces; and the keywords, which that header defines.
+Everything else in a kernel is C++ already. Modes of the CPU build: "fast"; "check", every memory access
+reported to the checker; "debug", unoptimised for gdb. Libraries are kept in out/kernels, named by what they
+were made from. Used by cuda_library.py; to see the commands it runs: FIVE_PILLARS_VERBOSE=1 python
+csrc/kernel_check.py vector_add
 """
+
 import functools
 import hashlib
 import os
@@ -19,7 +21,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 EMULATOR = HERE / "emulator"
 CACHE = HERE.parent / "out" / "kernels"
-GAP = 256  # unused bytes after each __shared__ array in check mode, so that running over its end meets no neighbour
+GAP = 256  # unused bytes after each __shared__ array in check mode: running over its end meets no neighbour
 MODES = {
     "fast": ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"],
     "check": ["-O1", "-g", "-fsanitize=thread", "-ftrivial-auto-var-init=pattern"],
@@ -28,9 +30,14 @@ MODES = {
 CHECKED = ["fibers", "scheduler", "barriers", "checker", "reports", "counters", "sanitizer_hooks"]
 UNCHECKED = ["fibers", "scheduler", "barriers", "unchecked"]
 REFUSED = [
-    (r"\basm\s*(volatile)?\s*\(", "the emulator does not read PTX assembly: write it in CUDA C++, or use a GPU"),
-    (r"extern\s+__shared__[^;]*?\b(?!smem\b)\w+\s*\[\s*\]", "the emulator knows one name for dynamic shared memory: "
-     "write `extern __shared__ float smem[];`"),
+    (
+        r"\basm\s*(volatile)?\s*\(",
+        "the emulator does not read PTX assembly: write it in CUDA C++, or use a GPU",
+    ),
+    (
+        r"extern\s+__shared__[^;]*?\b(?!smem\b)\w+\s*\[\s*\]",
+        "the emulator knows one name for dynamic shared memory: write `extern __shared__ float smem[];`",
+    ),
 ]
 
 
@@ -45,12 +52,12 @@ def cpu_compiler() -> str | None:
 
 
 def rewrite_launches(source: str) -> str:
-    """Replace k<<<grid, block, ...>>>(args) by emu::launch("k", k, grid, block, ...)(args); line numbers stay."""
+    """Replace k<<<grid, block>>>(args) by emu::launch("k", k, grid, block)(args); line numbers stay."""
     return re.sub(r"(\w+)(<[^<>;]*>)?<<<(.*?)>>>", r'emu::launch("\1\2", \1\2, \3)', source, flags=re.S)
 
 
 def refuse(source: str) -> None:
-    """Raise BuildError, one sentence, for what the emulator cannot compile and the compiler would explain badly."""
+    """Raise BuildError, one sentence, for what the compiler would explain badly."""
     code = re.sub(r"//[^\n]*", "", source)
     for pattern, sentence in REFUSED:
         if re.search(pattern, code):
@@ -97,62 +104,111 @@ def emulator_key(compiler: str) -> str:
 
 
 def build(cu: Path, mode: str = "fast", flags: tuple = (), arch: str = "sm_80") -> Path:
-    """Compile `cu` if no library of the same source, flags, mode and compiler exists; return the library's path.
+    """Compile `cu` unless a library of the same source, flags, mode and compiler exists; return its path.
 
     mode: "fast", "check", "debug" (CPU) or "gpu". Raises BuildError (a ValueError) with one sentence or the
     compiler's first error.
     """
     compiler = shutil.which("nvcc") if mode == "gpu" else cpu_compiler()
     if compiler is None:
-        raise BuildError("no nvcc found: install the CUDA toolkit" if mode == "gpu" else
-                         "no C++ compiler found: install g++ or clang++, or set CXX")
+        raise BuildError(
+            "no nvcc found: install the CUDA toolkit"
+            if mode == "gpu"
+            else "no C++ compiler found: install g++ or clang++, or set CXX"
+        )
     source = Path(cu).read_text()
     extra = os.environ.get("EMU_FLAGS", "").split()
-    key = hashlib.sha256("\0".join([source, mode, *flags, *extra, arch, compiler, emulator_key(compiler)]).encode()).hexdigest()
+    key = hashlib.sha256(
+        "\0".join([source, mode, *flags, *extra, arch, compiler, emulator_key(compiler)]).encode()
+    ).hexdigest()
     library = CACHE / f"{Path(cu).stem}-{mode}-{key[:16]}.so"
     if not library.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
             made = Path(folder) / "library.so"
             if mode == "gpu":
-                run([compiler, "-std=c++17", "-O3", f"-arch={arch}", "-shared", "-Xcompiler", "-fPIC", *flags, cu, "-o", made])
+                run(
+                    [
+                        compiler,
+                        "-std=c++17",
+                        "-O3",
+                        f"-arch={arch}",
+                        "-shared",
+                        "-Xcompiler",
+                        "-fPIC",
+                        *flags,
+                        cu,
+                        "-o",
+                        made,
+                    ]
+                )
             else:
                 compile_for_cpu(compiler, Path(cu), source, mode, [*flags, *extra], Path(folder), made)
             made.replace(library)  # whole or not at all, also when two processes build the same
     return library
 
 
-def compile_for_cpu(compiler: str, cu: Path, source: str, mode: str, flags: list, folder: Path, made: Path) -> None:
+def compile_for_cpu(
+    compiler: str, cu: Path, source: str, mode: str, flags: list, folder: Path, made: Path
+) -> None:
     """Rewrite the launches, compile the kernels (instrumented in check mode), link them with the emulator."""
     refuse(source)
     if mode == "check" and not sys.platform.startswith("linux"):
-        raise BuildError("check mode reads Linux's ELF format: on macOS use mode 'fast', or run Linux in a container")
+        raise BuildError(
+            "check mode reads Linux's ELF format: on macOS use mode 'fast', or run Linux in a container"
+        )
     clang = "clang" in compiler or "clang" in emulator_key(compiler)[:200]
-    wanted = [*MODES[mode]] + (["-fsanitize=array-bounds,alignment" if clang else "-fsanitize=bounds,alignment"] if mode == "check" else [])
+    wanted = [*MODES[mode]] + (
+        ["-fsanitize=array-bounds,alignment" if clang else "-fsanitize=bounds,alignment"]
+        if mode == "check"
+        else []
+    )
     if clang and mode == "check":  # else clang skips the read in x += 1, because the write is seen anyway
         wanted += ["-mllvm", "-tsan-instrument-read-before-write"]
     wanted = [flag for flag in wanted if not flag.startswith("-f") or accepts(compiler, flag)]
     text = f'#line 1 "{cu.resolve()}"\n' + rewrite_launches(source)
     (folder / cu.name).write_text(text)
-    common = [compiler, "-std=c++17", "-fPIC", "-w", f"-I{EMULATOR}", f"-I{cu.resolve().parent}"] + ([] if clang else ["-fno-gnu-unique"])
+    common = [compiler, "-std=c++17", "-fPIC", "-w", f"-I{EMULATOR}", f"-I{cu.resolve().parent}"] + (
+        [] if clang else ["-fno-gnu-unique"]
+    )
     assembly = folder / "kernels.s"
     run([*common, *wanted, *flags, "-x", "c++", "-S", folder / cu.name, "-o", assembly])
     if mode == "check":
         assembly.write_text(prepare_for_checks(assembly.read_text(encoding="latin-1")), encoding="latin-1")
     own = emulator_object(compiler, mode == "check", [f for f in flags if f.startswith("-DEMU_")])
-    bind = [] if sys.platform == "darwin" else ["-Wl,-Bsymbolic"]  # each library uses its own copy of the emulator
+    bind = (
+        [] if sys.platform == "darwin" else ["-Wl,-Bsymbolic"]
+    )  # each library uses its own copy of the emulator
     run([*common, "-shared", *bind, assembly, own, "-o", made])
 
 
 def emulator_object(compiler: str, checked: bool, flags: list) -> Path:
     """The emulator itself, compiled once per compiler, with the checker or without; never instrumented."""
-    key = hashlib.sha256("\0".join([str(checked), compiler, *flags, emulator_key(compiler)]).encode()).hexdigest()
+    key = hashlib.sha256(
+        "\0".join([str(checked), compiler, *flags, emulator_key(compiler)]).encode()
+    ).hexdigest()
     made = CACHE / f"emulator-{'checked' if checked else 'fast'}-{key[:16]}.o"
     if not made.exists():
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-            parts = "".join(f'#include "{EMULATOR / name}.cpp"\n' for name in (CHECKED if checked else UNCHECKED))
+            parts = "".join(
+                f'#include "{EMULATOR / name}.cpp"\n' for name in (CHECKED if checked else UNCHECKED)
+            )
             whole = Path(folder) / "emulator.cpp"
             whole.write_text(parts)
-            run([compiler, "-std=c++17", "-fPIC", "-O2", "-g", "-w", *flags, "-c", whole, "-o", Path(folder) / "emulator.o"])
+            run(
+                [
+                    compiler,
+                    "-std=c++17",
+                    "-fPIC",
+                    "-O2",
+                    "-g",
+                    "-w",
+                    *flags,
+                    "-c",
+                    whole,
+                    "-o",
+                    Path(folder) / "emulator.o",
+                ]
+            )
             (Path(folder) / "emulator.o").replace(made)
     return made

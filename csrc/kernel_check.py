@@ -1,11 +1,12 @@
 """Runs the kernels on the emulator, compares them with torch in float64, and says what is wrong.
 
-Break a line in a .cu file, run this, read the sentence. In check mode every memory access is watched; "fast" only
-compares the numbers; "debug" is for gdb; "gpu" runs on a CUDA device.
+Break a line in a .cu file, run this, read the sentence. In check mode every memory access is watched;
+"fast" only compares the numbers; "debug" is for gdb; "gpu" runs on a CUDA device.
     python csrc/kernel_check.py                      every kernel, check mode
     python csrc/kernel_check.py reduction --mode fast
     EMU_ORDER=7 python csrc/kernel_check.py reduction --mode fast     threads take turns in another order
 """
+
 import argparse
 import sys
 
@@ -30,7 +31,10 @@ def check_attention(mode: str, forward_only: bool) -> list:
         return [("O", kernels.naive_attention(q, k, v, mode=mode), wanted.detach())]
     ours = [x.requires_grad_() for x in (q, k, v)]
     o = kernels.flash_attention(*ours, mode=mode)
-    gradients, wanted_gradients = torch.autograd.grad(o, ours, d_o), torch.autograd.grad(wanted, leaves, d_o.double())
+    gradients, wanted_gradients = (
+        torch.autograd.grad(o, ours, d_o),
+        torch.autograd.grad(wanted, leaves, d_o.double()),
+    )
     return [("O", o.detach(), wanted.detach()), *zip(("dQ", "dK", "dV"), gradients, wanted_gradients)]
 
 
@@ -52,10 +56,20 @@ def cases(name: str, mode: str) -> list:
 
 def main() -> None:
     """Check the kernels named on the command line; exit 1 if one of them is wrong."""
-    names = ["vector_add", "reduction", "transpose", "matmul", "online_softmax", "attention_naive", "flash_attention"]
+    names = [
+        "vector_add",
+        "reduction",
+        "transpose",
+        "matmul",
+        "online_softmax",
+        "attention_naive",
+        "flash_attention",
+    ]
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("kernel", nargs="*", help=f"which ones: {', '.join(names)} (default: all)")
-    parser.add_argument("--mode", choices=["check", "fast", "debug", "gpu"], default="check", help="how to build and run them")
+    parser.add_argument(
+        "--mode", choices=["check", "fast", "debug", "gpu"], default="check", help="how to build and run them"
+    )
     args = parser.parse_args()
     unknown = set(args.kernel) - set(names)
     if unknown:
@@ -70,7 +84,9 @@ def main() -> None:
                 error = (got - wanted).abs().max().item()
                 good = error < 1e-5  # false for NaN
                 wrong += not good
-                print(f"{'ok   ' if good else 'WRONG'} {name}: {what} differs from float64 by at most {error:.1e}")
+                print(
+                    f"{'ok   ' if good else 'WRONG'} {name}: {what} differs from float64 by at most {error:.1e}"
+                )
         except (kernels.KernelFault, ValueError, NotImplementedError) as report:
             wrong += 1
             print(f"FAULT {name}: {report}")

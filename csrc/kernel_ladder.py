@@ -2,6 +2,7 @@
 
 Adds to cuda_library.py: nothing but the calls. `python csrc/kernel_check.py` runs them all.
 """
+
 import torch
 
 from cuda_library import CudaLibrary

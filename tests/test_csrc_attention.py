@@ -1,20 +1,48 @@
-"""Attention by our CUDA kernels against torch in float64: values and gradients, emulated fast and checked, and on a GPU."""
+"""Attention by our CUDA kernels against torch in float64: values and gradients, emulated and on a GPU."""
+
 import pytest
 import torch
 
 import kernels
 
-# (batch, query heads, key heads, length, head width): one token, ragged tiles, full tiles, several tiles, groups
+# (batch, query heads, key heads, length, head width): one token, ragged and full tiles, groups
 SHAPES = [
-    (1, 1, 1, 1, 16), (1, 1, 1, 2, 16), (2, 1, 1, 15, 16), (1, 2, 1, 31, 16), (1, 2, 2, 32, 16), (1, 4, 2, 33, 16),
-    (1, 1, 1, 64, 16), (2, 2, 1, 65, 16), (1, 4, 1, 100, 16), (1, 1, 1, 129, 16), (1, 2, 1, 47, 24), (1, 1, 1, 70, 24),
-    (1, 1, 1, 1, 32), (1, 4, 4, 63, 32), (2, 4, 2, 40, 32), (1, 6, 2, 66, 32), (1, 1, 1, 1, 64), (1, 2, 2, 65, 64),
-    (1, 4, 2, 33, 64), (1, 2, 1, 96, 64), (1, 1, 1, 17, 128), (1, 2, 1, 50, 128), (2, 2, 2, 16, 128), (1, 2, 1, 34, 120),
+    (1, 1, 1, 1, 16),
+    (1, 1, 1, 2, 16),
+    (2, 1, 1, 15, 16),
+    (1, 2, 1, 31, 16),
+    (1, 2, 2, 32, 16),
+    (1, 4, 2, 33, 16),
+    (1, 1, 1, 64, 16),
+    (2, 2, 1, 65, 16),
+    (1, 4, 1, 100, 16),
+    (1, 1, 1, 129, 16),
+    (1, 2, 1, 47, 24),
+    (1, 1, 1, 70, 24),
+    (1, 1, 1, 1, 32),
+    (1, 4, 4, 63, 32),
+    (2, 4, 2, 40, 32),
+    (1, 6, 2, 66, 32),
+    (1, 1, 1, 1, 64),
+    (1, 2, 2, 65, 64),
+    (1, 4, 2, 33, 64),
+    (1, 2, 1, 96, 64),
+    (1, 1, 1, 17, 128),
+    (1, 2, 1, 50, 128),
+    (2, 2, 2, 16, 128),
+    (1, 2, 1, 34, 120),
 ]
 CASES = [(*shape, causal) for shape in SHAPES for causal in (False, True)]
-MODES = [pytest.param(mode, marks=pytest.mark.skipif(bool(kernels.why_not()), reason=kernels.why_not() or "runs"))
-         for mode in ("fast", "check")]
-MODES.append(pytest.param("gpu", marks=pytest.mark.skipif(bool(kernels.why_not("cuda")), reason=kernels.why_not("cuda") or "runs")))
+MODES = [
+    pytest.param(mode, marks=pytest.mark.skipif(bool(kernels.why_not()), reason=kernels.why_not() or "runs"))
+    for mode in ("fast", "check")
+]
+MODES.append(
+    pytest.param(
+        "gpu",
+        marks=pytest.mark.skipif(bool(kernels.why_not("cuda")), reason=kernels.why_not("cuda") or "runs"),
+    )
+)
 
 
 def tensors(B: int, H: int, K: int, T: int, D: int, mode: str, scale: float = 1.0) -> list:
@@ -36,7 +64,9 @@ def reference(q, k, v, d_o, causal: bool) -> tuple:
 
 
 def assert_near(got, wanted, what: str) -> None:
-    torch.testing.assert_close(got.cpu().double(), wanted, atol=1e-5, rtol=1e-5, msg=lambda text: f"{what}: {text}")
+    torch.testing.assert_close(
+        got.cpu().double(), wanted, atol=1e-5, rtol=1e-5, msg=lambda text: f"{what}: {text}"
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -95,15 +125,23 @@ def test_tensors_that_are_not_contiguous_work(mode):
 @pytest.mark.skipif(bool(kernels.why_not()), reason=kernels.why_not() or "runs")
 def test_the_log_sum_exp_is_that_of_the_scores():
     q, k, v, _ = tensors(1, 2, 2, 50, 16, "fast")
-    _, lse = kernels.flash_forward(kernels.load("flash_attention.cu", "fast", ("-DHEAD_WIDTH=16",)), q, k, v, False)
-    torch.testing.assert_close(lse.double(), (q.double() @ k.double().mT / 4).logsumexp(-1), atol=1e-5, rtol=1e-5)
+    _, lse = kernels.flash_forward(
+        kernels.load("flash_attention.cu", "fast", ("-DHEAD_WIDTH=16",)), q, k, v, False
+    )
+    torch.testing.assert_close(
+        lse.double(), (q.double() @ k.double().mT / 4).logsumexp(-1), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_wrong_shapes_and_types_are_refused_with_a_sentence():
     q, k = torch.zeros(1, 4, 8, 16), torch.zeros(1, 3, 8, 16)
-    for args, sentence in [((q, k, k), "choose a divisor of 4"), ((q, q[:, :, :4], q), "want \\(B, H, T, D\\)"),
-                           ((q[..., :12],) * 3, "multiples of 8 from 16 to 128"), ((q.double(),) * 3, "call .float\\(\\)"),
-                           ((q[:, :, :0],) * 3, "at least one token")]:
+    for args, sentence in [
+        ((q, k, k), "choose a divisor of 4"),
+        ((q, q[:, :, :4], q), "want \\(B, H, T, D\\)"),
+        ((q[..., :12],) * 3, "multiples of 8 from 16 to 128"),
+        ((q.double(),) * 3, "call .float\\(\\)"),
+        ((q[:, :, :0],) * 3, "at least one token"),
+    ]:
         with pytest.raises(ValueError, match=sentence):
             kernels.flash_attention(*args)
 
@@ -112,7 +150,9 @@ def test_without_a_compiler_one_sentence_is_said_and_torch_computes(monkeypatch)
     monkeypatch.setenv("CXX", "no-such-compiler")
     q, k, v, d_o = tensors(1, 4, 2, 9, 16, "fast")
     q.requires_grad_()
-    with pytest.warns(UserWarning, match="no C\\+\\+ compiler found: install g\\+\\+ or clang\\+\\+.*plain torch computes"):
+    with pytest.warns(
+        UserWarning, match="no C\\+\\+ compiler found: install g\\+\\+ or clang\\+\\+.*plain torch computes"
+    ):
         o = kernels.flash_attention(q, k, v)
     wanted, gradients = reference(q, k, v, d_o, True)
     assert_near(o.detach(), wanted, "output")

@@ -1,4 +1,5 @@
-// The places where threads meet: __syncthreads for a block; __syncwarp, shuffles and votes for lanes of a warp.
+// The places where threads meet: __syncthreads for a block; __syncwarp, shuffles and votes for lanes of a
+// warp.
 #include "waiting.h"
 
 namespace emu {
@@ -8,8 +9,10 @@ static Site barrier_site;
 void barrier(Site site) {
   if (!machine.running) return fail("__syncthreads of line %d runs outside a kernel", site.line);
   if (arrived && (barrier_site.line != site.line || barrier_site.file != site.file))
-    fail("not all threads reach a barrier: %s is at the __syncthreads of line %d, others wait at that of line %d",
-         thread_name().c_str(), site.line, barrier_site.line);
+    fail(
+        "not all threads reach a barrier: %s is at the __syncthreads of line %d, others wait at that of line "
+        "%d",
+        thread_name().c_str(), site.line, barrier_site.line);
   barrier_site = site;
   if (++arrived < machine.threads) return wait(generation, "__syncthreads", site);
   arrived = 0;
@@ -53,15 +56,18 @@ static uint64_t meet(Purpose purpose, unsigned mask, uint64_t mine, int source, 
   if (!machine.running) return fail("%s of line %d runs outside a kernel", op, site.line), 0;
   unsigned warp = machine.thread / 32, existing = machine.threads - warp * 32;
   if (!(mask >> lane() & 1))
-    fail("%s calls %s (line %d) with mask %08x, which lacks its own lane %u", thread_name().c_str(), op, site.line, mask, lane());
+    fail("%s calls %s (line %d) with mask %08x, which lacks its own lane %u", thread_name().c_str(), op,
+         site.line, mask, lane());
   if (existing < 32) mask &= (1u << existing) - 1;           // the last warp of a block may be part empty
   if (source < 0 || source > 31 || !(mask >> source & 1))
-    fail("%s: %s (line %d) reads lane %d, which is not in the mask or not in the block", thread_name().c_str(), op,
-         site.line, source);
+    fail("%s: %s (line %d) reads lane %d, which is not in the mask or not in the block",
+         thread_name().c_str(), op, site.line, source);
   Rendezvous& r = rendezvous[warp * 32 + __builtin_ctz(mask)];
   if (r.arrived && (r.mask != mask || r.op != op || r.site.line != site.line))
-    fail("lanes of a warp diverge: %s is at %s of line %d with mask %08x, lanes %08x wait at %s of line %d with mask %08x",
-         thread_name().c_str(), op, site.line, mask, r.arrived, r.op, r.site.line, r.mask);
+    fail(
+        "lanes of a warp diverge: %s is at %s of line %d with mask %08x, lanes %08x wait at %s of line %d "
+        "with mask %08x",
+        thread_name().c_str(), op, site.line, mask, r.arrived, r.op, r.site.line, r.mask);
   r.value[lane()] = mine;
   r.source[lane()] = source;
   r.mask = mask;
@@ -76,7 +82,9 @@ static uint64_t meet(Purpose purpose, unsigned mask, uint64_t mine, int source, 
 uint64_t exchange(unsigned mask, uint64_t mine, int source, const char* op, Site site) {
   return meet(SHUFFLE, mask, mine, source, op, site);
 }
-unsigned vote(unsigned mask, bool mine, const char* op, Site site) { return meet(VOTE, mask, mine, lane(), op, site); }
+unsigned vote(unsigned mask, bool mine, const char* op, Site site) {
+  return meet(VOTE, mask, mine, lane(), op, site);
+}
 void sync_warp(unsigned mask, Site site) { meet(SYNC, mask, 0, lane(), "__syncwarp", site); }
 void trap(Site site) { fail("%s reaches __trap() of line %d", thread_name().c_str(), site.line); }
 }  // namespace emu

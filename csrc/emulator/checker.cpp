@@ -1,16 +1,16 @@
 // The checker. Kernels are compiled with -fsanitize=thread, which puts a call before every access to memory.
-// We do not link ThreadSanitizer: we answer the calls ourselves (sanitizer_hooks.cpp) and know what a block, a
-// barrier and a warp are. Two accesses to one word, one of them a write, need an order that the program itself
-// enforces: the same thread, a barrier between, or a __syncwarp between. If there is none, it is a race, also
-// when the emulator happened to run them in the right order.
+// We do not link ThreadSanitizer: we answer the calls ourselves (sanitizer_hooks.cpp) and know what a block,
+// a barrier and a warp are. Two accesses to one word, one of them a write, need an order that the program
+// itself enforces: the same thread, a barrier between, or a __syncwarp between. If there is none, it is a
+// race, also when the emulator happened to run them in the right order.
 #include "shadow.h"
 #include <algorithm>
 
 namespace emu {
 static uint32_t epoch;                           // barriers passed by this block, plus one
-static uint32_t seen[MAX_THREADS][32];           // seen[t][i]: the clock of lane i up to which t knows what it did
-static std::vector<int> owner;                   // of each word of shared memory: index into variables, -1 = none
-static Region* last;                             // where the last access fell: the next one falls there, mostly
+static uint32_t seen[MAX_THREADS][32];  // seen[t][i]: the clock of lane i up to which t knows what it did
+static std::vector<int> owner;          // of each word of shared memory: index into variables, -1 = none
+static Region* last;                    // where the last access fell: the next one falls there, mostly
 static std::string uninitialised;                // reported at the next barrier, because a race says more
 
 static uint32_t& clock_of(unsigned thread) { return seen[thread][thread % 32]; }
@@ -24,16 +24,17 @@ static bool ordered(const Access& before, const Access& now) {
 static const char* conflict(const Access& before, const Access& now, bool shared) {
   if (before.block == 0 || !(before.bytes & now.bytes) || (before.atomic && now.atomic)) return nullptr;
   if (before.block == now.block) return ordered(before, now) ? nullptr : "with no barrier in between";
-  if (shared || before.block < machine.launch_serial) return nullptr;     // another block's own, or an earlier kernel
+  if (shared || before.block < machine.launch_serial)
+    return nullptr;  // another block's own, or an earlier kernel
   return "and nothing orders two blocks of a launch";
 }
 
-static void report_race(const char* why, const Region& region, const char* address, const Access& before, bool wrote,
-                        const Access& now, bool writes) {
+static void report_race(const char* why, const Region& region, const char* address, const Access& before,
+                        bool wrote, const Access& now, bool writes) {
   auto lines = source_lines({before.code, now.code});
   fail("race on %s: %s %s it at %s and %s %s it at %s, %s", element(region, address).c_str(),
-       thread_name(before.thread, before.block - machine.launch_serial).c_str(), wrote ? "wrote" : "read", lines[0].c_str(),
-       thread_name().c_str(), writes ? "writes" : "reads", lines[1].c_str(), why);
+       thread_name(before.thread, before.block - machine.launch_serial).c_str(), wrote ? "wrote" : "read",
+       lines[0].c_str(), thread_name().c_str(), writes ? "writes" : "reads", lines[1].c_str(), why);
 }
 
 // How independent two accesses are: 0 the same thread, 1 the same warp, 2 the same block, 3 different blocks.
@@ -83,7 +84,8 @@ static void check_word(Word& word, const Access& now, Region& region, char* addr
 
 void access(const void* where, unsigned bytes, bool write, bool atomic, const void* return_address) {
   char* address = (char*)where;
-  if (!machine.running || (machine.stack <= address && address < machine.stack_end)) return;   // a thread's own variables
+  if (!machine.running || (machine.stack <= address && address < machine.stack_end))
+    return;  // a thread's own variables
   uint32_t code = uint32_t((char*)return_address - 1 - library);
   Region* region = find(address);
   if (!region) {
@@ -97,10 +99,13 @@ void access(const void* where, unsigned bytes, bool write, bool atomic, const vo
   count(*region, address, bytes, write, atomic, code);
   Access now{machine.serial, epoch, clock_of(machine.thread), code, uint16_t(machine.thread), 15, atomic};
   if (bytes < 4) now.bytes = uint8_t(((1 << bytes) - 1) << at % 4);
-  for (size_t i = at / 4; i <= (at + bytes - 1) / 4; i++) check_word(region->words[i], now, *region, region->begin + 4 * i, write);
+  for (size_t i = at / 4; i <= (at + bytes - 1) / 4; i++)
+    check_word(region->words[i], now, *region, region->begin + 4 * i, write);
 }
 
-void atomic_access(void* address, size_t bytes) { access(address, unsigned(bytes), true, true, __builtin_return_address(0)); }
+void atomic_access(void* address, size_t bytes) {
+  access(address, unsigned(bytes), true, true, __builtin_return_address(0));
+}
 
 void on_launch() {
   find_library();
@@ -149,7 +154,8 @@ void on_sync_warp(unsigned warp, unsigned mask) {
 void on_shuffle() { count_shuffle(); }
 void on_memset(char* to, size_t bytes) {
   Region* region = find(to);
-  if (!region || to + bytes > region->end) return fail("cudaMemsetAsync: %zu bytes reach outside of a tensor", bytes);
+  if (!region || to + bytes > region->end)
+    return fail("cudaMemsetAsync: %zu bytes reach outside of a tensor", bytes);
   count_memset(bytes);
   if (to == region->begin && to + bytes == region->end) region->initialised = true;
 }

@@ -1,8 +1,8 @@
 // What a kernel sees. This folder comes first on the include path of an ordinary C++ compiler, so that
 // `#include <cuda_runtime.h>` in a .cu file finds this header instead of NVIDIA's, and the same source that
 // nvcc compiles for a GPU compiles for the CPU. Every CUDA thread of a block becomes a fiber: a stack of its
-// own, all on ONE thread of the operating system. A fiber runs until it reaches a barrier or a warp operation;
-// blocks run one after another. So a run is deterministic, and printf and gdb work in a kernel.
+// own, all on ONE thread of the operating system. A fiber runs until it reaches a barrier or a warp
+// operation; blocks run one after another. So a run is deterministic, and printf and gdb work in a kernel.
 // What is missing is refused with a sentence (see the end): it is never silently different.
 #pragma once
 #include <math.h>
@@ -18,8 +18,8 @@
 #define __constant__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)     // a hint for the register allocator of a GPU
-// Static storage inside a function, and legal after `extern`: both are needed. `used`: a compiler may not reason
-// that an array which nobody writes keeps the zeros of C++.
+// Static storage inside a function, and legal after `extern`: both are needed. `used`: a compiler may not
+// reason that an array which nobody writes keeps the zeros of C++.
 #define __shared__ thread_local __attribute__((used))
 #define EMU_INLINE inline __attribute__((always_inline))
 #define EMU_CALLER const char *file = __builtin_FILE(), int line = __builtin_LINE()
@@ -41,10 +41,15 @@ extern const dim3 blockDim, gridDim;
 #endif
 constexpr int warpSize = 32;
 
-// ---- launches --------------------------------------------------------------------------------------------
+// ---- launches
 typedef int cudaError_t;
 typedef void* cudaStream_t;        // accepted and ignored: work is done when the launch returns
-enum { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9, cudaErrorLaunchFailure = 719 };
+enum {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorLaunchFailure = 719
+};
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 
 namespace emu {
@@ -61,7 +66,8 @@ template <class... P> struct Launch {
   }
 };
 template <class... P>
-Launch<P...> launch(const char* name, void (*k)(P...), dim3 grid, dim3 block, size_t bytes = 0, cudaStream_t = 0) {
+Launch<P...> launch(const char* name, void (*k)(P...), dim3 grid, dim3 block, size_t bytes = 0,
+                    cudaStream_t = 0) {
   return {{name, (void*)k, grid, block, bytes}, k};
 }
 cudaError_t allow_dynamic_bytes(void* kernel, int bytes);
@@ -77,12 +83,13 @@ template <class... P> cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cud
   return emu::allow_dynamic_bytes((void*)kernel, bytes);
 }
 
-// ---- barriers and warp operations: a fiber gives way to the others here -----------------------------------
+// ---- barriers and warp operations: a fiber gives way to the others here
 namespace emu {
 struct Site { const char* file; int line; };                  // where in the source the call stands
 void barrier(Site);
 unsigned lane();
-uint64_t exchange(unsigned mask, uint64_t mine, int source, const char* op, Site);  // the value of lane `source`
+uint64_t exchange(unsigned mask, uint64_t mine, int source, const char* op,
+                  Site);  // the value of lane `source`
 unsigned vote(unsigned mask, bool mine, const char* op, Site);
 void sync_warp(unsigned mask, Site);
 void trap(Site);
@@ -95,14 +102,17 @@ template <class T> T shuffle(unsigned mask, T value, int source, const char* op,
   memcpy(&value, &bits, sizeof(T));
   return value;
 }
-inline int same_segment(int source, int width) { return source / width == int(lane()) / width ? source : lane(); }
+inline int same_segment(int source, int width) {
+  return source / width == int(lane()) / width ? source : lane();
+}
 }  // namespace emu
 
 inline void __syncthreads(EMU_CALLER) { emu::barrier({file, line}); }
 inline void __syncwarp(unsigned mask = ~0u, EMU_CALLER) { emu::sync_warp(mask, {file, line}); }
 inline void __trap(EMU_CALLER) { emu::trap({file, line}); }
 template <class T> T __shfl_sync(unsigned mask, T v, int source, int width = 32, EMU_CALLER) {
-  return emu::shuffle(mask, v, int(emu::lane()) / width * width + source % width, "__shfl_sync", {file, line});
+  return emu::shuffle(mask, v, int(emu::lane()) / width * width + source % width, "__shfl_sync",
+                      {file, line});
 }
 template <class T> T __shfl_xor_sync(unsigned mask, T v, int bits, int width = 32, EMU_CALLER) {
   return emu::shuffle(mask, v, emu::same_segment(emu::lane() ^ bits, width), "__shfl_xor_sync", {file, line});
@@ -114,11 +124,17 @@ template <class T> T __shfl_up_sync(unsigned mask, T v, unsigned by, int width =
   int source = int(emu::lane()) - int(by), first = int(emu::lane()) / width * width;
   return emu::shuffle(mask, v, source < first ? int(emu::lane()) : source, "__shfl_up_sync", {file, line});
 }
-inline unsigned __ballot_sync(unsigned mask, bool p, EMU_CALLER) { return emu::vote(mask, p, "__ballot_sync", {file, line}); }
-inline int __any_sync(unsigned mask, bool p, EMU_CALLER) { return emu::vote(mask, p, "__any_sync", {file, line}) != 0; }
-inline int __all_sync(unsigned mask, bool p, EMU_CALLER) { return emu::vote(mask, !p, "__all_sync", {file, line}) == 0; }
+inline unsigned __ballot_sync(unsigned mask, bool p, EMU_CALLER) {
+  return emu::vote(mask, p, "__ballot_sync", {file, line});
+}
+inline int __any_sync(unsigned mask, bool p, EMU_CALLER) {
+  return emu::vote(mask, p, "__any_sync", {file, line}) != 0;
+}
+inline int __all_sync(unsigned mask, bool p, EMU_CALLER) {
+  return emu::vote(mask, !p, "__all_sync", {file, line}) == 0;
+}
 
-// ---- atomics: always inlined, so that the checker sees the kernel's line as the caller ---------------------
+// ---- atomics: always inlined, so that the checker sees the kernel's line as the caller
 namespace emu {
 void atomic_access(void* address, size_t bytes);              // tells the checker
 void copy(void* to, const void* from, size_t bytes);          // a memcpy that the checker does not see
@@ -142,11 +158,12 @@ EMU_ATOMIC(atomicSub, old - v)
 EMU_ATOMIC(atomicMax, v > old ? v : old)
 EMU_ATOMIC(atomicMin, v < old ? v : old)
 EMU_ATOMIC(atomicExch, ((void)old, v))
-template <class T> EMU_INLINE T atomicCAS(T* p, typename emu::Same<T>::type expected, typename emu::Same<T>::type v) {
+template <class T>
+EMU_INLINE T atomicCAS(T* p, typename emu::Same<T>::type expected, typename emu::Same<T>::type v) {
   return emu::atomic(p, [&](T old) -> T { return old == expected ? v : old; });
 }
 
-// ---- arithmetic ------------------------------------------------------------------------------------------
+// ---- arithmetic
 template <class T> T min(T a, T b) { return b < a ? b : a; }
 template <class T> T max(T a, T b) { return a < b ? b : a; }
 template <class T> T __ldg(const T* p) { return *p; }
@@ -158,10 +175,13 @@ inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
 #define __fdividef(x, y) ((x) / (y))
 #define rsqrtf(x) (1.0f / sqrtf(x))
 
-// ---- what is not emulated: a compile error that says why ---------------------------------------------------
+// ---- what is not emulated: a compile error that says why
 namespace emu { template <class...> constexpr bool refused = false; }
-#define EMU_REFUSE(name, why) \
-  template <class... A> void name(A...) { static_assert(emu::refused<A...>, "the emulator has no " #name ": " why); }
+#define EMU_REFUSE(name, why)                                                 \
+  template <class... A>                                                       \
+  void name(A...) {                                                           \
+    static_assert(emu::refused<A...>, "the emulator has no " #name ": " why); \
+  }
 #define EMU_REFUSE_PLAIN(name, why) \
   template <bool b = false> int name() { static_assert(b, "the emulator has no " #name ": " why); return 0; }
 EMU_REFUSE(cudaMalloc, "memory belongs to torch; pass a tensor's pointer")
@@ -184,5 +204,7 @@ EMU_REFUSE_PLAIN(__threadfence, "blocks run one after another here; end the kern
 EMU_REFUSE_PLAIN(__threadfence_block, "use __syncthreads or __syncwarp")
 EMU_REFUSE_PLAIN(clock, "an emulated thread has no clock; count bytes instead")
 EMU_REFUSE_PLAIN(clock64, "an emulated thread has no clock; count bytes instead")
-#define memcpy(to, from, bytes) static_assert(false, "the emulator has no memcpy in a kernel: assign element by element")
-#define memset(to, value, bytes) static_assert(false, "the emulator has no memset in a kernel: assign element by element")
+#define memcpy(to, from, bytes) \
+  static_assert(false, "the emulator has no memcpy in a kernel: assign element by element")
+#define memset(to, value, bytes) \
+  static_assert(false, "the emulator has no memset in a kernel: assign element by element")

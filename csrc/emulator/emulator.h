@@ -21,7 +21,7 @@ struct Machine {                       // what is running at this moment
   bool running = false;                // is a CUDA thread running (not the scheduler)?
   unsigned thread = 0, threads = 0;    // its number within the block; threads in a block
   uint32_t block = 0, blocks = 0;      // the block's number within the grid; blocks in the grid
-  uint32_t serial = 0;                 // blocks begun since the library was loaded, this one included: never 0
+  uint32_t serial = 0;  // blocks begun since the library was loaded, this one included: never 0
   uint32_t launch_serial = 0;          // the serial of this launch's first block
   size_t dynamic_bytes = 0;
   char *stack = nullptr, *stack_end = nullptr;   // of the running thread

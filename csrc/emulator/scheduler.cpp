@@ -41,8 +41,9 @@ void fail(const char* format, ...) {
 
 std::string thread_name(unsigned t, uint32_t b) {
   char text[128];
-  snprintf(text, sizeof text, "thread (%u,%u,%u) of block (%u,%u,%u)", t % blockDim.x, t / blockDim.x % blockDim.y,
-           t / blockDim.x / blockDim.y, b % gridDim.x, b / gridDim.x % gridDim.y, b / gridDim.x / gridDim.y);
+  snprintf(text, sizeof text, "thread (%u,%u,%u) of block (%u,%u,%u)", t % blockDim.x,
+           t / blockDim.x % blockDim.y, t / blockDim.x / blockDim.y, b % gridDim.x, b / gridDim.x % gridDim.y,
+           b / gridDim.x / gridDim.y);
   return text;
 }
 std::string thread_name() { return thread_name(machine.thread, machine.block); }
@@ -68,13 +69,15 @@ static void report_deadlock() {
   unsigned waiting = 0;
   while (threads[waiting].done) waiting++;
   const Thread& w = threads[waiting];
-  std::string text = thread_name(waiting, machine.block) + " waits at " + w.op + " of line " + std::to_string(w.site.line);
+  std::string text =
+      thread_name(waiting, machine.block) + " waits at " + w.op + " of line " + std::to_string(w.site.line);
   bool whole_block = !strcmp(w.op, "__syncthreads");      // a warp operation waits for its warp only
   for (unsigned t = whole_block ? 0 : waiting / 32 * 32; t < machine.threads; t++) {
     const Thread& other = threads[t];
     if (!other.done && other.gate == w.gate) continue;
     text += ", which " + thread_name(t, machine.block) + " can never reach: it ";
-    text += other.done ? "has returned" : std::string("waits at ") + other.op + " of line " + std::to_string(other.site.line);
+    text += other.done ? "has returned"
+                       : std::string("waits at ") + other.op + " of line " + std::to_string(other.site.line);
     break;
   }
   fail("not all threads reach a barrier: %s", text.c_str());
@@ -129,7 +132,8 @@ static const char* bad_launch(const Call& call, size_t threads_in_block) {
 }
 
 void run(const Call& call, void (*kernel_body)(void*), void* kernel_arguments) {
-  if (machine.running) return fail("a kernel cannot launch another one in the emulator: launch from the host");
+  if (machine.running)
+    return fail("a kernel cannot launch another one in the emulator: launch from the host");
   if (error == cudaErrorLaunchFailure) return;             // as in CUDA: after a fault nothing runs
   machine.kernel = call.name;
   size_t count = size_t(call.block.x) * call.block.y * call.block.z;
@@ -175,7 +179,9 @@ extern "C" cudaError_t cudaGetLastError() {
   return last;
 }
 extern "C" const char* cudaGetErrorString(cudaError_t code) {
-  return code == cudaSuccess ? "no error" : code == cudaErrorInvalidValue ? "invalid argument" : emu::message.c_str();
+  return code == cudaSuccess             ? "no error"
+         : code == cudaErrorInvalidValue ? "invalid argument"
+                                         : emu::message.c_str();
 }
 extern "C" cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
   emu::on_memset((char*)to, bytes);

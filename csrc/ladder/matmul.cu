@@ -1,5 +1,5 @@
-// C = A B for A [n, k], B [k, m]: a block computes a 16 x 16 tile of C from tiles of A and B in shared memory, so
-// each number is fetched from global memory once per tile and used 16 times.
+// C = A B for A [n, k], B [k, m]: a block computes a 16 x 16 tile of C from tiles of A and B in shared
+// memory, so each number is fetched from global memory once per tile and used 16 times.
 // New to transpose.cu: a loop over tiles, with two barriers per turn. This is the loop of flash attention.
 #include <cuda_runtime.h>
 
@@ -13,9 +13,9 @@ __global__ void matmul_kernel(const float* A, const float* B, float* C, int n, i
   for (int k0 = 0; k0 < k; k0 += TILE) {
     a[y][x] = row < n && k0 + x < k ? A[row * k + k0 + x] : 0.f;
     b[y][x] = k0 + y < k && col < m ? B[(k0 + y) * m + col] : 0.f;
-    __syncthreads();                           // the tiles are complete
+    __syncthreads();  // the tiles are complete
     for (int i = 0; i < TILE; i++) sum += a[y][i] * b[i][x];
-    __syncthreads();                           // nobody still reads them
+    __syncthreads();  // nobody still reads them
   }
   // END EXERCISE c.4
   if (row < n && col < m) C[row * m + col] = sum;

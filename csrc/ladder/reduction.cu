@@ -10,10 +10,10 @@ __global__ void reduction_kernel(const float* x, float* partial, int n) {
   const int t = threadIdx.x, i = blockIdx.x * THREADS + t;
   sums[t] = i < n ? x[i] : 0.f;
   // EXERCISE c.2 reduction
-  __syncthreads();                             // all 256 numbers are there
+  __syncthreads();  // all 256 numbers are there
   for (int half = THREADS / 2; half > 0; half /= 2) {
-    if (t < half) sums[t] += sums[t + half];   // the lower half reads what the upper half left
-    __syncthreads();                           // outside the if: every thread must come
+    if (t < half) sums[t] += sums[t + half];  // the lower half reads what the upper half left
+    __syncthreads();  // outside the if: every thread must come
   }
   // END EXERCISE c.2
   if (t == 0) partial[blockIdx.x] = sums[0];

@@ -5,7 +5,7 @@
 __global__ void vector_add_kernel(const float* x, const float* y, float* z, int n) {
   // EXERCISE c.1 vector add
   int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < n) z[i] = x[i] + y[i];               // the last block is larger than what is left
+  if (i < n) z[i] = x[i] + y[i];  // the last block is larger than what is left
   // END EXERCISE c.1
 }
 

@@ -1,8 +1,9 @@
 """How many of the planted bugs do the numbers alone show? Runs each in fast mode, where nothing is watched.
 
-The emulator lets threads take turns in one fixed order; EMU_ORDER=1 in another. A race can give right numbers in
-both. `python tests/slow/bug_luck.py` prints a line per bug, then the count.
+The emulator lets threads take turns in one fixed order; EMU_ORDER=1 in another. A race can give right
+numbers in both. `python tests/slow/bug_luck.py` prints a line per bug, then the count.
 """
+
 import multiprocessing
 import os
 import sys
