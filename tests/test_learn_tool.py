@@ -49,9 +49,9 @@ def test_start_blanks_one_chapter_on_its_own_branch(tree):
     assert "NotImplementedError" not in git(tree, "show", "main:01_first/pairs.py")
 
 
-def test_a_blank_c_file_does_not_compile_and_says_why(tree):
+def test_a_blank_kernel_traps_and_names_its_exercise(tree):
     learn(tree, "start", "c")
-    assert '#error "exercise c.1: sum in C++"' in (tree / "csrc/sums.cu").read_text()
+    assert '__trap();  // exercise c.1: sum in C++' in (tree / "csrc/sums.cu").read_text()
 
 
 def test_start_refuses_a_dirty_tree_and_changes_nothing(tree):
