@@ -1,0 +1,79 @@
+"""Three things that a systems claim needs: peak memory, bytes on the wire, floating-point operations. All are counted.
+
+    python 04_systems/run.py               its tables come from these
+"""
+import os
+import socket
+import struct
+import sys
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+
+class PeakMemory(TorchDispatchMode):
+    """with PeakMemory(model, ...) as memory: ... ; memory.peak: the most bytes that torch tensors held at one time.
+
+    After each operation torch calls __torch_dispatch__; we note the storages of what came out and add up all that
+    are still alive. Works on CPU and GPU alike, gives the same number every time; does not see scratch space inside
+    one operation. Tensors made before are seen when given to the constructor (modules, tensors or lists of them).
+    """
+
+    def __init__(self, *known):
+        super().__init__()
+        self.storages: dict[int, StorageWeakRef] = {}
+        self.peak = 0
+        for item in known:
+            self.note(list(item.parameters()) + list(item.buffers()) if isinstance(item, torch.nn.Module) else item)
+
+    def note(self, tree) -> None:
+        """Remember the storages of all tensors in a nest of lists and dictionaries."""
+        for tensor in tree_iter(tree):
+            if isinstance(tensor, torch.Tensor):
+                reference = StorageWeakRef(tensor.untyped_storage())
+                self.storages[reference.cdata] = reference
+
+    def live(self) -> int:
+        """Bytes held by the storages that are alive now."""
+        total = 0
+        for key, reference in list(self.storages.items()):
+            if reference.expired():
+                del self.storages[key]
+            else:
+                storage = torch.UntypedStorage._new_with_weak_ptr(reference.cdata)
+                total += storage.nbytes() if storage is not None else 0
+        return total
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        out = operation(*args, **(kwargs or {}))
+        self.note(out)
+        self.peak = max(self.peak, self.live())
+        return out
+
+
+def tcp_bytes_sent() -> int | None:
+    """Bytes that this process has sent over its open TCP connections, by the kernel's own count; None off Linux.
+
+    gloo speaks TCP even to the same machine, so this measures any collective, ours or torch's, headers included.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    total = 0
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(name))) as connection:
+                if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.type == socket.SOCK_STREAM:
+                    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+                    total += struct.unpack_from("Q", info, 200)[0]   # tcpi_bytes_sent, Linux 4.19 and later
+        except (OSError, struct.error):
+            continue   # a file, or closed in the meantime
+    return total
+
+
+def tensor_bytes(*trees) -> int:
+    """Bytes of the different storages behind all tensors in nests of lists and dictionaries."""
+    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes()
+                for t in tree_iter(trees) if isinstance(t, torch.Tensor)}
+    return sum(storages.values())
