@@ -31,6 +31,15 @@ class Team:
         for work in dist.batch_isend_irecv(wait) if wait else ():
             work.wait()
 
+    def start_send(self, out: Tensor, to: int):
+        """Start to send; `out` may not change before the returned handle's wait() has returned."""
+        self.sent += out.numel() * out.element_size()
+        return dist.isend(out, dist.get_global_rank(self.group, to), self.group)
+
+    def start_all_reduce(self, x: Tensor):
+        """Start to sum x over the team in place, by torch's own all-reduce; returns a handle with wait()."""
+        return dist.all_reduce(x, group=self.group, async_op=True)
+
     def split(self, parts: list[list[int]]) -> "Team":
         """The smaller team that I am in. All ranks call this together with the same partition of the team's ranks."""
         for ranks in parts:
