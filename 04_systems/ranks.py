@@ -43,7 +43,7 @@ def run_ranks(function: Callable, n_ranks: int, *args, timeout: float = 120.0) -
     if n_ranks < 1:
         raise ValueError(f"{n_ranks} ranks cannot run anything: ask for at least 1")
     context = multiprocessing.get_context("forkserver")   # forks from a clean process that has imported torch once
-    context.set_forkserver_preload(["torch.distributed"])
+    context.set_forkserver_preload(["torch.distributed", "parallel_3d"])
     with tempfile.TemporaryDirectory() as folder:
         pipes, processes = [], []
         try:
