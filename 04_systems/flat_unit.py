@@ -70,21 +70,24 @@ def on_gradients(unit: FlatUnit, action: Callable[[FlatUnit], None]) -> None:
         p.register_post_accumulate_grad_hook(arrived)
 
 
-def stream(model: Transformer, units: list[FlatUnit], root: FlatUnit, fill: Callable[[FlatUnit, int], None]) -> None:
-    """Empty all units, and let fill(unit, i) bring each in just before it is used: forward, and again backward.
+def stream(model: Transformer, units: list[FlatUnit], root: FlatUnit,
+           fill: Callable[[FlatUnit, FlatUnit | None], None]) -> None:
+    """Empty all units, and let fill(unit, then) bring each in just before it is used: forward, and again backward.
 
-    A block is emptied after its forward pass; after its backward pass whoever takes its gradients empties it. The
-    rest (i = -1) stays from the start of the forward pass to the end of the backward pass.
+    `then` is the unit that will be used next, if known. A block is emptied after its forward pass; after its backward
+    pass whoever takes its gradients empties it. The rest stays from the start of the forward pass to the end of the
+    backward pass.
     """
-    def ensure(unit: FlatUnit, i: int) -> None:
+    def ensure(unit: FlatUnit, then: FlatUnit | None) -> None:
         if not unit.filled:
-            fill(unit, i)
+            fill(unit, then)
 
-    for i, (layer, unit) in enumerate(zip(model.model.layers, units)):
+    around = [None, *units, None]
+    for layer, before, unit, after in zip(model.model.layers, around, units, around[2:]):
         unit.empty()
-        layer.register_forward_pre_hook(lambda *_, u=unit, i=i: ensure(u, i))
+        layer.register_forward_pre_hook(lambda *_, u=unit, then=after: ensure(u, then))
         layer.register_forward_hook(lambda *_, u=unit: u.empty())
-        layer.register_full_backward_pre_hook(lambda *_, u=unit, i=i: ensure(u, i))
+        layer.register_full_backward_pre_hook(lambda *_, u=unit, then=before: ensure(u, then))
     root.empty()
-    model.register_forward_pre_hook(lambda *_: ensure(root, -1))
+    model.register_forward_pre_hook(lambda *_: ensure(root, units[0]))
     model.register_forward_hook(lambda *_: None if torch.is_grad_enabled() else root.empty())

@@ -64,7 +64,7 @@ class Zero:
             for unit in self.units:
                 on_gradients(unit, self._reduce)
         if stage == 3:
-            stream(model, blocks, root, lambda unit, _: self._gather(unit))
+            stream(model, blocks, root, lambda unit, then: self._gather(unit))
 
     def _gather(self, unit: FlatUnit) -> None:
         unit.fill(all_gather(self.part_of[unit].detach(), self.team))
