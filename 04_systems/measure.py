@@ -4,6 +4,7 @@
 """
 import os
 import socket
+import stat
 import struct
 import sys
 
@@ -23,8 +24,8 @@ class PeakMemory(TorchDispatchMode):
 
     def __init__(self, *known):
         super().__init__()
-        self.storages: dict[int, StorageWeakRef] = {}
-        self.peak = 0
+        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}   # reference and bytes when last seen
+        self.peak = self.at_most = 0   # at_most: bytes alive at the last count plus all that came since
         for item in known:
             self.note(list(item.parameters()) + list(item.buffers()) if isinstance(item, torch.nn.Module) else item)
 
@@ -32,24 +33,30 @@ class PeakMemory(TorchDispatchMode):
         """Remember the storages of all tensors in a nest of lists and dictionaries."""
         for tensor in tree_iter(tree):
             if isinstance(tensor, torch.Tensor):
-                reference = StorageWeakRef(tensor.untyped_storage())
-                self.storages[reference.cdata] = reference
+                storage = tensor.untyped_storage()
+                reference, before = self.storages.get(storage._cdata, (None, 0))
+                if reference is None or storage.nbytes() != before:
+                    self.storages[storage._cdata] = (reference or StorageWeakRef(storage), storage.nbytes())
+                    self.at_most += max(0, storage.nbytes() - before)
+        if self.at_most > self.peak:   # counting is slow: only when there may be a new peak
+            self.peak = max(self.peak, self.live())
 
     def live(self) -> int:
         """Bytes held by the storages that are alive now."""
         total = 0
-        for key, reference in list(self.storages.items()):
-            if reference.expired():
+        for key, (reference, _) in list(self.storages.items()):
+            storage = None if reference.expired() else torch.UntypedStorage._new_with_weak_ptr(key)
+            if storage is None:
                 del self.storages[key]
             else:
-                storage = torch.UntypedStorage._new_with_weak_ptr(reference.cdata)
-                total += storage.nbytes() if storage is not None else 0
+                self.storages[key] = (reference, storage.nbytes())
+                total += storage.nbytes()
+        self.at_most = total
         return total
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         out = operation(*args, **(kwargs or {}))
         self.note(out)
-        self.peak = max(self.peak, self.live())
         return out
 
 
@@ -63,12 +70,14 @@ def tcp_bytes_sent() -> int | None:
     total = 0
     for name in os.listdir("/proc/self/fd"):
         try:
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
             with socket.socket(fileno=os.dup(int(name))) as connection:
                 if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.type == socket.SOCK_STREAM:
                     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
                     total += struct.unpack_from("Q", info, 200)[0]   # tcpi_bytes_sent, Linux 4.19 and later
         except (OSError, struct.error):
-            continue   # a file, or closed in the meantime
+            continue   # closed in the meantime
     return total
 
 

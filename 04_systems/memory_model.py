@@ -24,6 +24,7 @@ class Placement:
     recompute: str = "none"      # none, attention (our scores), elementwise (fused only: norms, products) or block
     interleave: int = 1          # pieces of the model a stage holds (1: contiguous)
     micro_rows: int = 1          # rows of a micro-batch
+    schedule: str = "1f1b"       # 1f1b or gpipe
 
     @property
     def ranks(self) -> int:
@@ -78,8 +79,10 @@ def layer_numbers(config: Config, T: int, place: Placement, fused: bool) -> floa
 
 
 def held_micro_batches(place: Placement, n_micro: int, stage: int = 0) -> float:
-    """Micro-batches whose activations a stage holds at once under 1F1B, in units of the whole stage."""
+    """Micro-batches whose activations a stage holds at once, in units of the whole stage."""
     p, v = place.pipeline, place.interleave
+    if place.schedule == "gpipe":
+        return n_micro
     if v == 1:
         return min(p - stage, n_micro)
     return min(p - stage + (p - 1) / v, n_micro)             # Narayanan et al. 2021, section 2.2
@@ -131,10 +134,14 @@ def traffic(config: Config, T: int, place: Placement, n_micro: int, stage: int =
     tensor = n_micro * (all_reduces * 2 * (t - 1) / t * plane + last * (t - 1) * 3 * tokens * a)
     between = n_micro * plane / (t if place.sequence else 1) * ((not last) + (not first))
     n = stage_parameters(config, place, stage)
-    weights, gradients = n * precision.weight, n * precision.gradient
-    share = (d - 1) / d
+    table = -(-config.vocab_size // t) * config.d_model
+    if config.tied and p > 1 and (first or last):
+        between += table * precision.gradient                            # an all-reduce of the tied embedding by two ranks
+    weights, gradients, share = n * precision.weight, n * precision.gradient, (d - 1) / d
+    kept = table * precision.weight * (first + last if not config.tied else first or last)
     if place.zero == 0:
         data = 2 * share * gradients
-    else:
-        data = share * (gradients * (n_micro if place.zero >= 2 else 1) + weights * (2 * n_micro if place.zero == 3 else 1))
+    else:   # stage 3 brings the blocks in twice, forward and backward, the embedding once
+        gathered = n_micro * (2 * weights - kept) if place.zero == 3 else weights
+        data = share * (gradients * (n_micro if place.zero >= 2 else 1) + gathered)
     return {"tensor": tensor, "pipeline": between, "data": data}

@@ -24,7 +24,7 @@ from transformer import Transformer
 def gather_time(x: Tensor, team: Team) -> Tensor:
     """(B, T/p, C) of each rank to (B, T, C)."""
     B, T, C = x.shape
-    return all_gather(x.transpose(0, 1), team).view(T * team.size, B, C).transpose(0, 1)
+    return all_gather(x.transpose(0, 1), team).view(T * team.size, B, C).transpose(0, 1).contiguous()
 
 
 def scatter_time(x: Tensor, team: Team) -> Tensor:
