@@ -4,7 +4,7 @@ Three ways to average, naive first: a message for each parameter; a few large me
 while the backward pass is still computing the rest (Li et al. 2020, PyTorch Distributed, section 3.2).
 The mean of the ranks' mean losses is the loss of the whole batch only if all have as many targets: `shard` sees to it.
 
-    python 04_systems/run.py --only data_parallel
+    python 04_systems/run.py --only strategies
 """
 import contextlib
 from typing import Iterator

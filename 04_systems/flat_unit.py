@@ -4,7 +4,7 @@ The trick under ZeRO-3 and offloading (and PyTorch's FSDP, Zhao et al. 2023): au
 it needs, so a weight cannot be replaced between the forward and the backward pass. But its *storage* can be resized to
 zero and back: the tensor stays the same object, only the memory goes and returns.
 
-    python 04_systems/run.py --only zero3
+    python 04_systems/run.py --only strategies
 """
 from typing import Callable
 

@@ -110,7 +110,7 @@ def rank_memory(config: Config, T: int, place: Placement, n_micro: int = 1, stag
     held = held_micro_batches(place, n_micro, stage)
     kept = held * layers * layer_numbers(config, T, place, fused)
     C, V, s = config.d_model, config.vocab_size, place.tensor if place.sequence else 1
-    head = last * (2 * C / s + C + 3 * V / place.tensor)
+    head = last * (held * (2 * C / s + C + V / place.tensor) + 2 * V / place.tensor)   # last norm, logits; gradients
     whole_layer = 0.0
     if place.recompute == "block":                           # while one layer is being computed again
         again = Placement(**{**place.__dict__, "recompute": "none"})

@@ -6,7 +6,7 @@ share (p-1)/(m+p-1) of the time is lost, the bubble. Two schedules with the same
     1F1B    as soon as possible one backward pass after each forward pass: at most p - s are held
 Huang et al. 2019; Narayanan et al. 2021 (section 2.2).
 
-    python 04_systems/run.py --only pipeline_1f1b
+    python 04_systems/run.py --only pipelines
 """
 import time
 

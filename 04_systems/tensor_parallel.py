@@ -11,7 +11,7 @@ Between the slices stand two conjugate operators, Megatron's f (`enter`) and g (
 Sequence parallelism cuts what lies between leave and enter (norms, residual stream) along time: the same bytes, and
 no activation is held twice. Shoeybi et al. 2019 (section 3), Korthikanti et al. 2022 (section 4.2).
 
-    python 04_systems/run.py --only tensor_parallel
+    python 04_systems/run.py --only strategies
 """
 import torch
 from torch import Tensor, nn

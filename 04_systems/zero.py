@@ -10,7 +10,7 @@ Training with Adam in float32 keeps 16 bytes a parameter: 4 the weight, 4 the gr
 
 Rajbhandari et al. 2020 (figure 1); stage 3 as in PyTorch's FSDP (Zhao et al. 2023).
 
-    python 04_systems/run.py --only zero3
+    python 04_systems/run.py --only strategies
 """
 import contextlib
 from typing import Callable, Iterator
