@@ -68,16 +68,16 @@ def tcp_bytes_sent() -> int | None:
     if not sys.platform.startswith("linux"):
         return None
     total = 0
-    for name in os.listdir("/proc/self/fd"):
+    for number in range(max(map(int, os.listdir("/proc/self/fd"))) + 1):
         try:
-            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+            if not stat.S_ISSOCK(os.fstat(number).st_mode):
                 continue
-            with socket.socket(fileno=os.dup(int(name))) as connection:
+            with socket.socket(fileno=os.dup(number)) as connection:
                 if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.type == socket.SOCK_STREAM:
                     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
                     total += struct.unpack_from("Q", info, 200)[0]   # tcpi_bytes_sent, Linux 4.19 and later
         except (OSError, struct.error):
-            continue   # closed in the meantime
+            continue   # no such file, or closed in the meantime
     return total
 
 

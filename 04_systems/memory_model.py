@@ -6,7 +6,7 @@ sliced matrices stored in slices and gathered again (Korthikanti et al. 2022, ta
 
     python 04_systems/planner.py           uses it
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline_parallel import layers_of
 from transformer import Config, count_parameters
@@ -100,8 +100,9 @@ def rank_memory(config: Config, T: int, place: Placement, n_micro: int = 1, stag
                 precision: Precision = FLOAT32, fused: bool = False) -> RankMemory:
     """Predict one rank of pipeline stage `stage`, rows of T tokens.
 
-    The peak is at the start of a backward pass. For our code (fused=False) gradients of the first micro-batch do not
-    exist yet then, and its head needs three copies of the logits; production code keeps gradient buffers all the time.
+    The peak is at the start of a backward pass: of the first one if all micro-batches are held, and then our code
+    (fused=False) has no gradients yet; production code keeps buffers for them all the time. The head needs three
+    copies of the logits.
     """
     tokens, last = place.micro_rows * T, stage == place.pipeline - 1
     n = stage_parameters(config, place, stage)
@@ -111,15 +112,14 @@ def rank_memory(config: Config, T: int, place: Placement, n_micro: int = 1, stag
     kept = held * layers * layer_numbers(config, T, place, fused)
     C, V, s = config.d_model, config.vocab_size, place.tensor if place.sequence else 1
     head = last * (held * (2 * C / s + C + V / place.tensor) + 2 * V / place.tensor)   # last norm, logits; gradients
-    whole_layer = 0.0
+    per_number = tokens * precision.activation
+    gradients = 0.0 if fused else n * precision.gradient / (place.data if place.zero >= 2 else 1)
+    at_head = state - (gradients if held >= n_micro else 0.0) + (kept + head) * per_number
+    peak = max(state, at_head)
     if place.recompute == "block":                           # while one layer is being computed again
-        again = Placement(**{**place.__dict__, "recompute": "none"})
-        whole_layer = layer_numbers(config, T, again, fused)
-    activations = (kept + max(whole_layer, head)) * tokens * precision.activation
-    at_backward = state
-    if not fused and n_micro == 1:
-        at_backward -= n * precision.gradient / (place.data if place.zero >= 2 else 1)
-    return RankMemory(state, activations, max(state, at_backward + activations))
+        layer = layer_numbers(config, T, replace(place, recompute="none"), fused)
+        peak = max(peak, state + (kept + layer) * per_number)
+    return RankMemory(state, (kept + head) * per_number, peak)
 
 
 def traffic(config: Config, T: int, place: Placement, n_micro: int, stage: int = 0,

@@ -50,18 +50,22 @@ class Work:
 
 
 def best_seconds(run: Callable[[], object], repeats: int = 7) -> float:
-    """The shortest of several runs after one to warm up: what disturbs a run only makes it longer."""
-    run()
-    times = []
-    for _ in range(repeats):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        begin = time.perf_counter()
+    """The shortest of several runs after one to warm up: what disturbs a run only makes it longer.
+
+    On a CPU this is processor time of one thread, which others on the machine disturb least.
+    """
+    on_gpu = torch.cuda.is_available()
+    clock = time.perf_counter if on_gpu else time.process_time
+    threads, times = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    for _ in range(1 + repeats):
+        begin = clock()
         run()
-        if torch.cuda.is_available():
+        if on_gpu:
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - begin)
-    return min(times)
+        times.append(clock() - begin)
+    torch.set_num_threads(threads)
+    return min(times[1:])
 
 
 def measure_machine(device: torch.device, n: int = 1024, megabytes: int = 128) -> Machine:
@@ -76,8 +80,8 @@ def measure_machine(device: torch.device, n: int = 1024, megabytes: int = 128) -
 
 def operations(device: torch.device, small: bool = False) -> list[Work]:
     """The parts of a language model, in float32, too large for the caches (unless `small`)."""
-    C, F, T, H, S = (64, 128, 32, 2, 64) if small else (1024, 4096, 512, 16, 4096)
-    D, N = C // H, 32 if small else 8192
+    C, F, T, H, S = (64, 128, 32, 2, 64) if small else (1024, 8192, 512, 16, 8192)
+    D, N = C // H, 32 if small else 7168
     x, W, one = (torch.randn(s, device=device) for s in ((T, C), (C, F), (1, C)))
     q, K, V = (torch.randn(1, H, n, D, device=device) for n in (T, S, S))
     rows, norm = torch.randn(N, C, device=device), RMSNorm(C).to(device)

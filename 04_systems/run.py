@@ -7,7 +7,7 @@
 import copy
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -49,7 +49,7 @@ def roofline(settings: Settings, folder: Path, config: Config) -> dict:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     machine = measure_machine(device, *((256, 8) if settings.quick else ()))
     rows = [(work, best_seconds(work.run)) for work in operations(device, settings.quick)]
-    print(f"  this machine reaches {machine.flops / 1e9:.0f} GFLOP/s and {machine.bandwidth / 1e9:.1f} GB/s: "
+    print(f"  one {'GPU' if device.type == 'cuda' else 'core'} of this machine reaches {machine.flops / 1e9:.0f} GFLOP/s and {machine.bandwidth / 1e9:.1f} GB/s: "
           f"ridge at {machine.ridge:.0f} operations a byte (an H100: {H100.ridge:.0f})")
     print("  operation               ops/byte  limited by   measured / predicted time")
     ratios = {}
@@ -162,6 +162,7 @@ def recompute(settings: Settings, folder: Path, config: Config) -> dict:
 def offload(settings: Settings, folder: Path, config: Config) -> dict:
     """Peak memory of training steps with the optimizer state, then also the weights, elsewhere."""
     table, expected = {}, None
+    config = replace(config, n_layers=2 if settings.quick else 12)
     batches = random_batches(config, 2, 1, 16, settings.seed)
     print("  where                     peak, bytes a parameter   weight differs by")
     for name, make, parameters in (("all in memory", None, False), ("moments on the host", HostStore, False),
