@@ -34,7 +34,7 @@ class Team:
     def start_send(self, out: Tensor, to: int):
         """Start to send; `out` may not change before the returned handle's wait() has returned."""
         self.sent += out.numel() * out.element_size()
-        return dist.isend(out, dist.get_global_rank(self.group, to), self.group)
+        return dist.isend(out.contiguous(), dist.get_global_rank(self.group, to), self.group)
 
     def start_all_reduce(self, x: Tensor):
         """Start to sum x over the team in place, by torch's own all-reduce; returns a handle with wait()."""

@@ -75,7 +75,8 @@ def tcp_bytes_sent() -> int | None:
             with socket.socket(fileno=os.dup(number)) as connection:
                 if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.type == socket.SOCK_STREAM:
                     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-                    total += struct.unpack_from("Q", info, 200)[0]   # tcpi_bytes_sent, Linux 4.19 and later
+                    sent, again = struct.unpack_from("QQ", info, 200)   # tcpi_bytes_sent, tcpi_bytes_retrans: Linux 4.19
+                    total += sent - again
         except (OSError, struct.error):
             continue   # no such file, or closed in the meantime
     return total

@@ -112,6 +112,7 @@ def rank_memory(config: Config, T: int, place: Placement, n_micro: int = 1, stag
     kept = held * layers * layer_numbers(config, T, place, fused)
     C, V, s = config.d_model, config.vocab_size, place.tensor if place.sequence else 1
     head = last * (held * (2 * C / s + C + V / place.tensor) + 2 * V / place.tensor)   # last norm, logits; gradients
+    kept += held * (not last) * C / s                        # what was handed to the next stage
     per_number = tokens * precision.activation
     gradients = 0.0 if fused else n * precision.gradient / (place.data if place.zero >= 2 else 1)
     at_head = state - (gradients if held >= n_micro else 0.0) + (kept + head) * per_number

@@ -143,7 +143,7 @@ class Pipeline:
         time_here = self.tokens // (self.tensor.size if self.sequence else 1)
         shape = (b, time_here, self.model.config.d_model)
         like = next(self.model.parameters())
-        held, sends, loss = {}, [], 0.0
+        held, sending, loss = {}, None, 0.0
         self.timeline, self.most_held = [], 0
         for kind, i in self.actions:
             rows = slice(i * b, (i + 1) * b)
@@ -159,23 +159,25 @@ class Pipeline:
                     y = self.micro_loss(y, targets[rows])
                     loss += y.item()
                 self._note(kind, i, start, self.slot)
-                held[i] = (x, y)
+                sent = None if self.last else self.team.start_send(y.detach(), self.team.rank + 1)
+                held[i] = (x, y, sent)
                 self.most_held = max(self.most_held, len(held))
-                if not self.last:
-                    sends.append((out := y.detach().contiguous(), self.team.start_send(out, self.team.rank + 1)))
             else:
-                x, y = held.pop(i)
+                x, y, sent = held.pop(i)
                 grad = None
                 if not self.last:
+                    sent.wait()                                            # long done: its gradient is on the way
                     grad = like.new_empty(shape)
                     self.back.exchange(None, 0, grad, self.back.rank + 1)
                 start = time.monotonic()
                 y.backward(grad)
                 self._note(kind, i, start, 2 * self.slot)
+                if sending is not None:
+                    sending[1].wait()
                 if not self.first:
-                    sends.append((out := x.grad.contiguous(), self.back.start_send(out, self.back.rank - 1)))
-        for _, handle in sends:
-            handle.wait()
+                    sending = (x.grad, self.back.start_send(x.grad, self.back.rank - 1))
+        if sending is not None:
+            sending[1].wait()
         return loss
 
     def _note(self, kind: str, i: int, start: float, at_least: float) -> None:

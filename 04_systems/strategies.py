@@ -43,6 +43,7 @@ class Running:
     keeps: list                                    # tensors that live from step to step, besides the model's
     slice: tuple[int, int] = (0, 1)                # which slice of each matrix this rank has, of how many
     gathered: Callable = contextlib.nullcontext    # with gathered(): the model's weights are in memory
+    full_gradients: Callable | None = None         # the averaged gradients by name, if not in the model's parameters
 
 
 def optimizer_for(parameters) -> AdamW:
@@ -81,7 +82,7 @@ def start_zero(model: Transformer, team: Team, stage: int) -> Running:
 
     return Running(model, backward, zero.step,
                    [zero.optimizer.m, zero.optimizer.v, zero.parts, [unit.full for unit in zero.units]],
-                   gathered=zero.gathered)
+                   gathered=zero.gathered, full_gradients=zero.full_gradients)
 
 
 def start_mesh(model: Transformer, team: Team, layout: Layout) -> Running:
