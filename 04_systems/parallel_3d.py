@@ -8,6 +8,7 @@ talk once a step. Rank numbers run fastest along tensor, then pipeline, then dat
     torchrun --nnodes 2 --node-rank 0 --master-addr HOST --nproc-per-node 8 04_systems/parallel_3d.py ...
 """
 import os
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from checkpoint import read, write
 from collectives import Team, all_reduce
 from data_parallel import average_gradients_bucketed, shard
 from pipeline_parallel import Pipeline, keep_stage, layers_of, sum_tied_gradients
-from ranks import joined, run_ranks
+from ranks import RankError, joined, run_ranks
 from tensor_parallel import cut, join, split_heads_and_widths, sum_partial_gradients
 from token_file import open_tokens
 from transformer import Config, Transformer
@@ -142,6 +143,7 @@ class Settings(RunSettings, Layout):
     lr: float = 3e-3                          # learning rate of AdamW
     checkpoint: str = "out/04_systems/mesh"   # folder of the checkpoint
     save_every: int = 10                      # steps between checkpoints
+    patience: float = 600.0                   # seconds for the whole run, or for one message under torchrun
 
 
 def train(world: Team, settings: Settings) -> list[float]:
@@ -170,10 +172,13 @@ def main() -> None:
     """Start the ranks, or join those that torchrun has started."""
     settings = parse_settings(Settings, __doc__, dict(steps=4))
     if "RANK" in os.environ:
-        with joined() as world:
+        with joined(settings.patience) as world:
             train(world, settings)
     else:
-        run_ranks(train, settings.ranks, settings, timeout=60 + 10 * settings.steps)
+        try:
+            run_ranks(train, settings.ranks, settings, timeout=settings.patience)
+        except RankError as error:
+            sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

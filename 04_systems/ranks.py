@@ -38,7 +38,7 @@ def run_ranks(function: Callable, n_ranks: int, *args, timeout: float = 120.0) -
     """Run function(team, *args) in `n_ranks` processes with gloo; returns what each rank returned, in order of rank.
 
     `function`, `args` and the results travel by pickle. Raises RankError when a rank dies, raises or is still busy
-    after `timeout` seconds; a ValueError of a rank is raised again as it is (it is a message to the user).
+    after `timeout` seconds; a ValueError or FileNotFoundError of a rank is raised again as it is.
     """
     if n_ranks < 1:
         raise ValueError(f"{n_ranks} ranks cannot run anything: ask for at least 1")
@@ -76,7 +76,8 @@ def _rank_main(pipe, rank: int, n_ranks: int, folder: str, timeout: float, work:
                                 timeout=timedelta(seconds=2 * timeout))
         answer = (True, function(Team(dist.group.WORLD), *args))
     except BaseException as error:
-        answer = (False, (error if isinstance(error, ValueError) else None, traceback.format_exc()))
+        expected = isinstance(error, (ValueError, FileNotFoundError))   # a message to the user, not a fault
+        answer = (False, (error if expected else None, traceback.format_exc()))
     pipe.send_bytes(pickle.dumps(answer))
     if answer[0]:
         dist.destroy_process_group()
