@@ -46,7 +46,7 @@ def world(tmp_path):
     tokens = np.random.default_rng(0).integers(0, 64, 5000)
     (tmp_path / "out/01_tokenizer").mkdir(parents=True)
     (tmp_path / "out/02_transformer").mkdir(parents=True)
-    write_tokens(tmp_path / "out/01_tokenizer/train.bin", tokens.astype(np.uint16), 64)
+    write_tokens(tmp_path / "out/01_tokenizer/train.bin", tokens)
     shape = dict(vocab_size=64, d_model=32, n_layers=2, n_heads=4, n_kv_heads=4, d_ff=48, max_len=32)
     (tmp_path / "out/02_transformer/config.json").write_text(json.dumps(shape))
     return ["--out", str(tmp_path / "out"), "--checkpoint", str(tmp_path / "checkpoint"), "--batch", "8", "--length", "16",
@@ -60,15 +60,14 @@ def losses_of(text: str) -> dict[int, str]:
 
 
 def leftovers(mark: str) -> list[str]:
-    """Command lines of running processes that contain `mark`."""
+    """Processes that were started, directly or not, with the environment variable RUN_MARK=mark."""
     found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+    for entry in Path("/proc").glob("[0-9]*/environ"):
         try:
-            line = entry.read_bytes().replace(b"\0", b" ").decode()
+            if f"RUN_MARK={mark}\0".encode() in entry.read_bytes() + b"\0":
+                found.append(entry.parent.name)
         except OSError:
             continue
-        if mark in line and str(os.getpid()) != entry.parent.name:
-            found.append(line)
     return found
 
 
@@ -95,11 +94,12 @@ def test_every_mesh_of_eight_ranks_trains_like_one_process():
 def test_a_run_killed_by_kill_9_leaves_nothing_and_resumes_on_other_ranks(world):
     straight = subprocess.run([sys.executable, SCRIPT, *world, "--steps", "8", "--checkpoint", world[1] + "/straight"],
                               env=ENV, capture_output=True, text=True, timeout=300, check=True)
-    job = subprocess.Popen([sys.executable, SCRIPT, *world, "--steps", "100000", "--data", "2", "--tensor", "2"], env=ENV,
-                           stdout=subprocess.PIPE, text=True)
+    job = subprocess.Popen([sys.executable, SCRIPT, *world, "--steps", "100000", "--data", "2", "--tensor", "2"],
+                           env={**ENV, "RUN_MARK": world[1]}, stdout=subprocess.PIPE, text=True)
     for line in job.stdout:
         if "step 5" in line:
             break
+    assert len(leftovers(world[1])) >= 5   # the command and its four ranks
     job.kill()
     job.wait()
     deadline = time.monotonic() + 30
@@ -121,7 +121,7 @@ def test_under_torchrun_the_death_of_a_rank_ends_the_job(world):
     text, _ = job.communicate(timeout=120)   # a mesh of 1 on 3 ranks: refused by every rank, with the sentence
     assert job.returncode != 0 and "needs 1 ranks, but 3 were started" in text
     job = subprocess.Popen([*torchrun("--standalone", "--nproc-per-node", "2"), *world, "--steps", "100000", "--data", "2"],
-                           env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                           env={**ENV, "RUN_MARK": world[1]}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for line in job.stdout:
         if "step 3" in line:
             break
@@ -143,7 +143,7 @@ def _is_rank(cmdline: Path, mark: str) -> bool:
 
 def test_under_torchrun_a_hanging_rank_ends_the_job_in_bounded_time(world):
     job = subprocess.Popen([*torchrun("--standalone", "--nproc-per-node", "2"), *world, "--steps", "100000", "--data", "2",
-                            "--patience", "8"], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                            "--patience", "8"], env={**ENV, "RUN_MARK": world[1]}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for line in job.stdout:
         if "step 3" in line:
             break
