@@ -5,16 +5,18 @@ training updates the pair counts where a merge happened in place of counting aga
 and can never be produced by ordinary text.
 
     python 01_tokenizer/run.py             trains it on the corpus
+    python 01_tokenizer/bpe.py             trains both versions side by side and compares
 """
 import heapq
 import itertools
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 import regex
 
-from bpe_naive import merge
+from bpe_naive import merge, train_naive
 from workbench import read_json, write_json
 
 # A word with its leading space | one digit (so that numbers line up digit by digit) | punctuation | white space.
@@ -137,3 +139,15 @@ class Tokenizer:
             return cls(merges, tuple(data["special"]), data["pattern"])
         except (KeyError, TypeError, ValueError, regex.error) as error:
             raise ValueError(f"{path} is not a tokenizer file ({error}): delete it and run `make 01` again") from None
+
+
+if __name__ == "__main__":
+    from corpus import real_text
+
+    sample = real_text()[:400]
+    begin = time.process_time()
+    fast = train(sample, 256 + 300)
+    middle = time.process_time()
+    slow = train_naive(Counter(itertools.chain.from_iterable(regex.findall(PATTERN, text) for text in sample)), 300)
+    print(f"{sum(map(len, sample)):,} characters, 300 merges: the same merges {fast == slow}, "
+          f"{(time.process_time() - middle) / (middle - begin):.0f} times as fast as counting again")

@@ -1,7 +1,7 @@
 """Byte-level byte-pair encoding in its plainest form: count all pairs, merge the most frequent, repeat.
 
 Source: Sennrich, Haddow, Birch 2016 (section 3.2, on characters); Radford et al. 2019 (section 2.2, on bytes).
-Slow on purpose: every merge counts the whole text again. `bpe.py` gives the same merges thousands of times faster,
+Slow on purpose: every merge counts the whole text again. `bpe.py` gives the same merges tens of times faster (more for longer texts),
 and the tests hold the two equal.
 
     python 01_tokenizer/bpe_naive.py "low lower lowest" 5
