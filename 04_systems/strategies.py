@@ -31,7 +31,7 @@ from transformer import Config, Transformer
 from workbench import parse_settings, run_main
 from zero import Zero
 
-LR, DECAY = 3e-4, 0.1
+LR, DECAY = 1e-4, 0.1   # small: Adam turns rounding of a gradient near 0 into a step of up to LR
 
 
 @dataclass

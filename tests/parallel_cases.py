@@ -157,7 +157,7 @@ def zero_unused(team: Team, stage: int) -> dict:
 
 def save_mesh(team: Team, layout: Layout, folder, n_steps: int) -> None:
     """Train on a mesh and save."""
-    trainer = Trainer3D(small_model(), Mesh(team, layout), layout, 3e-4, 0.1)
+    trainer = Trainer3D(small_model(), Mesh(team, layout), layout, 1e-4, 0.1)
     batches = small_batches(4)
     step = trainer.load(folder)
     while step < n_steps:
