@@ -20,7 +20,7 @@ from batches import TextBatches
 from checkpoint import read, write
 from collectives import Team, all_reduce
 from data_parallel import average_gradients_bucketed, shard
-from pipeline_parallel import Pipeline, keep_stage, layers_of, sum_tied_gradients
+from pipeline_parallel import Pipeline, sum_tied_gradients
 from ranks import RankError, joined, run_ranks
 from tensor_parallel import cut, join, split_heads_and_widths, sum_partial_gradients
 from token_file import open_tokens
@@ -137,6 +137,7 @@ class Trainer3D:
 
 @dataclass
 class Settings(RunSettings, Layout):
+    """A training run on a mesh."""
     steps: int = 20                           # optimizer steps in all
     batch: int = 16                           # rows of the whole batch
     length: int = 64                          # tokens a row

@@ -9,7 +9,7 @@ with what it leaves out, so a prediction is a lower bound of the step time. Nara
 from collections import Counter
 from dataclasses import dataclass
 
-from memory_model import MIXED, Placement, RankMemory, rank_memory, stage_parameters, traffic
+from memory_model import MIXED, Placement, RankMemory, rank_memory, traffic
 from pipeline_parallel import layers_of
 from transformer import Config, count_parameters
 from workbench import parse_settings, run_main
@@ -86,8 +86,8 @@ def plan(config: Config, rows: int, T: int, cluster: Cluster, place: Placement) 
     n_micro, tokens = rows // (place.data * place.micro_rows), place.micro_rows * T
     memory = max((rank_memory(config, T, place, n_micro, s, MIXED, fused=True) for s in {0, p - 1}), key=lambda m: m.peak)
     if memory.peak > cluster.usable * cluster.memory:
-        return Plan(place, n_micro, f"needs {memory.peak / 1e9:.0f} GB, a GPU has {cluster.usable * cluster.memory / 1e9:.0f}",
-                    memory)
+        room = cluster.usable * cluster.memory
+        return Plan(place, n_micro, f"needs {memory.peak / 1e9:.0f} GB, a GPU has {room / 1e9:.0f}", memory)
     sent = traffic(config, T, place, n_micro, 0, MIXED)
     # Compute: the slowest stage sets the pace. The head counts as part of the last stage.
     passes = 4 if place.recompute == "block" else 3
@@ -145,6 +145,7 @@ HEADER = " data pipe ten. inter rows zero  recompute   mem GB sent GB  step s  b
 
 @dataclass
 class Settings:
+    """What to plan."""
     model: str = "llama-405b"                  # llama-8b, llama-70b or llama-405b
     gpus: int = 16384                          # how many H100
     tokens_per_batch: int = 16 * 1024 * 1024   # tokens of one optimizer step

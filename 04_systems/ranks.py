@@ -132,7 +132,7 @@ def _hang_report(processes: list, folder: Path, timeout: float, done: set[int]) 
     time.sleep(0.5)
     for rank in set(range(len(processes))) - done:
         text = Path(folder, f"stack{rank}").read_text() if Path(folder, f"stack{rank}").exists() else ""
-        stacks[rank] = text[text.rfind("Current thread") if "Current thread" in text else 0:] or "(no stack: it never started)"
+        stacks[rank] = text[max(0, text.rfind("Current thread")):] or "(no stack: it never started)"
     waiting = [r for r in stacks if " in exchange" in stacks[r] or "distributed_c10d" in stacks[r]]
     culprits = [r for r in stacks if r not in waiting] or waiting
     return (f"rank {culprits[0]} of {len(processes)} hangs: still busy after {timeout:g} s "

@@ -32,6 +32,7 @@ from workbench import RunSettings, announce, parse_settings, read_json, run_main
 
 @dataclass
 class Settings(RunSettings):
+    """Sizes of the demonstrations."""
     only: str = ""           # run one section and write no metrics
     ranks: int = 4           # processes of the strategies (the mesh takes 8)
     batch: int = 8           # rows of a batch
@@ -49,8 +50,8 @@ def roofline(settings: Settings, folder: Path, config: Config) -> dict:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     machine = measure_machine(device, *((256, 8) if settings.quick else ()))
     rows = [(work, best_seconds(work.run)) for work in operations(device, settings.quick)]
-    print(f"  one {'GPU' if device.type == 'cuda' else 'core'} of this machine reaches {machine.flops / 1e9:.0f} GFLOP/s and {machine.bandwidth / 1e9:.1f} GB/s: "
-          f"ridge at {machine.ridge:.0f} operations a byte (an H100: {H100.ridge:.0f})")
+    print(f"  one {'GPU' if device.type == 'cuda' else 'core'} of this machine reaches {machine.flops / 1e9:.0f} GFLOP/s"
+          f" and {machine.bandwidth / 1e9:.1f} GB/s: ridge at {machine.ridge:.0f} operations a byte (an H100: {H100.ridge:.0f})")
     print("  operation               ops/byte  limited by   measured / predicted time")
     ratios = {}
     for work, seconds in rows:
@@ -98,7 +99,7 @@ def strategies(settings: Settings, folder: Path, config: Config) -> dict:
     """The table of the chapter: each strategy's memory and bytes, predicted and measured, and its error."""
     model = Transformer(config)
     batches = random_batches(config, 2, settings.batch, settings.length, settings.seed)
-    losses, weights = one_process(copy.deepcopy(model), batches)
+    losses, _, weights = one_process(copy.deepcopy(model), batches)
     print("  MB of the rank with most              kept             peak             sent        largest difference")
     print("  strategy           ranks     predicted real   predicted real   predicted real      loss   weight")
     table = {}
@@ -132,7 +133,8 @@ def pipelines(settings: Settings, folder: Path, config: Config) -> dict:
         lines, held, idle = zip(*run_ranks(pipeline_timeline, p, config, schedule, m, settings.slot))
         runs[f"{schedule}, {p} stages, {m} micro-batches"] = list(lines)
         table[schedule] = {"idle": idle[0], "formula": (p - 1) / (m + p - 1), "held": list(held)}
-        print(f"  {schedule:<6} idle {idle[0]:.1%}, formula {(p - 1) / (m + p - 1):.1%}; micro-batches held by stage {list(held)}")
+        print(f"  {schedule:<6} idle {idle[0]:.1%}, formula {(p - 1) / (m + p - 1):.1%}; "
+              f"micro-batches held by stage {list(held)}")
     draw_pipelines(folder / "pipelines.png", runs)
     return table
 

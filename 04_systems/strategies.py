@@ -137,17 +137,18 @@ class Result:
     sent: int | None      # bytes sent in a step, by the kernel's count
 
 
-def one_process(model: Transformer, batches: list[tuple[Tensor, Tensor]]) -> tuple[list[float], dict[str, Tensor]]:
-    """The reference: losses before each step and the weights after the last."""
+def one_process(model: Transformer, batches: list[tuple[Tensor, Tensor]]) -> tuple[list[float], dict, dict]:
+    """The reference: losses before each step, gradients of the last step and weights after it, by name."""
     optimizer, losses = optimizer_for(model.parameters()), []
     for ids, targets in batches:
         for p in model.parameters():
             p.grad = None
         loss = cross_entropy(model(ids), targets)
         loss.backward()
-        optimizer.step()
         losses.append(loss.item())
-    return losses, {name: p.detach() for name, p in model.named_parameters()}
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+        optimizer.step()
+    return losses, gradients, {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
 def settled_bytes() -> int | None:
@@ -184,6 +185,7 @@ def random_batches(config: Config, n: int, batch: int, length: int, seed: int) -
 
 @dataclass
 class Settings:
+    """What torchrun's ranks train, and how."""
     strategy: str = "zero3"   # one of the strategies
     batch: int = 8            # rows of the whole batch
     length: int = 128         # tokens a row
@@ -200,8 +202,9 @@ def main() -> None:
         batches = random_batches(config, 2, settings.batch, settings.length, settings.seed)
         torch.manual_seed(settings.seed)
         model = Transformer(config)
-        expected = one_process(copy.deepcopy(model), batches)[1]
-        print(f"rank {team.rank} of {team.size}: {measured_run(team, settings.strategy, model, batches, expected)}", flush=True)
+        expected = one_process(copy.deepcopy(model), batches)[2]
+        result = measured_run(team, settings.strategy, model, batches, expected)
+        print(f"rank {team.rank} of {team.size}: {result}", flush=True)
 
 
 if __name__ == "__main__":

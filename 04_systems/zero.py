@@ -23,7 +23,8 @@ from flat_unit import FlatUnit, make_units, on_gradients, stream
 from transformer import Transformer
 
 
-def state_bytes(n_parameters: float, n_ranks: int, stage: int, weight: int = 4, gradient: int = 4, moments: int = 8) -> float:
+def state_bytes(n_parameters: float, n_ranks: int, stage: int, weight: float = 4, gradient: float = 4,
+                moments: float = 8) -> float:
     """Bytes that one of `n_ranks` ranks keeps between steps for weights, gradients and optimizer state.
 
     The defaults are float32 Adam; mixed precision is 2, 2 and 12 (a float32 master copy and two moments).
@@ -112,6 +113,7 @@ class Zero:
         for unit, part in zip(self.units, self.parts):
             if self.stage == 1 and part.grad is None:
                 self._reduce(unit)
-            pieces = all_gather(part.grad, self.team).split([*unit.sizes, unit.bytes // part.element_size() - sum(unit.sizes)])
+            flat = all_gather(part.grad, self.team)
+            pieces = flat.split([*unit.sizes, len(flat) - sum(unit.sizes)])
             out.update({names[p]: piece.view(p.shape) for p, piece in zip(unit.parameters, pieces)})
         return out

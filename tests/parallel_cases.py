@@ -6,11 +6,12 @@ import time
 import torch
 import torch.distributed as dist
 
-from collectives import Team, all_to_all, ring_all_gather, ring_all_reduce, ring_reduce_scatter, tree_all_reduce, tree_broadcast
+from collectives import (Team, all_to_all, ring_all_gather, ring_all_reduce, ring_reduce_scatter, tree_all_reduce,
+                         tree_broadcast)
 from cross_entropy import cross_entropy
 from data_parallel import OverlappedGradients, shard
 from parallel_3d import Layout, Mesh, Trainer3D
-from strategies import measured_run, optimizer_for, random_batches, start
+from strategies import measured_run, one_process, optimizer_for, random_batches, start, start_mesh
 from tensor_parallel import cut
 from transformer import Config, Transformer
 from zero import Zero
@@ -29,20 +30,6 @@ def small_model(dtype=torch.float64, **changes) -> Transformer:
 
 def small_batches(n=2, batch=8, length=16):
     return random_batches(Config(**SMALL), n, batch, length, seed=1)
-
-
-def one_process(model: Transformer, batches):
-    """Losses, the last gradients and the last weights of plain training."""
-    optimizer, losses = optimizer_for(model.parameters()), []
-    for ids, targets in batches:
-        for p in model.parameters():
-            p.grad = None
-        loss = cross_entropy(model(ids), targets)
-        loss.backward()
-        losses.append(loss.item())
-        gradients = {n: p.grad.clone() for n, p in model.named_parameters()}
-        optimizer.step()
-    return losses, gradients, {n: p.detach().clone() for n, p in model.named_parameters()}
 
 
 def differences(running, batches, expected) -> dict[str, float]:
@@ -78,7 +65,6 @@ def equality(team: Team, names, dtypes, n_layers=4, n_steps=2) -> dict:
 
 def layouts(team: Team, which) -> list[dict]:
     """The same for meshes given as Layouts."""
-    from strategies import start_mesh
     model, batches = small_model(), small_batches()
     expected = one_process(copy.deepcopy(model), batches)
     return [{**differences(start_mesh(copy.deepcopy(model), team, layout), batches, expected), "wanted losses": expected[0]}

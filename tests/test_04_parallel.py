@@ -3,13 +3,13 @@ import functools
 
 import pytest
 import torch
-from parallel_cases import (Forked, SMALL, collectives_agree, equality, layouts, measured, one_process, overlap_cases, save_mesh,
+from parallel_cases import (SMALL, Forked, collectives_agree, equality, layouts, measured, overlap_cases, save_mesh,
                             small_batches, small_model, zero_unused)
 
 from memory_model import Placement, rank_memory, traffic
 from parallel_3d import Layout
 from ranks import run_ranks
-from strategies import STRATEGIES, place_of
+from strategies import STRATEGIES, one_process, place_of
 from transformer import Config
 
 
