@@ -110,6 +110,9 @@ class Trainer3D:
         if self.mesh.world.rank == 0:
             write_json(folder / "latest.json", {"step": step, "stages": self.layout.pipeline, "slices": self.layout.tensor,
                                                 "config": asdict(self.config)})
+            for old in folder.glob("step*-stage*-slice*.pt"):
+                if not old.name.startswith(f"step{step}-"):
+                    old.unlink()
 
     def load(self, folder: Path) -> int:
         """Continue from the newest valid checkpoint in `folder`, whatever mesh wrote it; returns its step, 0 if none.

@@ -8,9 +8,11 @@ from parallel_cases import (SMALL, Forked, collectives_agree, equality, layouts,
 
 from memory_model import Placement, rank_memory, traffic
 from parallel_3d import Layout
-from ranks import run_ranks
+from ranks import run_ranks as start_ranks
 from strategies import STRATEGIES, one_process, place_of
 from transformer import Config
+
+run_ranks = functools.partial(start_ranks, timeout=400.0)   # also on a machine that is busy with other things
 
 
 @functools.lru_cache
