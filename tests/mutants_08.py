@@ -11,7 +11,7 @@ MUTANTS = [
     ("8.1", "hard-coded k", "topk(k,", "topk(2,"),
 
     ("8.2", "repeats all scales in turn", ".repeat_interleave(group, dim=1)", ".repeat(1, group)"),
-    ("8.2", "expects groups of 32", "integers.shape[1] // scales.shape[1]", "32"),
+    ("8.2", "expects groups of 16", "integers.shape[1] // scales.shape[1]", "16"),
     ("8.2", "one scale a row", "scales.float()", "scales.float()[:, :1].expand_as(scales)"),
     ("8.2", "divides by the scale", "integers.float() * ", "integers.float() / "),
     ("8.2", "multiplies in half precision", "integers.float() * scales.float()", "integers * scales"),
@@ -79,6 +79,7 @@ MUTANTS = [
     ("8.7", "one token too few", "range(T, T + n_new)", "range(T, T + n_new - 1)"),
     ("8.7", "looks at the first logits of the prompt", "model(ids, cache)[:, -1]", "model(ids, cache)[:, 0]"),
     ("8.7", "room for the prompt only", "T + n_new, ids.device", "max(T, 1), ids.device"),
+    ("8.7", "reserves room for a full context", "T + n_new, ids.device", "model.config.max_len, ids.device"),
     ("8.7", "takes the least likely token", "logits.argmax", "logits.argmin"),
     ("8.7", "gives every row the first row's token", "logits.argmax(-1, keepdim=True)",
      "logits.argmax(-1, keepdim=True)[:1].expand(len(ids), 1)"),

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+import kv_cache
 from generate import generate
 from kv_cache import KVCache, generate_cached
 from sampling import keep_top_k, keep_top_p
@@ -240,6 +241,21 @@ def test_each_token_is_run_through_the_model_once():
     assert calls == [(2, 6)] + [(2, 1)] * 3, (
         f"for 4 new tokens the model was called with ids of shapes {calls}, wanted [(2, 6)] and three times "
         "(2, 1): only the newest token, and no call after the last token is chosen")
+
+
+@pytest.mark.ex("8.7")
+def test_the_cache_has_room_for_exactly_the_text(monkeypatch):
+    """the cache has room for the prompt and the new tokens, no more"""
+    rooms = []
+
+    def spy(config, batch, max_len, *more, **named):
+        rooms.append((batch, max_len))
+        return KVCache(config, batch, max_len, *more, **named)
+
+    monkeypatch.setattr(kv_cache, "KVCache", spy)
+    generate_cached(lively_model(), torch.randint(40, (2, 6)), 4)
+    assert rooms == [(2, 10)], (
+        f"for ids (2, 6) and 4 new tokens, caches of (rows, tokens) {rooms} were made, wanted one of (2, 10)")
 
 
 @pytest.mark.ex("8.7")

@@ -113,13 +113,13 @@ def restored(integers: torch.Tensor, scales: torch.Tensor) -> np.ndarray:
 def test_integers_and_scales_have_the_promised_form():
     """integers of the range that the bits allow, and one float16 scale a group"""
     for bits, group in ((4, 32), (8, 16), (3, 8)):
-        weight = torch.randn(5, 64)
+        weight = torch.randn(200, 64)
         before = weight.clone()
         integers, scales = quantize_groups(weight, bits, group)
-        assert integers.dtype == torch.int8 and integers.shape == (5, 64), (
-            f"integers are {integers.dtype} {tuple(integers.shape)}, wanted torch.int8 (5, 64)")
-        assert scales.dtype == torch.float16 and scales.shape == (5, 64 // group), (
-            f"scales are {scales.dtype} {tuple(scales.shape)}, wanted torch.float16 (5, {64 // group})")
+        assert integers.dtype == torch.int8 and integers.shape == (200, 64), (
+            f"integers are {integers.dtype} {tuple(integers.shape)}, wanted torch.int8 (200, 64)")
+        assert scales.dtype == torch.float16 and scales.shape == (200, 64 // group), (
+            f"scales are {scales.dtype} {tuple(scales.shape)}, wanted torch.float16 (200, {64 // group})")
         low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
         assert low <= integers.min() and integers.max() <= high, (
             f"{bits} bits: integers from {integers.min()} to {integers.max()}, wanted {low} to {high}: a "
@@ -132,7 +132,7 @@ def test_integers_and_scales_have_the_promised_form():
 def test_each_group_has_its_own_scale():
     """a group of large weights does not spoil its neighbour"""
     weight = torch.cat((torch.randn(2, 32) * 100, torch.randn(2, 32) * 0.01), 1)
-    got = restored(*quantize_groups(weight, 4))[:, 1]
+    got = restored(*quantize_groups(weight, 4, 32))[:, 1]
     wrong = float(np.abs(got - weight[:, 32:].numpy()).max())
     assert wrong < 0.01, (
         f"weights of about 0.01 next to a group of about 100 came back with an error of {wrong:.3g}, wanted "
@@ -143,7 +143,7 @@ def test_each_group_has_its_own_scale():
 def test_a_group_of_zeros_stays_zero():
     """a group of zeros comes back as zeros, not as NaN"""
     weight = torch.cat((torch.zeros(1, 32), torch.randn(1, 32)), 1)
-    integers, scales = quantize_groups(weight, 4)
+    integers, scales = quantize_groups(weight, 4, 32)
     assert bool(scales.isfinite().all()) and bool((scales > 0).all()) and not integers[:, :32].any(), (
         f"32 zeros gave the integers {integers[0, :4].tolist()}... and the scale {scales[0, 0].item()}: 0 / "
         "0 is NaN, keep the largest weight at 1e-4 or more")
@@ -157,7 +157,7 @@ def test_the_best_of_eight_scales_is_found():
         weight[::2, 5] *= 3.0                               # an outlier: clipping it pays
         weight[1, 40:44] = -weight[1].abs().max()           # here the most negative integer pays
         groups = weight.numpy().astype(float).reshape(30, 2, 32)
-        got = ((restored(*quantize_groups(weight, bits)) - groups) ** 2).sum(-1)
+        got = ((restored(*quantize_groups(weight, bits, 32)) - groups) ** 2).sum(-1)
         wanted = np.array([[best_error(g, 2 ** (bits - 1) - 1) for g in row] for row in groups])
         assert (got <= wanted * 1.01).all(), (
             f"{bits} bits: in {(got > wanted * 1.01).sum()} of 60 groups the squared error is larger than it "
@@ -170,6 +170,6 @@ def test_eight_bits_are_finer_than_four():
     """eight bits are at least ten times finer than four"""
     weight = torch.randn(4, 64)
     groups = weight.numpy().reshape(4, 2, 32)
-    errors = {bits: np.abs(restored(*quantize_groups(weight, bits)) - groups).mean() for bits in (4, 8)}
+    errors = {bits: np.abs(restored(*quantize_groups(weight, bits, 32)) - groups).mean() for bits in (4, 8)}
     assert errors[8] < errors[4] / 10, (
         f"mean error with 4 bits {errors[4]:.4f}, with 8 bits {errors[8]:.4f}: are the bits used?")
