@@ -113,6 +113,6 @@ def kernel_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> tu
         import kernels
     except ImportError:
         return flash_attention(q, k, v, causal), "torch tiles (csrc is not installed)"
-    if not kernels.available():
-        return flash_attention(q, k, v, causal), "torch tiles (csrc could not be compiled here)"
+    if not kernels.available(q.device.type):
+        return flash_attention(q, k, v, causal), f"torch tiles ({kernels.why_not(q.device.type)})"
     return kernels.flash_attention(q, k, v, causal), "csrc kernel"
