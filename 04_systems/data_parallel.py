@@ -1,0 +1,133 @@
+"""Data parallelism: every rank holds the whole model, sees its own rows, and the gradients are averaged.
+
+Three ways to average, naive first: a message for each parameter; a few large messages; and large messages that leave
+while the backward pass is still computing the rest (Li et al. 2020, PyTorch Distributed, section 3.2).
+The mean of the ranks' mean losses is the loss of the whole batch only if all have as many targets: `shard` sees to it.
+
+    python 04_systems/run.py --only strategies
+"""
+import contextlib
+from typing import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from collectives import Team, all_reduce, tree_broadcast
+
+
+def shard(x: Tensor, team: Team) -> Tensor:
+    """This rank's rows of a batch (B, ...): B / p of them. Raises ValueError when B does not divide."""
+    if len(x) % team.size:
+        raise ValueError(f"a batch of {len(x)} rows cannot be shared evenly by {team.size} ranks: "
+                         f"make it {max(len(x) // team.size, 1) * team.size}")
+    return x.chunk(team.size)[team.rank]
+
+
+@torch.no_grad()
+def share_parameters(model: nn.Module, team: Team) -> None:
+    """Give every rank the weights of rank 0."""
+    for p in model.parameters():
+        p.copy_(tree_broadcast(p, 0, team))
+
+
+def average_gradients_naive(model: nn.Module, team: Team) -> None:
+    """One all-reduce a parameter: right, but many small messages. Every parameter must have a gradient."""
+    for p in model.parameters():
+        p.grad = all_reduce(p.grad, team) / team.size
+
+
+def fill_buckets(parameters: list[nn.Parameter], bucket_bytes: int) -> list[list[nn.Parameter]]:
+    """Group parameters, in the order given, into lists of at least `bucket_bytes` (the last may be smaller)."""
+    buckets: list[list[nn.Parameter]] = [[]]
+    for p in parameters:
+        if sum(q.numel() * q.element_size() for q in buckets[-1]) >= bucket_bytes:
+            buckets.append([])
+        buckets[-1].append(p)
+    return buckets
+
+
+def pack(bucket: list[nn.Parameter]) -> Tensor:
+    """The gradients of a bucket in one flat tensor, followed by one flag each: 1 if this rank has that gradient.
+
+    Missing gradients count as zero. The flags travel with the rest, so every rank learns whether anyone used it.
+    """
+    flags = torch.tensor([float(p.grad is not None) for p in bucket], dtype=bucket[0].dtype, device=bucket[0].device)
+    grads = [(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1) for p in bucket]
+    return torch.cat((*grads, flags))
+
+
+def unpack(flat: Tensor, bucket: list[nn.Parameter], n_ranks: int) -> None:
+    """Put the averages of an all-reduced `pack` back; a parameter that no rank used keeps no gradient."""
+    pieces = flat.split([*(p.numel() for p in bucket), len(bucket)])
+    for p, piece, used in zip(bucket, pieces, pieces[-1].tolist()):
+        p.grad = (piece / n_ranks).view_as(p) if used else None
+
+
+def average_gradients_bucketed(model: nn.Module, team: Team, bucket_bytes: int = 1 << 20) -> None:
+    """A few large messages instead of many small ones, after the backward pass."""
+    for bucket in fill_buckets(list(model.parameters()), bucket_bytes):
+        unpack(all_reduce(pack(bucket), team), bucket, team.size)
+
+
+class OverlappedGradients:
+    """Averages gradients while they are being computed.
+
+        overlap = OverlappedGradients(model, team)
+        with overlap.no_sync():                  # gradient accumulation: only the last backward pass communicates
+            loss(first_half).backward()
+        loss(second_half).backward()
+        overlap.finish()                         # now every p.grad is the average
+
+    Gradients arrive from the last layer to the first, so buckets are filled in that order. The ranks must start the
+    same all-reduces in the same order, so a bucket waits for the ones before it, even when it is complete.
+    """
+
+    def __init__(self, model: nn.Module, team: Team, bucket_bytes: int = 1 << 20):
+        self.team, self.syncing = team, True
+        self.buckets = fill_buckets(list(model.parameters())[::-1], bucket_bytes)   # a shared parameter is listed once
+        self.bucket_of = {p: i for i, bucket in enumerate(self.buckets) for p in bucket}
+        self._reset()
+        for p in self.bucket_of:
+            p.register_post_accumulate_grad_hook(self.ready)
+
+    def _reset(self) -> None:
+        self.missing = [len(bucket) for bucket in self.buckets]   # gradients that have not arrived yet
+        self.sent: list[tuple[Tensor, object]] = []               # (packed bucket, handle), in order of bucket
+
+    def start(self) -> None:
+        """Start the all-reduce of the next bucket; returns without waiting for it."""
+        flat = pack(self.buckets[len(self.sent)])
+        self.sent.append((flat, self.team.start_all_reduce(flat)))
+
+    def ready(self, p: nn.Parameter) -> None:
+        """Called by autograd when p.grad is complete: start every bucket whose turn has come."""
+        # EXERCISE 4.3 overlapped gradients
+        if not self.syncing:
+            return
+        self.missing[self.bucket_of[p]] -= 1
+        while len(self.sent) < len(self.buckets) and self.missing[len(self.sent)] == 0:
+            self.start()
+        # END EXERCISE 4.3
+
+    def finish(self) -> int:
+        """Start what could not start (parameters without a gradient), wait for all, put the averages in place.
+
+        Returns how many buckets were under way before this call, that is, during the backward pass.
+        """
+        early = len(self.sent)
+        while len(self.sent) < len(self.buckets):
+            self.start()
+        for bucket, (flat, handle) in zip(self.buckets, self.sent):
+            handle.wait()
+            unpack(flat, bucket, self.team.size)
+        self._reset()
+        return early
+
+    @contextlib.contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Backward passes inside only add up gradients on this rank."""
+        self.syncing = False
+        try:
+            yield
+        finally:
+            self.syncing = True

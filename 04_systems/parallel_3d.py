@@ -1,0 +1,189 @@
+"""Data, pipeline and tensor parallelism together, on a mesh of ranks, with checkpoints that fit any other mesh.
+
+Tensor-parallel ranks talk most, so they are neighbours (on a cluster: the GPUs of one machine); data-parallel ranks
+talk once a step. Rank numbers run fastest along tensor, then pipeline, then data, as in Megatron-LM (Narayanan 2021).
+
+    python 04_systems/parallel_3d.py --data 2 --pipeline 2 --tensor 2              starts its 8 ranks itself
+    torchrun --nproc-per-node 8 04_systems/parallel_3d.py --data 2 --pipeline 2 --tensor 2
+    torchrun --nnodes 2 --node-rank 0 --master-addr HOST --nproc-per-node 8 04_systems/parallel_3d.py ...
+"""
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from adamw import AdamW
+from batches import TextBatches
+from checkpoint import read, write
+from collectives import Team, all_reduce
+from data_parallel import average_gradients_bucketed, shard
+from pipeline_parallel import Pipeline, sum_tied_gradients
+from ranks import RankError, joined, run_ranks
+from tensor_parallel import cut, join, split_heads_and_widths, sum_partial_gradients
+from token_file import open_tokens
+from transformer import Config, Transformer
+from workbench import RunSettings, parse_settings, read_json, run_main, seed_everything, write_json
+
+
+@dataclass
+class Layout:
+    """How many ranks along each axis; their product is the number of ranks."""
+    data: int = 1            # data-parallel copies
+    pipeline: int = 1        # pipeline stages
+    tensor: int = 1          # tensor-parallel slices
+    micro_batches: int = 1   # micro-batches a copy and step
+    schedule: str = "1f1b"   # 1f1b or gpipe
+    sequence: bool = False   # cut norms and residual stream along time too
+
+    @property
+    def ranks(self) -> int:
+        """How many processes this takes."""
+        return self.data * self.pipeline * self.tensor
+
+
+class Mesh:
+    """Where this rank stands, and its team along each axis."""
+
+    def __init__(self, world: Team, layout: Layout):
+        d, p, t = layout.data, layout.pipeline, layout.tensor
+        if world.size != layout.ranks:
+            raise ValueError(f"data {d} x pipeline {p} x tensor {t} needs {layout.ranks} ranks, but {world.size} were started")
+        grid = torch.arange(world.size).view(d, p, t)
+        self.world = world
+        self.tensor = world.split(grid.reshape(-1, t).tolist())
+        pipelines = grid.transpose(1, 2).reshape(-1, p).tolist()
+        self.pipeline, self.pipeline_back = world.split(pipelines), world.split(pipelines)
+        self.data = world.split(grid.permute(1, 2, 0).reshape(-1, d).tolist())
+        ends = [[line[0], line[-1]] for line in pipelines] if p > 1 else []
+        inner = [[r] for r in range(world.size) if not any(r in pair for pair in ends)]
+        self.ends = world.split(ends + inner)                 # first and last stage, for a tied embedding
+
+
+class Trainer3D:
+    """A model cut to this rank's place in the mesh, its optimizer, one training step, and checkpoints."""
+
+    def __init__(self, model: Transformer, mesh: Mesh, layout: Layout, lr: float = 1e-3, weight_decay: float = 0.0,
+                 slot: float = 0.0):
+        self.mesh, self.layout, self.config = mesh, layout, model.config
+        self.rows = {name: len(p) for name, p in model.named_parameters()}      # before cutting, for checkpoints
+        tensor = mesh.tensor if layout.tensor > 1 else None
+        if tensor is not None:
+            split_heads_and_widths(model, tensor, layout.sequence)
+        self.pipe = Pipeline(model, mesh.pipeline, mesh.pipeline_back, layout.micro_batches, layout.schedule, tensor,
+                             layout.sequence and tensor is not None, slot)
+        self.model = self.pipe.model
+        self.optimizer = AdamW(self.model.parameters(), lr, weight_decay=weight_decay)
+
+    def gradients(self, ids: Tensor, targets: Tensor) -> float:
+        """Forward, backward and all exchanges for a global batch (B, T), the same on every rank; returns its loss."""
+        for p in self.model.parameters():
+            p.grad = None
+        loss = self.pipe.step(shard(ids, self.mesh.data), shard(targets, self.mesh.data))
+        if self.layout.tensor > 1:
+            sum_partial_gradients(self.model, self.mesh.tensor, self.pipe.sequence)
+        sum_tied_gradients(self.model, self.mesh.ends)
+        if self.mesh.data.size > 1:
+            average_gradients_bucketed(self.model, self.mesh.data)
+        total = all_reduce(torch.tensor([loss], dtype=torch.float64), self.mesh.world)   # last stages only are not 0
+        return total.item() / (self.layout.data * self.layout.tensor)
+
+    def step(self, ids: Tensor, targets: Tensor, scale: float = 1.0) -> float:
+        """One optimizer step; returns the loss before it."""
+        loss = self.gradients(ids, targets)
+        self.optimizer.step(scale)
+        return loss
+
+    def save(self, folder: Path, step: int) -> None:
+        """Write weights and moments as slices, then, when all ranks are done, the file that makes the checkpoint valid.
+
+        Data-parallel copies are equal, so the first one writes.
+        """
+        moments = dict(zip([id(p) for p in self.optimizer.parameters], zip(self.optimizer.m, self.optimizer.v)))
+        stage, slice_ = self.mesh.pipeline.rank, self.mesh.tensor.rank
+        if self.mesh.data.rank == 0:
+            write(folder / f"step{step}-stage{stage}-slice{slice_}.pt", {
+                name: [p.detach().cpu(), *(x.cpu() for x in moments[id(p)])] for name, p in self.model.named_parameters()})
+        all_reduce(torch.zeros(1), self.mesh.world)           # nobody passes before everybody has written
+        if self.mesh.world.rank == 0:
+            write_json(folder / "latest.json", {"step": step, "stages": self.layout.pipeline, "slices": self.layout.tensor,
+                                                "config": asdict(self.config)})
+            for old in folder.glob("step*-stage*-slice*.pt"):
+                if not old.name.startswith(f"step{step}-"):
+                    old.unlink()
+
+    def load(self, folder: Path) -> int:
+        """Continue from the newest valid checkpoint in `folder`, whatever mesh wrote it; returns its step, 0 if none.
+
+        Each rank reads all files (memory-mapped by the system), joins slices to full tensors and cuts its own.
+        """
+        if not (folder / "latest.json").exists():
+            return 0
+        latest = read_json(folder / "latest.json")
+        if Config(**latest["config"]) != self.config:
+            raise ValueError(f"{folder} holds a model of another shape: name another folder")
+        pieces: dict[str, list] = {}
+        for stage in range(latest["stages"]):
+            slices = [read(folder / f"step{latest['step']}-stage{stage}-slice{s}.pt") for s in range(latest["slices"])]
+            pieces.update({name: [s[name] for s in slices] for name in slices[0]})
+        tensor = self.mesh.tensor
+        with torch.no_grad():
+            for p, m, v in zip(self.optimizer.parameters, self.optimizer.m, self.optimizer.v):
+                name = next(n for n, q in self.model.named_parameters() if q is p)
+                for mine, saved in zip((p, m, v), zip(*pieces[name])):
+                    mine.copy_(cut(name, join(name, list(saved), self.rows[name]), tensor.rank, tensor.size))
+        self.optimizer.steps = latest["step"]
+        return latest["step"]
+
+
+@dataclass
+class Settings(RunSettings, Layout):
+    """A training run on a mesh."""
+    steps: int = 20                           # optimizer steps in all
+    batch: int = 16                           # rows of the whole batch
+    length: int = 64                          # tokens a row
+    lr: float = 3e-3                          # learning rate of AdamW
+    checkpoint: str = "out/04_systems/mesh"   # folder of the checkpoint
+    save_every: int = 10                      # steps between checkpoints
+    patience: float = 600.0                   # seconds for the whole run, or for one message under torchrun
+
+
+def train(world: Team, settings: Settings) -> list[float]:
+    """What each rank runs: build, continue if there is a checkpoint, train on the corpus of chapter 1."""
+    tokens = open_tokens(Path(settings.out, "01_tokenizer", "train.bin"))
+    config = Config(**read_json(Path(settings.out, "02_transformer", "config.json")))
+    seed_everything(settings.seed)
+    device = torch.device("cuda", torch.cuda.current_device()) if world.native else torch.device("cpu")
+    trainer = Trainer3D(Transformer(config).to(device), Mesh(world, settings), settings, settings.lr)
+    batches, folder = TextBatches(tokens, settings.batch, settings.length, settings.seed), Path(settings.checkpoint)
+    step, losses = trainer.load(folder), []
+    if step and world.rank == 0:
+        print(f"  continuing at step {step}", flush=True)
+    while step < settings.steps:
+        ids, targets = batches(step)
+        losses.append(trainer.step(ids.to(device), targets.to(device)))
+        step += 1
+        if world.rank == 0:
+            print(f"  step {step}  loss {losses[-1]:.4f}", flush=True)
+        if step % settings.save_every == 0 or step == settings.steps:
+            trainer.save(folder, step)
+    return losses
+
+
+def main() -> None:
+    """Start the ranks, or join those that torchrun has started."""
+    settings = parse_settings(Settings, __doc__, dict(steps=4))
+    if "RANK" in os.environ:
+        with joined(settings.patience) as world:
+            train(world, settings)
+    else:
+        try:
+            run_ranks(train, settings.ranks, settings, timeout=settings.patience)
+        except RankError as error:
+            sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,380 @@
+"""Exercises of chapter 4. The ranks are threads with queues between them (thread_team.py): no process is started."""
+import pytest
+import torch
+import torch.nn.functional as F
+from thread_team import ThreadTeam, run_threads
+
+import data_parallel
+import flash_attention as flash
+import pipeline_parallel
+import tensor_parallel
+from collectives import ring_reduce_scatter
+from recompute import recompute
+from zero import state_bytes
+
+
+def attempt(function, *args, hint=""):
+    """Call; an error inside becomes a sentence for the learner."""
+    try:
+        return function(*args)
+    except AssertionError:
+        raise
+    except Exception as error:
+        raise AssertionError(f"raised {type(error).__name__}: {error}. {hint}") from error
+
+
+def close(got, want, message):
+    """Equal up to rounding, NaN never."""
+    try:
+        torch.testing.assert_close(got, want)
+    except AssertionError as error:
+        raise AssertionError(f"{message}\n{error}") from None
+
+
+@pytest.mark.ex("4.1")
+def test_each_zero_stage_shares_one_thing_more():
+    """each ZeRO stage shares one thing more"""
+    for stage, want in enumerate((1600.0, 1000.0, 700.0, 400.0)):
+        got = attempt(state_bytes, 100, 4, stage)
+        assert got == pytest.approx(want), (f"100 parameters on 4 ranks, stage {stage}: got {got}, want {want}. "
+                                            "Stage 1 shares the moments, 2 the gradients too, 3 the weights too")
+
+
+@pytest.mark.ex("4.1")
+def test_the_numbers_of_the_zero_paper():
+    """7.5 billion parameters on 64 ranks in mixed precision: 120, 31.4, 16.6, 1.9 GB"""
+    for stage, want in enumerate((120, 31.4, 16.6, 1.9)):
+        got = attempt(state_bytes, 7.5e9, 64, stage, 2, 2, 12) / 1e9
+        assert got == pytest.approx(want, abs=0.06), f"stage {stage}: got {got:.2f} GB, want {want}; use the bytes that are given"
+
+
+@pytest.mark.ex("4.1")
+def test_a_stage_that_does_not_exist_is_refused():
+    """a stage that does not exist is refused"""
+    for stage in (-1, 4):
+        try:
+            got = state_bytes(100, 4, stage)
+        except ValueError:
+            continue
+        raise AssertionError(f"stage {stage} gave {got}; want a ValueError")
+
+
+@pytest.mark.ex("4.2")
+def test_the_schedule_of_the_worked_example():
+    """two stages, three micro-batches: as in the worked example"""
+    for stage, want in ((0, "F0 F1 B0 F2 B1 B2"), (1, "F0 B0 F1 B1 F2 B2")):
+        got = " ".join(f"{k}{i}" for k, i in attempt(pipeline_parallel.one_f_one_b, stage, 2, 3))
+        assert got == want, f"stage {stage} of 2, 3 micro-batches: got {got}, want {want}"
+
+
+@pytest.mark.ex("4.2")
+def test_every_micro_batch_passes_once_each_way():
+    """every micro-batch passes once forward, then once backward, oldest first"""
+    for p, m in ((4, 8), (4, 2), (1, 3), (3, 3), (5, 1)):
+        for stage in range(p):
+            actions = attempt(pipeline_parallel.one_f_one_b, stage, p, m)
+            for kind in "FB":
+                got = [i for k, i in actions if k == kind]
+                assert got == list(range(m)), f"stage {stage} of {p}, {m} micro-batches: {kind} runs {got}, want 0 to {m - 1}"
+            early = [i for i in range(m) if actions.index(("B", i)) < actions.index(("F", i))]
+            assert not early, f"stage {stage} of {p}: micro-batches {early} go backward before they went forward"
+
+
+@pytest.mark.ex("4.2")
+def test_a_stage_holds_no_more_than_the_stages_behind_it_need():
+    """stage s of p holds at most p - s micro-batches"""
+    for p, m in ((4, 8), (2, 5), (6, 7)):
+        for stage in range(p):
+            held = most = 0
+            for kind, _ in attempt(pipeline_parallel.one_f_one_b, stage, p, m):
+                held += 1 if kind == "F" else -1
+                most = max(most, held)
+            assert most <= p - stage, f"stage {stage} of {p}: holds {most} micro-batches, want at most {p - stage}"
+
+
+@pytest.mark.ex("4.2")
+def test_the_pipeline_flows_with_the_smallest_bubble():
+    """no stage waits for ever, and the bubble is (p-1)/(m+p-1)"""
+    for p, m in ((4, 8), (3, 2), (2, 6)):
+        lines = attempt(pipeline_parallel.simulate, "1f1b", p, m, hint="Each stage's order must fit its neighbours' orders")
+        got, want = pipeline_parallel.bubble(lines), (p - 1) / (m + p - 1)
+        assert got == pytest.approx(want), f"{p} stages, {m} micro-batches: {got:.3f} of the time is idle, want {want:.3f}"
+
+
+class Recorder:
+    """A team of one that writes down the size of each message."""
+    size = 1
+
+    def __init__(self):
+        self.sizes = []
+
+    def start_all_reduce(self, flat):
+        self.sizes.append(flat.numel())
+        return self
+
+    def wait(self):
+        pass
+
+
+def overlapped():
+    """Six parameters of one number each, two a bucket, in the order in which buckets are filled."""
+    model = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(1)) for _ in range(6)])
+    overlap = data_parallel.OverlappedGradients(model, Recorder(), bucket_bytes=8)
+    return overlap, [p for bucket in overlap.buckets for p in bucket]
+
+
+def sent_after(order, syncing=True):
+    """How many buckets were started after each gradient of `order` arrived."""
+    overlap, parameters = overlapped()
+    overlap.syncing = syncing
+    counts = []
+    for i in order:
+        attempt(overlap.ready, parameters[i], hint="Is there another bucket left to start?")
+        counts.append(len(overlap.sent))
+    return counts
+
+
+@pytest.mark.ex("4.3")
+def test_a_bucket_starts_with_its_last_gradient():
+    """a bucket starts when its last gradient is there, not before"""
+    got = sent_after([0, 1, 2, 3, 4, 5])
+    assert got == [0, 1, 1, 2, 2, 3], f"buckets of two gradients, arriving in order: started {got}, want [0, 1, 1, 2, 2, 3]"
+
+
+@pytest.mark.ex("4.3")
+def test_buckets_start_in_order():
+    """a bucket that is complete early waits for the ones before it, then all go"""
+    for order, want in (([2, 3, 0, 1, 4, 5], [0, 0, 0, 2, 2, 3]), ([4, 5, 2, 3, 0, 1], [0, 0, 0, 0, 0, 3])):
+        got = sent_after(order)
+        assert got == want, (f"gradients arrive in order {order}, two a bucket: started {got}, want {want}. All ranks must "
+                             "start the same buckets in the same order")
+
+
+@pytest.mark.ex("4.3")
+def test_accumulation_sends_nothing():
+    """inside no_sync nothing is sent, and nothing is counted"""
+    assert sent_after([0, 1, 2, 3, 4, 5], syncing=False) == [0] * 6, "a message left although syncing is off"
+    overlap, parameters = overlapped()
+    overlap.syncing = False
+    attempt(overlap.ready, parameters[0])
+    assert overlap.missing == [2, 2, 2], f"after one gradient in no_sync, missing is {overlap.missing}, want [2, 2, 2]"
+
+
+@pytest.mark.ex("4.4")
+@pytest.mark.parametrize("p", [2, 3, 4])
+def test_rank_r_gets_part_r_of_the_sum(p):
+    """rank r gets part r of the sum"""
+    n = 2 * p
+    inputs = [torch.arange(float(n)) * 10**r for r in range(p)]
+    got = attempt(run_threads, lambda team: ring_reduce_scatter(inputs[team.rank], team), p)
+    for r, want in enumerate(sum(inputs).chunk(p)):
+        close(got[r], want, f"{p} ranks, rank {r}: sum of {[x.chunk(p)[r].tolist() for x in inputs]}")
+
+
+@pytest.mark.ex("4.4")
+def test_uneven_parts_are_cut_as_tensor_split_cuts():
+    """7 numbers on 3 ranks: parts of 3, 2 and 2"""
+    got = attempt(run_threads, lambda team: ring_reduce_scatter(torch.arange(7.0) + team.rank, team), 3)
+    for r, want in enumerate((3 * torch.arange(7.0) + 3).tensor_split(3)):
+        close(got[r], want, f"rank {r} of 3, 7 numbers: cut with tensor_split, as the all-gather does")
+
+
+@pytest.mark.ex("4.4")
+def test_the_input_is_left_alone():
+    """the caller's tensor is neither changed nor handed back"""
+    for p in (1, 3):
+        inputs = [torch.ones(6) for _ in range(p)]
+
+        def work(team):
+            part = ring_reduce_scatter(inputs[team.rank], team)
+            part.zero_()
+            return inputs[team.rank]
+        for x in attempt(run_threads, work, p):
+            close(x, torch.ones(6), f"{p} ranks: the input has changed (directly, or through the result)")
+
+
+@pytest.mark.ex("4.4")
+def test_no_more_bytes_than_necessary():
+    """each rank sends (p-1)/p of the tensor"""
+    for p in (2, 4):
+        def work(team):
+            ring_reduce_scatter(torch.ones(8), team)
+            return team.sent
+        want = 4 * 8 * (p - 1) // p
+        got = attempt(run_threads, work, p)
+        assert got == [want] * p, f"{p} ranks, 32 bytes: the ranks sent {got} bytes, want {want} each: p - 1 parts"
+
+
+@pytest.mark.ex("4.5")
+def test_gradients_of_inputs_and_weights_are_the_same():
+    """gradients of inputs and weights are those without recomputation"""
+    torch.manual_seed(0)
+    x, scale, W = torch.randn(3, 4), torch.randn(3, 1), torch.nn.Parameter(torch.randn(4, 4))
+    above, grads = torch.randn(3, 4), []
+
+    def layer(x, scale):
+        return (x @ W).tanh() * scale
+    for call in (lambda f, *a: f(*a), recompute):
+        a, b = x.clone().requires_grad_(), scale.clone().requires_grad_()
+        W.grad = None
+        attempt(lambda: (call(layer, a, b) * above).sum().backward())
+        grads.append((a.grad, b.grad, W.grad))
+    for name, want, got in zip(("first input", "second input", "weight"), *grads):
+        close(got, want, f"gradient of the {name}")
+
+
+@pytest.mark.ex("4.5")
+def test_gradients_arrive_once():
+    """a leaf gets its gradient once"""
+    x = torch.ones(3, requires_grad=True)
+    attempt(lambda: recompute(lambda y: y * 2, x).sum().backward())
+    close(x.grad, torch.full((3,), 2.0), "gradient of 2 x")
+
+
+@pytest.mark.ex("4.5")
+def test_dropout_drops_the_same_again():
+    """the second run draws the same random numbers"""
+    torch.manual_seed(0)
+    x, drawn = torch.ones(100, requires_grad=True), []
+
+    def dropout(y):
+        drawn.append(torch.rand(100) > 0.5)
+        return y * drawn[-1]
+    out = recompute(dropout, x)
+    torch.rand(5)
+    attempt(lambda: out.sum().backward())
+    assert len(drawn) == 2 and torch.equal(*drawn), "the mask of the backward pass is another one than that of the forward pass"
+
+
+@pytest.mark.ex("4.5")
+def test_the_rest_of_the_program_notices_nothing():
+    """random numbers drawn after the backward pass are those drawn without it"""
+    x = torch.ones(3, requires_grad=True)
+    torch.manual_seed(0)
+    out = recompute(lambda y: y * torch.rand(3), x)
+    torch.manual_seed(1)
+    want = torch.rand(3)
+    torch.manual_seed(1)
+    attempt(lambda: out.sum().backward())
+    close(torch.rand(3), want, "the random state was not put back after the second run")
+
+
+@pytest.mark.ex("4.5")
+def test_arguments_without_gradient_pass_through():
+    """token ids, plain numbers and frozen tensors get no gradient"""
+    x, ids, frozen = torch.ones(3, requires_grad=True), torch.tensor([2, 0, 1]), torch.ones(3)
+    seen = []
+
+    def pick(y, ids, times, frozen):
+        seen.append(frozen.requires_grad)
+        return y[ids] * times * frozen
+    attempt(lambda: recompute(pick, x, ids, 5, frozen).sum().backward(), hint="Only some arguments require a gradient")
+    close(x.grad, torch.full((3,), 5.0), "gradient of 5 x[ids]")
+    assert not seen[-1], "a tensor that needs no gradient was made to require one"
+
+
+def attention_reference(q, k, v, causal):
+    """softmax(q k^T / sqrt(D)) v and the log-sum-exp, by torch."""
+    S = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+    if causal:
+        S = S.masked_fill(~torch.ones(S.shape[-2:], dtype=torch.bool).tril(S.shape[-1] - S.shape[-2]), float("-inf"))
+    return S.softmax(-1) @ v, S.logsumexp(-1)
+
+
+def check_flash(T, S, causal, size, scale=1.0, shift=0.0):
+    """Compare both outputs of flash_forward."""
+    torch.manual_seed(T + S)
+    q, k, v = (torch.randn(1, 2, n, 4, dtype=torch.float64) * scale for n in (T, S, S))
+    q, k = q - shift, k + shift
+    want = attention_reference(q, k, v, causal)
+    got = attempt(flash.flash_forward, q, k, v, causal, size)
+    for name, a, b in zip(("O", "L"), got, want):
+        close(a, b, f"{name} for T={T}, S={S}, causal={causal}, tiles of {size}")
+
+
+@pytest.mark.ex("4.6")
+def test_one_tile_is_plain_attention():
+    """one tile: plain softmax attention"""
+    check_flash(5, 5, False, 8)
+
+
+@pytest.mark.ex("4.6")
+def test_many_tiles_are_one_softmax():
+    """many tiles: still one softmax a row"""
+    check_flash(10, 23, False, 4)
+
+
+@pytest.mark.ex("4.6")
+def test_causal_tiles_do_not_look_ahead():
+    """causal: tiles of the future are skipped, tiles on the diagonal masked"""
+    check_flash(17, 17, True, 4)
+
+
+@pytest.mark.ex("4.6")
+def test_newest_queries_see_the_whole_past():
+    """with more keys than queries, the queries are the last tokens"""
+    check_flash(3, 19, True, 4)
+
+
+@pytest.mark.ex("4.6")
+def test_large_scores_do_not_overflow():
+    """scores of plus and minus thousands give no NaN"""
+    check_flash(9, 9, True, 4, scale=60.0)
+    check_flash(6, 6, False, 4, shift=60.0)   # every score is far below zero
+
+
+def split_loss_and_gradient(logits, targets, widths):
+    """Loss on every rank, and the gradient put together; also the bytes that rank 0 sent."""
+    firsts = [sum(widths[:r]) for r in range(len(widths))]
+
+    def work(team: ThreadTeam):
+        mine = logits[:, firsts[team.rank]:firsts[team.rank] + widths[team.rank]].clone().requires_grad_()
+        loss = tensor_parallel.vocab_parallel_cross_entropy(mine, targets, firsts[team.rank], team)
+        loss.backward()
+        return loss.detach(), mine.grad, team.sent
+    results = attempt(run_threads, work, len(widths))
+    return [r[0] for r in results], torch.cat([r[1] for r in results], 1), results[0][2]
+
+
+def check_split(n, widths, targets=None, scale=1.0, offset=0.0):
+    """Compare loss and gradient with torch's cross-entropy of whole rows."""
+    torch.manual_seed(0)
+    V = sum(widths)
+    logits = torch.randn(n, V, dtype=torch.float64) * scale
+    logits[:, widths[0]:] += offset   # only on ranks after the first
+    targets = torch.arange(n) % V if targets is None else targets
+    whole = logits.clone().requires_grad_()
+    want = F.cross_entropy(whole, targets)
+    want.backward()
+    losses, grad, sent = split_loss_and_gradient(logits, targets, widths)
+    for r, loss in enumerate(losses):
+        close(loss, want.detach(), f"loss on rank {r}; the ranks hold {widths} of {V} tokens")
+    close(grad, whole.grad, f"gradient; the ranks hold {widths} of {V} tokens")
+    return sent
+
+
+@pytest.mark.ex("4.7")
+@pytest.mark.parametrize("widths", [(4, 4), (3, 3, 3), (5, 5, 2)])
+def test_the_loss_is_that_of_whole_rows(widths):
+    """loss and gradient are those of whole rows of logits"""
+    check_split(12, widths)
+
+
+@pytest.mark.ex("4.7")
+def test_ignored_targets_count_for_nothing():
+    """targets of -100 carry no loss and do not count"""
+    check_split(6, (4, 4), torch.tensor([1, -100, 5, -100, 7, 0]))
+
+
+@pytest.mark.ex("4.7")
+def test_large_logits_do_not_overflow():
+    """logits of thousands give no NaN, whichever rank has them"""
+    check_split(8, (4, 4), scale=2000.0)
+    check_split(8, (4, 4), offset=3000.0)
+
+
+@pytest.mark.ex("4.7")
+def test_three_numbers_a_token_are_exchanged():
+    """three numbers a token are exchanged, not V, and the result is right"""
+    sent = check_split(10, (50, 50))
+    assert sent <= 3 * 10 * 8, f"rank 0 sent {sent} bytes for 10 tokens of float64; want at most {3 * 10 * 8}"
