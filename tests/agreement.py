@@ -39,7 +39,7 @@ def agree(
              ask or "is there an infinity, or a division by zero?")  # fmt: skip
     away = (got.detach().double() - wanted.detach().double()).abs()
     worst = tuple(int(i) for i in torch.unravel_index(away.nan_to_num(torch.inf).argmax(), away.shape))
-    where = f"   (furthest off at {list(worst)}: {got[worst]:.5g}, not {wanted[worst]:.5g})" if worst else ""
+    where = f"   (furthest off at {list(worst)}: {got[worst]:.5g}, not {wanted[worst]:.5g})" if worst and likely == ask else ""
     fail(few(got), few(wanted) + where, likely)
 
 
