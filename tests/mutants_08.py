@@ -88,6 +88,7 @@ MUTANTS = [
      "w.abs().amax((1, 2), keepdim=True).expand(-1, n // group, 1)"),
     ("8.8", "forgets the sign of the largest", "w.abs().amax", "w.amax"),
     ("8.8", "0 / 0 for a group of zeros", ".clamp(min=1e-4)", ""),
+    ("8.8", "ignores the group size", "n // group, group)", "n // 32, 32)"),
     ("8.8", "ignores the bits", "2 ** (bits - 1) - 1", "7"),
     ("8.8", "counts the sign bit as a value", "2 ** (bits - 1) - 1", "2 ** bits - 1"),
     ("8.8", "tries no smaller scale", ".tolist():", ".tolist()[:1]:"),
