@@ -169,31 +169,27 @@ def test_wide_and_tall_matrices_keep_their_shape(shape):
 
 
 @pytest.mark.ex("3.11")
-def test_tall_matrices_use_the_small_product():
-    """XX^T is the small product, also for a tall matrix"""
+@pytest.mark.parametrize("shape", [(12, 2), (2, 12), (2, 12, 3)])
+def test_the_small_product_is_used(shape):
+    """XX^T is the small product, for tall and for wide matrices"""
     sizes = []
 
     class Counting(torch.Tensor):
+        """Notes the number of elements of every matrix product."""
+
         @classmethod
         def __torch_function__(cls, func, types, args=(), kwargs=None):
             out = super().__torch_function__(func, types, args, kwargs or {})
-            if getattr(func, "__name__", "") in (
-                "matmul",
-                "__matmul__",
-                "mm",
-                "bmm",
-                "einsum",
-                "baddbmm",
-                "addmm",
-            ):
+            if func.__name__ in ("matmul", "__matmul__", "mm", "bmm", "einsum", "baddbmm", "addmm"):
                 sizes.append(out.numel())
             return out
 
-    call("a tall matrix (12, 2)", orthogonalize, torch.randn(12, 2).as_subclass(Counting), 1)
-    if not sizes or max(sizes) > 24:
+    G = torch.randn(shape)
+    call(f"a random tensor {shape}", orthogonalize, G.as_subclass(Counting), 1)
+    if not sizes or max(sizes) > G.numel():
         pytest.fail(
-            f"given a matrix (12, 2)\n got products of {sizes} elements\n wanted at most 24: transpose a tall matrix "
-            "first, so that XX^T is (2, 2) and not (12, 12)",
+            f"given {shape}\n got products of {sizes} elements\n wanted at most {G.numel()}: transpose matrices that are "
+            "taller than wide, and no others, so that XX^T is small",
             pytrace=False,
         )
 
