@@ -42,9 +42,10 @@ def test_the_first_step_is_the_sign():
 
 
 @pytest.mark.ex("3.8")
-def test_five_steps_follow_the_formula():
+@pytest.mark.parametrize("b1, b2", [(0.7, 0.9), (0.3, 0.4)])
+def test_five_steps_follow_the_formula(b1, b2):
     """five steps follow the formula, each with its own correction"""
-    b1, b2, eps = 0.7, 0.9, 0.3
+    eps = 0.3
     grads = [torch.randn(4, dtype=torch.float64) for _ in range(5)]
     got, _, _ = directions([g.clone() for g in grads], (b1, b2), eps)
     for t in range(1, 6):
@@ -58,10 +59,12 @@ def test_five_steps_follow_the_formula():
             "m_hat / (sqrt(v_hat) + eps), with the corrections 1 - b^t where t = self.steps",
             {
                 "eps is inside the root": m_hat / (v_hat + eps).sqrt(),
-                "the corrections are those of step 1 in every step": m / 0.3 / ((v / 0.1).sqrt() + eps),
+                "the corrections are those of step 1 in every step": m
+                / (1 - b1)
+                / ((v / (1 - b2)).sqrt() + eps),
                 "m is not corrected": m / (v_hat.sqrt() + eps),
                 "v is not corrected": m_hat / (v.sqrt() + eps),
-                "v is corrected as in step 1 in every step": m_hat / ((v / 0.1).sqrt() + eps),
+                "v is corrected as in step 1 in every step": m_hat / ((v / (1 - b2)).sqrt() + eps),
             },
         )
 
