@@ -21,6 +21,7 @@ from workbench import read_json, write_json
 
 # A word with its leading space | one digit (so that numbers line up digit by digit) | punctuation | white space.
 PATTERN = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s+(?!\S)|\s+"
+Pair = tuple[int, int]
 EOS, USER, BOT, PAD = SPECIAL = ("<|eos|>", "<|user|>", "<|bot|>", "<|pad|>")
 
 
@@ -53,21 +54,33 @@ def train(texts: Iterable[str], vocab_size: int, pattern: str = PATTERN) -> list
             continue
         new_id = 256 + len(merges)
         merges.append(pair)
-        changed = set()
-        for w in where.pop(pair):
-            before, after = words[w], merge(words[w], pair, new_id)
-            for p in zip(before, before[1:]):
-                counts[p] -= times[w]
-            for p in zip(after, after[1:]):
-                counts[p] += times[w]
-                if new_id in p:
-                    where[p].add(w)
-                    changed.add(p)
-            words[w] = after
         # Counts of old pairs only fall, so their stale entries are caught above; only new pairs must be pushed.
-        for p in changed:
+        for p in merge_everywhere(words, times, counts, where, pair, new_id):
             heapq.heappush(heap, (-counts[p], p))
     return merges
+
+
+def merge_everywhere(words: list[list[int]], times: list[int], counts: Counter, where: dict[Pair, set[int]],
+                     pair: Pair, new_id: int) -> set[Pair]:
+    """Merge `pair` in the words that `where` names and correct all tables in place; returns the pairs with `new_id`.
+
+    words[w] occurs times[w] times; counts[p] is how often p occurs in all; where[p] has every w whose word contains p,
+    and maybe some that did once. Afterwards `pair` is in no table of `where`.
+    """
+    # EXERCISE 1.9 counts after a merge
+    created = set()
+    for w in where.pop(pair):
+        before, after = words[w], merge(words[w], pair, new_id)
+        for p in zip(before, before[1:]):
+            counts[p] -= times[w]
+        for p in zip(after, after[1:]):
+            counts[p] += times[w]
+            if new_id in p:
+                where[p].add(w)
+                created.add(p)
+        words[w] = after
+    return created
+    # END EXERCISE 1.9
 
 
 class Tokenizer:
@@ -91,12 +104,14 @@ class Tokenizer:
 
     def encode_piece(self, ids: list[int]) -> list[int]:
         """Merge the bytes of one piece: always the pair that was learned first, until none is left."""
+        # EXERCISE 1.7 encode one piece
         while len(ids) > 1:
             pair = min(zip(ids, ids[1:]), key=lambda p: self.rank.get(p, len(self.merges)))
             if pair not in self.rank:
                 break
             ids = merge(ids, pair, 256 + self.rank[pair])
         return ids
+        # END EXERCISE 1.7
 
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text. A special token's name inside it is text too: a user cannot forge structure."""
@@ -110,6 +125,7 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The exact bytes behind ids; special tokens appear by name. Raises ValueError for an id that does not exist."""
+        # EXERCISE 1.5 ids to bytes
         out = []
         for i in ids:
             if 0 <= i < len(self.bytes_of):
@@ -119,6 +135,7 @@ class Tokenizer:
             else:
                 raise ValueError(f"token id {i} is outside the vocabulary of {self.vocab_size}: was another tokenizer used?")
         return b"".join(out)
+        # END EXERCISE 1.5
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids to text. Bytes that are not UTF-8 (a character cut in half) become U+FFFD."""

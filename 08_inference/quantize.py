@@ -29,6 +29,7 @@ def quantize_groups(weight: Tensor, bits: int, group: int = GROUP) -> tuple[Tens
     rows, n = weight.shape
     if n % group:
         raise ValueError(f"a row of {n} weights does not divide into groups of {group}: choose a group size that divides {n}")
+    # EXERCISE 8.8 group int4
     top = 2 ** (bits - 1) - 1                                                       # 7 for four bits
     w = weight.reshape(rows, n // group, group)
     largest = w.abs().amax(-1, keepdim=True).clamp(min=1e-4)                        # (rows, groups, 1); 1e-4 fits float16
@@ -39,23 +40,31 @@ def quantize_groups(weight: Tensor, bits: int, group: int = GROUP) -> tuple[Tens
         best, best_error = torch.where(error < best_error, scale, best), error.minimum(best_error)
     integers = (w / best).round().clamp(-top - 1, top)
     return integers.reshape(rows, n).to(torch.int8), best[..., 0].half()
+    # END EXERCISE 8.8
 
 
 def pack_nibbles(integers: Tensor) -> Tensor:
     """Two integers from -8 to 7 in one byte, the even column in the low half. (rows, n) int8 to (rows, n / 2) uint8."""
+    # EXERCISE 8.3 two weights in a byte
     unsigned = (integers + 8).to(torch.uint8)
     return unsigned[:, 0::2] | (unsigned[:, 1::2] << 4)
+    # END EXERCISE 8.3
 
 
 def unpack_nibbles(packed: Tensor) -> Tensor:
     """The inverse of pack_nibbles: (rows, n / 2) uint8 to (rows, n) int8."""
+    # EXERCISE 8.4 two weights from a byte
     pairs = torch.stack((packed & 15, packed >> 4), dim=-1)                         # (rows, n / 2, 2)
     return pairs.flatten(1).to(torch.int8) - 8
+    # END EXERCISE 8.4
 
 
 def dequantize(integers: Tensor, scales: Tensor) -> Tensor:
     """Integers (rows, n) and scales (rows, n / group) back to float32 weights (rows, n)."""
-    return integers.float() * scales.float().repeat_interleave(integers.shape[1] // scales.shape[1], dim=1)
+    # EXERCISE 8.2 integers to weights
+    group = integers.shape[1] // scales.shape[1]
+    return integers.float() * scales.float().repeat_interleave(group, dim=1)
+    # END EXERCISE 8.2
 
 
 def round_scales(scales: Tensor) -> tuple[Tensor, Tensor]:

@@ -146,8 +146,8 @@ def test_a_process_killed_in_the_middle_of_a_write_leaves_the_old_file(tmp_path)
             "    print('half', flush=True)\n    time.sleep(60)\n"
             "torch.save = half\ncheckpoint.write(sys.argv[1], {'step': 2})\n")
     victim = subprocess.Popen([sys.executable, "-c", code, tmp_path / "s.pt"], stdout=subprocess.PIPE,
-                              text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)})
-    assert victim.stdout.readline() == "half\n"
+                              env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)})
+    assert victim.stdout.readline() == b"half\n"
     victim.kill()
     victim.wait(60)
     victim.stdout.close()
