@@ -185,4 +185,6 @@ MUTANTS = [
     ("3.7", "right only for even offsets", "length + 1].view", "length | 1].view"),
     ("3.9", "divides by at least two", "kept.sum().clamp(min=1)", "kept.sum().clamp(min=2)"),
     ("3.10", "divides by at least two", "max(sum(counts), 1)", "max(sum(counts), 2)"),
+    ("3.11", "transposes wide matrices as well", "G.shape[-2] > G.shape[-1]", "G.shape[-2] != G.shape[-1]"),
+    ("3.7", "reads an empty window at the end", "if (len(ids) - 1) % length:", "if True:"),
 ]

@@ -42,9 +42,10 @@ def test_the_first_step_is_the_sign():
 
 
 @pytest.mark.ex("3.8")
-def test_five_steps_follow_the_formula():
+@pytest.mark.parametrize("b1, b2", [(0.7, 0.9), (0.3, 0.4)])
+def test_five_steps_follow_the_formula(b1, b2):
     """five steps follow the formula, each with its own correction"""
-    b1, b2, eps = 0.7, 0.9, 0.3
+    eps = 0.3
     grads = [torch.randn(4, dtype=torch.float64) for _ in range(5)]
     got, _, _ = directions([g.clone() for g in grads], (b1, b2), eps)
     for t in range(1, 6):
@@ -58,10 +59,12 @@ def test_five_steps_follow_the_formula():
             "m_hat / (sqrt(v_hat) + eps), with the corrections 1 - b^t where t = self.steps",
             {
                 "eps is inside the root": m_hat / (v_hat + eps).sqrt(),
-                "the corrections are those of step 1 in every step": m / 0.3 / ((v / 0.1).sqrt() + eps),
+                "the corrections are those of step 1 in every step": m
+                / (1 - b1)
+                / ((v / (1 - b2)).sqrt() + eps),
                 "m is not corrected": m / (v_hat.sqrt() + eps),
                 "v is not corrected": m_hat / (v.sqrt() + eps),
-                "v is corrected as in step 1 in every step": m_hat / ((v / 0.1).sqrt() + eps),
+                "v is corrected as in step 1 in every step": m_hat / ((v / (1 - b2)).sqrt() + eps),
             },
         )
 
@@ -169,31 +172,27 @@ def test_wide_and_tall_matrices_keep_their_shape(shape):
 
 
 @pytest.mark.ex("3.11")
-def test_tall_matrices_use_the_small_product():
-    """XX^T is the small product, also for a tall matrix"""
+@pytest.mark.parametrize("shape", [(12, 2), (2, 12), (2, 12, 3)])
+def test_the_small_product_is_used(shape):
+    """XX^T is the small product, for tall and for wide matrices"""
     sizes = []
 
     class Counting(torch.Tensor):
+        """Notes the number of elements of every matrix product."""
+
         @classmethod
         def __torch_function__(cls, func, types, args=(), kwargs=None):
             out = super().__torch_function__(func, types, args, kwargs or {})
-            if getattr(func, "__name__", "") in (
-                "matmul",
-                "__matmul__",
-                "mm",
-                "bmm",
-                "einsum",
-                "baddbmm",
-                "addmm",
-            ):
+            if func.__name__ in ("matmul", "__matmul__", "mm", "bmm", "einsum", "baddbmm", "addmm"):
                 sizes.append(out.numel())
             return out
 
-    call("a tall matrix (12, 2)", orthogonalize, torch.randn(12, 2).as_subclass(Counting), 1)
-    if not sizes or max(sizes) > 24:
+    G = torch.randn(shape)
+    call(f"a random tensor {shape}", orthogonalize, G.as_subclass(Counting), 1)
+    if not sizes or max(sizes) > G.numel():
         pytest.fail(
-            f"given a matrix (12, 2)\n got products of {sizes} elements\n wanted at most 24: transpose a tall matrix "
-            "first, so that XX^T is (2, 2) and not (12, 12)",
+            f"given {shape}\n got products of {sizes} elements\n wanted at most {G.numel()}: transpose matrices that are "
+            "taller than wide, and no others, so that XX^T is small",
             pytrace=False,
         )
 
