@@ -16,9 +16,9 @@ from schedule import constant_then_decay, cosine
 def line(step, n_steps, n_warmup, decay, floor):
     """The factor of constant_then_decay in one place, straight from its description."""
     factor = min(1.0, (step + 1) / max(n_warmup, 1))
-    n_decay = max(int(n_steps * decay), 1)
-    if step > n_steps - n_decay:
-        factor = min(factor, (n_steps - step) / n_decay)
+    length = int(n_steps * decay) or 1
+    if step > n_steps - length:
+        factor = min(factor, (n_steps - step) / length)
     return max(factor, floor)
 
 

@@ -35,7 +35,8 @@ def test_dpo_loss_follows_the_formula():
             call(f"beta {beta}", dpo_loss, c, r, rc, rr, beta),
             want,
             f"random log-probabilities of 4 pairs, beta {beta}",
-            "margin = beta * ((chosen - ref_chosen) - (rejected - ref_rejected)), then the mean of log(1 + exp(-margin))",
+            "margin: beta times (what chosen gained over ref_chosen - what rejected gained over ref_rejected); "
+            "then the mean of log(1 + exp(-margin))",
             {
                 "the sign of the margin": mean(-margin),
                 "the reference is not used": mean(c - r),
