@@ -35,16 +35,16 @@ __global__ void softmax_kernel(float* S, int rows, int T) {
   S += (size_t)row * T;
   float m = -INFINITY, l = 0;  // running maximum, running sum of exp(s - m)
   for (int j = lane; j < T; j += 32) {
-    float s = S[j], m_new = fmaxf(m, s);
-    if (m_new == -INFINITY) continue;  // nothing but masked scores so far
-    l = l * __expf(m - m_new) + __expf(s - m_new);
-    m = m_new;
+    float s = S[j], top = fmaxf(m, s);
+    if (top == -INFINITY) continue;  // nothing but masked scores so far
+    l = l * __expf(m - top) + __expf(s - top);
+    m = top;
   }
   for (int bit = 16; bit > 0; bit /= 2) {  // merge the 32 pairs (m, l): a butterfly
-    float m_other = __shfl_xor_sync(ALL_LANES, m, bit), l_other = __shfl_xor_sync(ALL_LANES, l, bit);
-    float m_new = fmaxf(m, m_other);
-    if (m_new > -INFINITY) l = l * __expf(m - m_new) + l_other * __expf(m_other - m_new);
-    m = m_new;
+    float m_there = __shfl_xor_sync(ALL_LANES, m, bit), l_there = __shfl_xor_sync(ALL_LANES, l, bit);
+    float top = fmaxf(m, m_there);
+    if (top > -INFINITY) l = l * __expf(m - top) + l_there * __expf(m_there - top);
+    m = top;
   }
   for (int j = lane; j < T; j += 32) S[j] = __expf(S[j] - m) / l;
 }
