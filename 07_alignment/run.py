@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from adamw import AdamW
+from arithmetic import carries, problem, right_answer
 from batches import TextBatches
 from bpe import Tokenizer
 from chat_template import initialize_chat_tokens
@@ -169,7 +170,9 @@ def main() -> None:
     _, record_more = course.stage("control_more", lambda: copy.deepcopy(sft),
                                   lambda m, state: course.fine_tune(m, state, s.grpo_steps, s.seed + 50))
 
-    asked = [q.text for q in course.tasks.held_out_questions[:3]] + ["163+423"]
+    hard = next((p for p in course.tasks.test_sums if carries(p) >= 2), course.tasks.test_sums[0])
+    asked = [q.text for q in course.tasks.held_out_questions[:3]] + [problem(hard)]
+    shown = asked[:-1] + [f"{asked[-1]} (right: {right_answer(hard)})"]
     samples = {name: chat_answers(model, course.tokenizer, asked, 34) for name, model in
                (("pretrained", base), ("sft", sft), ("dpo", dpo), ("grpo", grpo))}
     draw_reward(course.folder / "reward", record_grpo["log"])
@@ -179,7 +182,7 @@ def main() -> None:
         "seed": s.seed, "skills": {k: r["skills"] for k, r in records.items()},
         "stage_seconds": {k: r["seconds"] for k, r in records.items()},
         "logs": {k: r["log"] for k, r in records.items() if r["log"]},
-        "samples": [{"question": q, **{k: v[i][0] for k, v in samples.items()}} for i, q in enumerate(asked)],
+        "samples": [{"question": q, **{k: v[i][0] for k, v in samples.items()}} for i, q in enumerate(shown)],
         "seconds": time.perf_counter() - begin, "settings": asdict(s)})
 
 

@@ -11,10 +11,11 @@ from workbench import atomic, read_json
 STYLE = """
 :root { color-scheme: light dark; --line: color-mix(in srgb, currentColor 20%, transparent); }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 54rem; margin: 2rem auto; padding: 0 1rem; }
+figure svg text { font-family: system-ui, sans-serif; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
 th:first-child, td:first-child, th:nth-child(2), td:nth-child(2), .talk th, .talk td { text-align: left; }
-figure { margin: 1.5rem 0; } figure svg { max-width: 100%; height: auto; }
+figure { margin: 1.5rem 0; } figure svg { max-width: 100%; height: auto; fill: currentColor; }
 figcaption, .small { font-size: .9rem; opacity: .8; }
 .wide { overflow-x: auto; } td.talk { white-space: pre-wrap; }
 """
@@ -39,7 +40,7 @@ def conversations_html(samples: list[dict]) -> str:
     stages = [k for k in samples[0] if k != "question"]
     head = "<tr><th>asked</th>" + "".join(f"<th>{s}</th>" for s in stages) + "</tr>"
     body = "".join(f"<tr><td>{html.escape(s['question'])}</td>" +
-                   "".join(f"<td class=talk>{html.escape(s[k][:120])}</td>" for k in stages) + "</tr>" for s in samples)
+                   "".join(f"<td class=talk>{html.escape(s[k].strip()[:80])}</td>" for k in stages) + "</tr>" for s in samples)
     return f"<div class=wide><table class=talk>{head}{body}</table></div>"
 
 
@@ -62,8 +63,8 @@ def write_report(out: Path | str) -> None:
 <p class=small>Measured in this run on names whose questions, and on sums, that no training text contained. Held-out names
 do occur in statements: this is recall of facts that were read but never asked about.</p>
 <h2>The same questions after each stage</h2>{conversations_html(metrics["07_alignment"]["samples"])}
-<p class=small>Sums are written ones digit first: 163+423=5860 is 361 + 324 = 0685. The pretrained model has never seen the
-chat form.</p>
+<p class=small>Sums are written ones digit first: 163+423=5860 is 361 + 324 = 0685. The pretrained model has never seen
+the chat form.</p>
 <h2>Figures</h2>{figures}
 <h2>Where the time went</h2><table>{times}</table></html>
 """
