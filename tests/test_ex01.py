@@ -70,7 +70,7 @@ def test_overlapping_pairs_are_merged_from_the_left():
 @pytest.mark.ex("1.2")
 def test_ids_that_are_not_the_pair_stay():
     """everything that is not the pair stays as it was, (2, 1) for the pair (1, 2) too"""
-    for ids in ([], [1], [2, 1], [1, 3, 2], [5, 2, 1, 1]):
+    for ids in ([], [1], [2, 1], [1, 3, 2], [5, 2, 1, 1], list(range(900, 400, -1))):
         got = merge(ids, (1, 2), 9)
         assert list(got) == ids, (f"merge({ids}, (1, 2), 9) gave {got}, wanted it unchanged: "
                                   "is the last id lost, or the order of the pair ignored?")

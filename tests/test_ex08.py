@@ -234,13 +234,14 @@ def test_cached_generation_equals_running_everything_again():
 @pytest.mark.ex("8.7")
 def test_each_token_is_run_through_the_model_once():
     """each token goes through the model once: the prompt in one call, then one token a call"""
-    model, calls = lively_model(), []
+    model, calls = lively_model(max_len=300), []
     model.register_forward_pre_hook(lambda module, inputs: calls.append(tuple(inputs[0].shape)))
-    got = generate_cached(model, torch.randint(40, (2, 6)), 4)
-    assert got.shape == (2, 10), f"given ids (2, 6) and 4 new tokens, got {tuple(got.shape)}, wanted (2, 10)"
-    assert calls == [(2, 6)] + [(2, 1)] * 3, (
-        f"for 4 new tokens the model was called with ids of shapes {calls}, wanted [(2, 6)] and three times "
-        "(2, 1): only the newest token, and no call after the last token is chosen")
+    got = generate_cached(model, torch.randint(40, (2, 270)), 4)
+    assert got.shape == (2, 274), (
+        f"given ids (2, 270) and 4 new tokens, got {tuple(got.shape)}, wanted (2, 274)")
+    assert calls == [(2, 270)] + [(2, 1)] * 3, (
+        f"for 4 new tokens the model was called with ids of shapes {calls}, wanted [(2, 270)] and three "
+        "times (2, 1): only the newest token, and no call after the last token is chosen")
 
 
 @pytest.mark.ex("8.7")
