@@ -30,4 +30,5 @@ class Embedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (B, T) int64 to (B, T, C)."""
-        return self.weight[ids]
+        # Not weight[ids]: the gradient of that adds up in an order that changes from run to run when threads share it.
+        return self.weight.index_select(0, ids.flatten()).unflatten(0, ids.shape)
