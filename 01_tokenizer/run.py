@@ -17,6 +17,7 @@ from workbench import RunSettings, announce, parse_settings, run_main, write_jso
 
 @dataclass
 class Settings(RunSettings):
+    """What chapter 1 can be told."""
     corpus: str = ""                # your own text: a UTF-8 file or a folder (default: what Python carries)
     vocab_size: int = 1024          # tokens, special ones included
     names: int = 240                # names of the standard library to learn facts about

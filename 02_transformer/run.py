@@ -20,6 +20,7 @@ from workbench import RunSettings, announce, parse_settings, run_main, seed_ever
 
 @dataclass
 class Settings(RunSettings):
+    """The shape of the model."""
     d_model: int = 128           # width of the residual stream
     n_layers: int = 4            # blocks
     n_heads: int = 4             # query heads

@@ -26,6 +26,7 @@ from workbench import RunSettings, announce, fingerprint, parse_settings, read_j
 
 @dataclass
 class Settings(RunSettings):
+    """How to pretrain."""
     steps: int = 640              # optimizer steps on text
     batch: int = 8                # rows of text a step
     length: int = 128             # tokens a row

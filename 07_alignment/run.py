@@ -31,6 +31,7 @@ from workbench import RunSettings, announce, fingerprint, parse_settings, read_j
 
 @dataclass
 class Settings(RunSettings):
+    """How to run the three stages."""
     sft_steps: int = 80            # SFT: optimizer steps
     sft_facts: int = 32            # SFT: questions a step
     sft_sums: int = 64             # SFT: demonstrated sums a step

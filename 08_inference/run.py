@@ -30,6 +30,7 @@ from workbench import RunSettings, announce, parse_settings, run_main, write_jso
 
 @dataclass
 class Settings(RunSettings):
+    """What to measure, and how."""
     new_tokens: int = 128     # tokens to decode when timing the cache
     batch: int = 4            # sequences decoded together
     rounds: int = 5           # times each way of decoding is timed, in turn
