@@ -42,7 +42,7 @@ def status(student: Student) -> None:
             mark, colour = ("▶", "yellow") if todo and e is todo[0] else marks[student.state(e.id)]
             cell = f"{e.id} {e.title}"
             if used + len(cell) + 5 > room and used > wide + 1:
-                line, used = line + "\n" + " " * (wide + 1), wide + 1
+                line, used = line.rstrip() + "\n" + " " * (wide + 1), wide + 1
             line, used = line + f"{paint(mark, colour)} {cell}   ", used + len(cell) + 5
         print(line.rstrip())
     done = sum(student.state(id) == "passed" for id in student.exercises)
@@ -235,8 +235,8 @@ def main(words: list[str]) -> int:
         with bench_of(student) as bench:
             good = check(student, wanted, bench, asked.seconds)
         todo = student.open()
-        if good and todo:
-            e = todo[0]
+        if good and todo:  # go on in the same chapter if it has more to do
+            e = next((e for e in todo if e.chapter == wanted[-1].chapter), todo[0])
             print(f" next: {e.id} {e.title} (~{e.minutes} min)   {place(e)}")
         return 0 if good else 1
     else:

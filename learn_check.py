@@ -66,6 +66,7 @@ def check_one(student: Student, exercise: Exercise, bench: Bench, seconds: float
             f"the tests ended early: {verdict.end}"
         ]
         print(paint(" ✗", "red") + " the tests could not run\n     " + "\n     ".join(why))
+    told = set()
     for name, outcome in verdict.outcomes.items():
         report = next((r for r in verdict.reports if r["name"] == name and r["outcome"] == outcome), None)
         title = report["title"] if report else name
@@ -75,6 +76,9 @@ def check_one(student: Student, exercise: Exercise, bench: Bench, seconds: float
             print("     not run: the process ended before it")
         elif outcome != "passed":
             shown = [report["message"]] if outcome == "skipped" else explain(report, text, reference, path)
+            if outcome == "error" and tuple(shown) in told:
+                shown = ["the same error"]
+            told.add(tuple(shown))
             print("\n".join(indented(line) for line in shown))
     clean = (bench.base / exercise.path).read_text(encoding="utf-8")
     if refused := screen(clean, reference, exercise.body):

@@ -62,5 +62,7 @@ def same(got, want, given: str, hint: str = "", mistakes: dict | None = None, **
         ]
         if not named and isinstance(want, torch.Tensor) and getattr(got, "shape", None) != want.shape:
             named = [f"the shape is {tuple(getattr(got, 'shape', ()))}, it should be {tuple(want.shape)}"]
+        if not named and isinstance(got, torch.Tensor) and got.isnan().any():
+            named = ["NaN is 0 / 0 or infinity - infinity: what is zero here, or infinite?"]
         why = f"\n likely: {'; '.join(named)}" if named else f"\n hint: {hint}" if hint else ""
         pytest.fail(f"given {given}\n got  {show(got)}\n wanted {show(want)}{why}", pytrace=False)

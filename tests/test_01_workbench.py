@@ -46,7 +46,11 @@ def test_damaged_json_is_named(tmp_path):
         read_json(tmp_path / "m.json")
 
 
-def test_the_fingerprint_depends_on_settings_and_code():
+def test_the_fingerprint_depends_on_settings_and_code(tmp_path, monkeypatch):
+    for chapter in ("01_tokenizer", "02_transformer"):
+        (tmp_path / chapter).mkdir()
+        (tmp_path / chapter / "code.py").write_text("pass\n")
+    monkeypatch.setattr("workbench.ROOT", tmp_path)
     assert fingerprint(Settings(), "01_tokenizer") == fingerprint(Settings(), "01_tokenizer")
     assert len({fingerprint(Settings(), "01_tokenizer"), fingerprint(Settings(steps=11), "01_tokenizer"),
                 fingerprint(Settings(), "01_tokenizer", "02_transformer")}) == 3

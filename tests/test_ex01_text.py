@@ -220,7 +220,10 @@ def test_streamed_text_equals_decoding_everything():
         decoder = StreamDecoder(tokenizer)
         got = "".join(decoder.feed(i) for i in ids) + decoder.finish()
         wanted = tokenizer.decode_bytes(ids).decode("utf-8", errors="replace")
-        assert got == wanted, f"given {ids}, streamed {got!r}, wanted {wanted!r}: is every byte decoded once?"
+        at = next((i for i, (a, b) in enumerate(zip(got, wanted)) if a != b), min(len(got), len(wanted)))
+        assert got == wanted, (
+            f"fed {len(ids)} tokens; from character {at} on streamed {got[at:at + 8]!r}, "
+            f"wanted {wanted[at:at + 8]!r}: is every byte decoded once?")
 
 
 @pytest.mark.ex("1.8")

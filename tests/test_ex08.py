@@ -70,9 +70,14 @@ def test_the_token_that_crosses_p_stays():
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05])[order].log()[None]
     for p, n in ((0.9, 3), (0.6, 2), (0.4, 1), (0.01, 1), (0.97, 4)):
         wanted = [[i for i in range(4) if order[i] < n]]
-        got = keep_top_p(logits, p)
+        given = logits.clone()
+        got = keep_top_p(given, p)
+        assert torch.equal(given, logits), (
+            "the logits that were given changed: writing to them in place (logits[...] = ..., masked_fill_) spoils "
+            "them for the caller; masked_fill makes a new tensor")
+        shown = ", ".join(f"{v:.2f}" for v in logits.exp()[0])
         assert kept(got) == wanted, (
-            f"given the probabilities {logits.exp().tolist()} and p = {p}, kept the columns {kept(got)}, "
+            f"given the probabilities ({shown}) and p = {p}, kept the columns {kept(got)}, "
             f"wanted {wanted}: the token with which the sum reaches p is kept too, and the mask must go back "
             "to the order of the vocabulary")
 
@@ -104,7 +109,7 @@ def test_top_p_agrees_with_adding_up_one_by_one():
     before = logits.clone()
     for p in (0.3, 0.7, 0.95):
         got = keep_top_p(logits, p)
-        for row, mine in zip(logits.double(), got):
+        for row, mine in zip(before.double(), got):
             probability = (row - row.logsumexp(0)).exp().tolist()
             wanted, total = set(), 0.0
             for i in sorted(range(9), key=lambda i: -probability[i]):
@@ -113,8 +118,8 @@ def test_top_p_agrees_with_adding_up_one_by_one():
                 if total >= p:
                     break
             assert set(kept(mine[None])[0]) == wanted, (
-                f"given the probabilities {probability} and p = {p}, kept {kept(mine[None])[0]}, wanted "
-                f"{sorted(wanted)}: sort from the largest, add up probabilities")
+                f"given the probabilities {[round(v, 3) for v in probability]} and p = {p}, kept "
+                f"{kept(mine[None])[0]}, wanted {sorted(wanted)}: sort from the largest, add up probabilities")
         assert_close(got[got != -INF], logits[got != -INF], msg="what is kept must not change")
     assert torch.equal(logits, before), (
         "the logits that were given changed: masked_fill_ writes in place, masked_fill does not")
