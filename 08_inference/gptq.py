@@ -4,7 +4,7 @@ Adds to quantize.quantize_groups a look at the inputs x of each layer on calibra
 one, and the error of each is spread over the columns still to come so that W x changes least.
 Frantar et al. 2023, "GPTQ" (algorithm 1, without its blocking); the idea is Hassibi and Stork 1993, "Optimal brain surgeon".
 
-    python 08_inference/run.py             halves the rise in perplexity with it (both rows are printed)
+    python 08_inference/run.py             more than halves the rise in perplexity with it (both rows are printed)
 """
 import torch
 from torch import Tensor
