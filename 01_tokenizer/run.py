@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 
 from bpe import SPECIAL, Tokenizer, train
 from corpus import Corpus, build_corpus
+from tasks import save_tasks
 from token_file import pack, shuffled, write_tokens
 from workbench import RunSettings, announce, atomic, parse_settings, run_main, write_json
 
@@ -80,11 +81,7 @@ def main() -> None:
     tokenizer = Tokenizer(train(texts, settings.vocab_size - len(SPECIAL)))
     tokenizer.save(folder / "tokenizer.json")
     tokens = write_streams(folder, tokenizer, corpus, rng)
-    write_json(folder / "tasks.json", {
-        "train_questions": [asdict(q) for q in corpus.train_questions],
-        "held_out_questions": [asdict(q) for q in corpus.held_out_questions],
-        "test_sums": corpus.test_sums, "demonstrations": corpus.demonstrations,
-        "held_out_bytes": sum(len(text.encode()) for text in corpus.held_out_text)})
+    save_tasks(folder / "tasks.json", corpus)
 
     curve = compression(tokenizer, corpus.held_out_text)
     draw(folder / "compression.png", curve)
