@@ -141,7 +141,7 @@ def candidates(sigs: np.ndarray, bands: int, rows: int) -> np.ndarray:
 
     Not all pairs of a bucket: a page copied 10,000 times would give 50 million, and joining needs a chain only.
     """
-    alive = np.flatnonzero((sigs != EMPTY).any(axis=1))
+    alive = np.flatnonzero(sigs[:, 0] != EMPTY)              # sigs may be a file far larger than memory
     found = []
     for band in range(bands):
         part = np.ascontiguousarray(sigs[alive, band * rows:(band + 1) * rows])

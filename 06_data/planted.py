@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data import topics
 
+from facts import find_facts, statement
+
 HERE = Path(__file__).parent
 HELD_OUT_EVERY = 8                     # one topic in eight is never served: the clean text to be tested on
 ENCODINGS = {"ru": "koi8-r", "pl": "iso-8859-2", "sv": "utf-16", "de": "cp1252", "fr": "latin-1"}
@@ -119,8 +121,21 @@ def _languages(rng: random.Random) -> list[Planted]:
     return pages
 
 
+def offers(n: int, rng: random.Random) -> list[list[str]]:
+    """Advertisements in good English, `n` pages of them: no rule about stop words or punctuation minds these."""
+    forms = ("If you want the best {a} and the lowest price, our {b} is the place to be, and you will have it today.",
+             "Thousands of happy customers have found that {a} and {b} change the way they live, so why wait any longer?",
+             "Click on the button to claim your free {a} with every {b} that you order before the end of the week.",
+             "Our team of experts has put together a {a} offer that you will not find anywhere else, not even as a {b}.",
+             "Be the first of your friends to have the new {a}, and save up to {n} percent with the {b} bonus code.",
+             "To be sure of your {a}, pay the small fee of {n} dollars and leave the {b} to us.")
+    return [[" ".join(rng.choice(forms).format(a=rng.choice(SPAM), b=rng.choice(SPAM), n=rng.randrange(10, 90))
+                      for _ in range(4)) for _ in range(6)] for _ in range(n)]
+
+
 def _spam(rng: random.Random) -> list[Planted]:
-    pages = []
+    pages = [Planted(f"/offers/{i}.html", layout(3, "Offer", page, rng).encode(), "advertisement")
+             for i, page in enumerate(offers(60, rng))]
     for i in range(90):
         if i % 3 == 0:                 # words thrown together
             text = " ".join(rng.choice(SPAM) for _ in range(rng.randrange(300, 900)))
@@ -153,6 +168,16 @@ def _code(rng: random.Random) -> list[Planted]:
     return [Planted(f"/code/{k}", v.encode(), "code", "text/plain") for k, v in files.items()]
 
 
+def fact_pages(seed: int, names: int = 60, exposures: int = 20, per_page: int = 8) -> list[Planted]:
+    """An encyclopedia of chapter 1's facts: each name stated `exposures` times, on pages of `per_page` statements."""
+    rng = random.Random(seed)
+    known = find_facts(names, rng)
+    said = [statement(fact, rng) for _ in range(exposures) for fact in rng.sample(known, names)]
+    runs = [said[i:i + per_page] for i in range(0, len(said), per_page)]
+    return [Planted(f"/wiki/{i}.html", layout(i % 5, f"Names, part {i}", run, rng).encode(), "facts", gold="\n".join(run))
+            for i, run in enumerate(runs)]
+
+
 def build(seed: int = 0, leak: str = "") -> list[Planted]:
     """All planted pages. `leak` is text of an evaluation set to plant on one innocent-looking page."""
     rng = random.Random(seed)
@@ -179,4 +204,4 @@ def build(seed: int = 0, leak: str = "") -> list[Planted]:
     if leak:
         body = layout(3, "Practice questions", leak.split("\n"), rng)
         pages.append(Planted("/forum/practice.html", body.encode(), "leak"))
-    return pages + _languages(rng) + _spam(rng) + _broken(rng) + _code(rng)
+    return pages + fact_pages(seed) + _languages(rng) + _spam(rng) + _broken(rng) + _code(rng)
