@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Iterator
 from urllib.parse import urlsplit
 
-import numpy as np
-
+import across_shards
 import decontaminate
 import deduplicate
 import extract
@@ -32,10 +31,10 @@ import filters
 import language
 import quality
 import warc
+from across_shards import ACROSS, decide, read_documents, shard_keys
 from workbench import atomic, read_json, run_main, write_json
 
 STAGES = ("extract", "language", "rules", "quality", "exact", "near", "paragraphs", "decontaminate", "private")
-ACROSS = {"exact", "near", "paragraphs"}                     # stages that compare documents of all shards
 SAMPLES = 2                                                  # removed documents shown for each reason and shard
 
 
@@ -50,19 +49,13 @@ class Recipe:
     minimum: int = 120                 # characters left, below which a document is dropped
 
 
-def read_documents(path: Path) -> Iterator[dict]:
-    """The documents of one shard, one at a time."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        yield from map(json.loads, file)
-
-
 def shard(source: Path, folder: Path, records: int = 100) -> list[Path]:
     """Cut a WARC file into shards of `records` pages, unless that was done before."""
     done = folder / "shards.json"
     wanted = {"source": _hash(source), "records": records}
     if done.exists() and (known := read_json(done))["of"] == wanted:
         return [folder / name for name in known["shards"]]
-    problems, paths, pages = Counter(), [], warc.read_warc(source)
+    problems, paths = Counter(), []
     pages = warc.read_warc(source, problems)
     while True:
         group = [page for _, page in zip(range(records), pages)]
@@ -170,7 +163,7 @@ def run_shard(stage: str, source: str, target: str, recipe: Recipe, decision: st
     with atomic(out) as temporary, open(temporary, "wb") as raw:
         with gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0, compresslevel=3) as file:
             for doc, reason in _stream(stage, src, recipe, Path(decision) if decision else None):
-                n_in, bytes_in = n_in + 1, bytes_in + doc.pop("before", doc.get("raw", 0) if stage == "extract" else 0)
+                n_in, bytes_in = n_in + 1, bytes_in + (doc["raw"] if stage == "extract" else 0)
                 if reason:
                     reasons[reason.partition(" of ")[0]] += 1
                     shown = samples.setdefault(reason.partition(" of ")[0], [])
@@ -193,58 +186,8 @@ def _reads(stage: str, recipe: Recipe) -> list[str]:
 @lru_cache(maxsize=1)
 def _code() -> str:
     """Hash of the code that decides: changed code is a changed result."""
-    modules = (decontaminate, deduplicate, extract, filters, language, quality, warc, inspect.getmodule(_code))
+    modules = (across_shards, decontaminate, deduplicate, extract, filters, language, quality, warc, inspect.getmodule(_code))
     return hashlib.sha256("".join(inspect.getsource(m) for m in modules).encode()).hexdigest()
-
-
-def shard_keys(stage: str, source: str, target: str) -> float:
-    """What a comparing stage needs of one shard, as an .npy file; gives the CPU seconds."""
-    begin = time.process_time()
-    texts = (doc["text"] for doc in read_documents(Path(source)))
-    if stage == "near":
-        a, b = deduplicate.hash_functions()
-        rows = [deduplicate.signatures([deduplicate.shingles(text)], a, b)[0] for text in texts]
-        keys = np.stack(rows) if rows else np.empty((0, len(a)), dtype=np.uint32)          # (documents, functions)
-    elif stage == "exact":
-        keys = np.array([int.from_bytes(deduplicate.exact_key(t)[:8], "little") for t in texts], dtype=np.uint64)
-    else:                                                    # paragraphs: (document, paragraph, key); short ones stay
-        keys = np.array([(d, p, int.from_bytes(deduplicate.exact_key(part)[:8], "little"))
-                         for d, text in enumerate(texts) for p, part in enumerate(text.split("\n\n"))
-                         if len(part) >= 40], dtype=np.uint64).reshape(-1, 3)
-    with atomic(target) as temporary, open(temporary, "wb") as file:
-        np.save(file, keys)
-    return time.process_time() - begin
-
-
-def decide(stage: str, keys: list[Path], recipe: Recipe) -> list[dict]:
-    """What to drop in each shard: {document: the one it repeats} or, for paragraphs, {document: [their numbers]}.
-
-    The first in shard order is kept, so the decision depends on nothing but the shards. Memory: 8 bytes a document
-    or paragraph; for near copies one band of the signatures at a time, read from a file.
-    """
-    parts = [np.load(path, mmap_mode="r") for path in keys]
-    ends = np.cumsum([len(p) for p in parts])
-    starts, drops = ends - [len(p) for p in parts], [{} for _ in parts]
-
-    def place(i: int) -> tuple[int, int]:
-        where = int(np.searchsorted(ends, i, side="right"))
-        return where, int(i - starts[where])
-    if stage == "near":
-        bands = deduplicate.choose_bands(threshold=recipe.threshold)
-        clusters, _ = deduplicate.near_duplicates(np.concatenate(parts), *bands, recipe.threshold)
-        repeats = [(i, first) for i, first in enumerate(clusters) if first != i]
-    else:
-        flat = np.concatenate([p if stage == "exact" else p[:, 2] for p in parts])
-        _, first, inverse = np.unique(flat, return_index=True, return_inverse=True)
-        repeats = [(i, int(first[inverse[i]])) for i in np.flatnonzero(first[inverse] != np.arange(len(flat))).tolist()]
-    for i, original in repeats:
-        where, row = place(i)
-        if stage == "paragraphs":
-            doc, paragraph, _ = parts[where][row].tolist()
-            drops[where].setdefault(str(doc), []).append(paragraph)
-        else:
-            drops[where][str(row)] = "shard %d, document %d" % place(original)
-    return drops
 
 
 def run_pipeline(source: Path | str, folder: Path | str, recipe: Recipe = Recipe(), executor: Executor | None = None,
@@ -264,7 +207,7 @@ def run_pipeline(source: Path | str, folder: Path | str, recipe: Recipe = Recipe
             cpu += sum(f.result() for f in [executor.submit(shard_keys, stage, str(p), str(k)) for p, k in zip(current, keys)])
             begin = time.process_time()
             decisions = [str(home / f"{name}.drop.json") for name in names]
-            for path, drops in zip(decisions, decide(stage, keys, recipe)):
+            for path, drops in zip(decisions, decide(stage, keys, recipe.threshold)):
                 write_json(path, drops)
             cpu += time.process_time() - begin
         futures = [executor.submit(run_shard, stage, str(p), str(t), recipe, d) for p, t, d in zip(current, targets, decisions)]
