@@ -27,10 +27,10 @@ class Leak:
 
 def overlap(item: np.ndarray, document: set[int]) -> float:
     """Share of the distinct n-grams of an item that occur in a document."""
-    # EXERCISE 6.10 contamination
+    # EXERCISE 6.4 contamination
     grams = set(item.tolist())
     return len(grams & document) / len(grams) if grams else 0.0
-    # END EXERCISE 6.10
+    # END EXERCISE 6.4
 
 
 class Detector:

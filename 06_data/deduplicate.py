@@ -105,14 +105,14 @@ def signatures(docs: list[np.ndarray], a: np.ndarray, b: np.ndarray, block: int 
         group = [i for i in range(first, last) if len(docs[i])]
         if group:
             h = (np.concatenate([docs[i] for i in group]) >> np.uint64(32)).astype(np.uint32)
-            # EXERCISE 6.7 minhash signatures
+            # EXERCISE 6.9 minhash signatures
             starts = np.cumsum([0] + [len(docs[i]) for i in group[:-1]])
             values = np.empty_like(h)
             for k in range(len(a)):
                 np.multiply(h, a[k], out=values)             # wraps modulo 2^32, as it should
                 np.add(values, b[k], out=values)
                 out[group, k] = np.minimum.reduceat(values, starts)
-            # END EXERCISE 6.7
+            # END EXERCISE 6.9
         first = last
     return out
 
@@ -127,12 +127,12 @@ def choose_bands(n: int = PERMUTATIONS, threshold: float = THRESHOLD, recall: fl
 
     More rows a band mean fewer wrong candidates and fewer right ones. Raises ValueError if nothing is enough.
     """
-    # EXERCISE 6.8 bands from the S-curve
+    # EXERCISE 6.6 bands from the S-curve
     for rows in range(n, 0, -1):
         bands = n // rows
         if s_curve(threshold, bands, rows) >= recall:
             return bands, rows
-    # END EXERCISE 6.8
+    # END EXERCISE 6.6
     raise ValueError(f"{n} hash functions cannot find {recall:.0%} of pairs at similarity {threshold}: use more of them")
 
 
@@ -169,10 +169,10 @@ class UnionFind:
 
     def join(self, i: int, j: int) -> None:
         """Make one set of two."""
-        # EXERCISE 6.4 union-find
+        # EXERCISE 6.5 union-find
         low, high = sorted((self.find(i), self.find(j)))
         self.parent[high] = low
-        # END EXERCISE 6.4
+        # END EXERCISE 6.5
 
 
 def near_duplicates(sigs: np.ndarray, bands: int, rows: int, threshold: float = THRESHOLD,

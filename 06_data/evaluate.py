@@ -103,11 +103,11 @@ class Score:
         """Mean and standard error of the mean (sample standard deviation over sqrt(n))."""
         if not items:
             raise ValueError("there are no items to score: the evaluation set is empty")
-        # EXERCISE 6.11 standard error
+        # EXERCISE 6.2 standard error
         mean, n = sum(items) / len(items), len(items)
         variance = sum((x - mean) ** 2 for x in items) / (n - 1) if n > 1 else 0.0
         return cls(mean, math.sqrt(variance / n), tuple(items))
-        # END EXERCISE 6.11
+        # END EXERCISE 6.2
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} ± {self.error:.3f}"
@@ -171,11 +171,11 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     """
     if not (0 <= c <= n and 1 <= k <= n):
         raise ValueError(f"pass@{k} of {n} samples with {c} right makes no sense: need 0 <= c <= n and 1 <= k <= n")
-    # EXERCISE 6.12 pass@k
+    # EXERCISE 6.3 pass@k
     if n - c < k:
         return 1.0                                           # fewer wrong ones than draws
     return 1 - math.prod((n - c - i) / (n - i) for i in range(k))
-    # END EXERCISE 6.12
+    # END EXERCISE 6.3
 
 
 def programs(generate: Callable[[str], list[str]], tasks: list[Program], k: int = 1, limits: Limits = Limits()) -> Score:

@@ -55,15 +55,14 @@ def decode(body: bytes, content_type: str = "") -> tuple[str, str]:
 
 def _plausible(text: str) -> float:
     """How much decoded text looks written by people: letters inside words agree in case and alphabet."""
-    foreign = re.findall(r"[^\W\d_a-zA-Z]", text)
-    oddities = len(re.findall(r"[\ufffd\x80-\x9f]|[a-zа-яß-ÿ][A-ZА-ЯÀ-Þ]|[a-zA-Z][а-яА-Я]|[а-яА-Я][a-zA-Z]", text))
+    foreign = [c for c in re.findall(r"[^\W\d_a-zA-Z]", text) if c.islower()]    # a wrong codec often swaps case
+    oddities = len(re.findall(r"[\ufffd\x80-\x9f]|[a-zа-яß-ÿ][A-ZА-ЯÀ-Þ]|[a-zA-Z][а-яА-Я]|[а-яА-Я][a-zA-Z]|[à-ÿ]{4}", text))
     symbols = len(re.findall(r"[¡-¿×÷─-▟°√≈≤≥]", text))
     return (len(foreign) - 3 * oddities - 2 * symbols) / (len(text) + 1)
 
 
 def repair_mojibake(text: str) -> str:
     """UTF-8 that someone read as Windows-1252 and saved again: 'cafÃ©' back to 'café'. Other text is unchanged."""
-    # EXERCISE 6.1 mojibake
     def mend(match: re.Match) -> str:
         raw = bytes(SLOPPY[c] for c in match.group())
         try:
@@ -71,7 +70,6 @@ def repair_mojibake(text: str) -> str:
         except UnicodeDecodeError:
             return match.group()                             # 'Â«' beside 'É' and the like: it meant itself
     return MOJIBAKE.sub(mend, text)
-    # END EXERCISE 6.1
 
 
 def normalise(text: str) -> str:
@@ -170,7 +168,7 @@ def blocks(html: str) -> list[Block]:
 
 def is_content(before: Block, block: Block, after: Block) -> bool:
     """Whether a block is main text, from its own and its neighbours' densities (Kohlschütter's tree)."""
-    # EXERCISE 6.3 boilerplate
+    # EXERCISE 6.8 boilerplate
     if block.link_density > 1 / 3:
         return False
     if before.link_density > 5 / 9:                          # just behind a menu
@@ -178,7 +176,7 @@ def is_content(before: Block, block: Block, after: Block) -> bool:
     if block.text_density > 9:
         return after.text_density > 0 or block.words >= 20   # the last block must be long to be more than a footer
     return after.text_density > 10 or before.text_density > 10 and before.words >= 20
-    # END EXERCISE 6.3
+    # END EXERCISE 6.8
 
 
 def main_text(html: str) -> str:

@@ -71,7 +71,7 @@ def top_ngram_share(words: list[str], n: int) -> float:
 
 def repeated_ngram_share(words: list[str], n: int) -> float:
     """Share of the characters that lie in some n-gram which occurred before; no character counts twice."""
-    # EXERCISE 6.6 repeated n-grams
+    # EXERCISE 6.7 repeated n-grams
     seen, covered = set(), set()
     for i in range(len(words) - n + 1):
         ngram = tuple(words[i:i + n])
@@ -79,7 +79,7 @@ def repeated_ngram_share(words: list[str], n: int) -> float:
             covered.update(range(i, i + n))                  # positions, so that overlaps count once
         seen.add(ngram)
     return sum(len(words[i]) for i in covered) / max(sum(map(len, words)), 1)
-    # END EXERCISE 6.6
+    # END EXERCISE 6.7
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def mask_private(text: str) -> tuple[str, Counter]:
 
 def _is_public(text: str) -> bool:
     try:
-        return ipaddress.ip_address(text).is_global
+        return ipaddress.ip_address(text).is_global and len(text) > 6        # a::b is how some languages write a.b
     except ValueError:
         return False
 

@@ -73,10 +73,8 @@ class LanguageModel:
 
 def log_probabilities(counts: np.ndarray, smoothing: float) -> np.ndarray:
     """Counts (L, n) to log-probabilities (L, n): `smoothing` is added to every count, each row sums to one."""
-    # EXERCISE 6.2 smoothed counts
     smoothed = counts + smoothing
     return np.log(smoothed / smoothed.sum(axis=1, keepdims=True))
-    # END EXERCISE 6.2
 
 
 @cache

@@ -17,11 +17,11 @@ def temperature_weights(sizes: dict[str, float], temperature: float) -> dict[str
     """Shares proportional to size^(1/temperature): 1 is by size, infinity is equal."""
     if temperature < 1:
         raise ValueError(f"temperature {temperature} is below 1: it would make large sources larger still")
-    # EXERCISE 6.13 temperature
+    # EXERCISE 6.1 temperature
     powers = {name: size ** (1 / temperature) if size > 0 else 0.0 for name, size in sizes.items()}
     total = sum(powers.values())
     return {name: power / total for name, power in powers.items()}
-    # END EXERCISE 6.13
+    # END EXERCISE 6.1
 
 
 def epochs(weights: dict[str, float], sizes: dict[str, float], total: float) -> dict[str, float]:

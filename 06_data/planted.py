@@ -8,6 +8,7 @@ leaks an evaluation set.
 Run by smallweb.py; `python 06_data/smallweb.py --seed 0` serves it.
 """
 import html
+import pydoc
 import random
 import zlib
 from dataclasses import dataclass
@@ -36,6 +37,16 @@ class Planted:
 def held_out_topics() -> dict[str, str]:
     """The clean text that is never served, {topic: text}: what every model of this chapter is tested on."""
     return {k: t for k, t in sorted(topics.topics.items()) if zlib.crc32(k.encode()) % HELD_OUT_EVERY == 0}
+
+
+def topic_of(key: str) -> str:
+    """Which topic pydoc shows for a name: several names, in capitals, lead to one topic."""
+    for _ in range(5):                                       # a name may stand for another name
+        target = pydoc.Helper.topics.get(key) or pydoc.Helper.keywords.get(key) or (key, "")
+        key = target if isinstance(target, str) else target[0]
+        if not isinstance(target, str):
+            break
+    return key
 
 
 def articles(minimum: int = 400) -> list[list[str]]:

@@ -61,7 +61,7 @@ class NgramModel:
 
     def p(self, word: str, context: tuple[str, ...]) -> float:
         """Probability of `word` after `context` (the last order - 1 words of it are used)."""
-        # EXERCISE 6.9 kneser-ney
+        # EXERCISE 6.10 kneser-ney
         word = self._known(word)
         context = tuple(self._known(w) if w != START else w for w in context)
         p = 1 / len(self.vocabulary)                         # below the shortest context: nothing is known
@@ -73,7 +73,7 @@ class NgramModel:
             direct = max(self.counts[n][(*tail, word)] - d, 0) / total
             p = direct + d * self.kinds[n][tail] / total * p
         return p
-        # END EXERCISE 6.9
+        # END EXERCISE 6.10
 
     def log_p(self, text: str) -> tuple[float, int]:
         """(sum of log-probabilities in nats, number of words) of a text, its end included."""
@@ -126,13 +126,11 @@ class QualityClassifier:
             loss, step = 0.0, rate * (1 - epoch / epochs)
             for i in rng.permutation(len(rows)):
                 where, values, label, weight = rows[i]
-                # EXERCISE 6.5 one step of logistic regression
                 p = 1 / (1 + math.exp(-(values @ self.weights[where] + self.bias)))
                 loss -= weight * math.log(max(p if label else 1 - p, 1e-12))
                 error = (p - label) * weight * len(rows)     # derivative of the loss by the score
                 self.weights[where] -= step * (error * values + l2 * self.weights[where])
                 self.bias -= step * error * 0.1              # the bias moves slowly: it is in every example
-                # END EXERCISE 6.5
         return loss
 
     def score(self, text: str) -> float:

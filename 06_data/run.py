@@ -2,6 +2,7 @@
 
     make 06        or  python 06_data/run.py --help
 """
+import hashlib
 import random
 import shutil
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import corpus
+import decontaminate
 import deduplicate
 import evaluate
 import extract
@@ -40,7 +42,7 @@ class Settings(RunSettings):
     pages: int = 2000             # stop the crawl after this many pages
     records: int = 100            # pages in a shard
     processes: int = 2            # worker processes of the pipeline
-    steps: int = 300              # training steps of each rung of the ladder
+    steps: int = 240              # training steps of each rung of the ladder
     ladder_seeds: int = 1         # how often each rung is trained (the lesson shows 3)
     proxies: int = 8              # small runs that search the mixture
     proxy_steps: int = 60         # steps of each
@@ -51,7 +53,9 @@ QUICK = dict(pages=260, records=40, steps=10, proxies=3, proxy_steps=4)
 
 def crawl_web(folder: Path, s: Settings, leak: str) -> dict:
     """Crawl the small web into crawl.warc.gz, unless the same crawl is there already."""
-    note, wanted = folder / "crawl.json", {"seed": s.seed, "pages": s.pages, "leak": leak}
+    code = "".join(Path(__file__).with_name(f"{m}.py").read_text("utf-8") for m in ("planted", "smallweb", "crawl", "warc"))
+    wanted = {"seed": s.seed, "pages": s.pages, "leak": leak, "code": hashlib.sha256(code.encode()).hexdigest()}
+    note = folder / "crawl.json"
     if note.exists() and (known := read_json(note))["of"] == wanted and (folder / "crawl.warc.gz").exists():
         return known["counts"]
     (folder / "leak.txt").write_text(leak, encoding="utf-8")
@@ -134,6 +138,19 @@ def measure_near(seed: int) -> dict:
             "false_merges": float((merged & (true < 0.7)).sum() / max(merged.sum(), 1))}
 
 
+def unseen_paragraphs(documents: list[dict]) -> tuple[list[str], list[str], float]:
+    """Paragraphs of the topics never served that no crawled document contains: (to search with, to test on, share dropped).
+
+    Topics quote each other and the library quotes them, so keeping a page off the web does not keep its text off.
+    """
+    paragraphs = [p for text in planted.held_out_topics().values() for p in extract.normalise(text).split("\n\n") if len(p) > 200]
+    found = {leak.item for leak in decontaminate.report(paragraphs, [d["text"] for d in documents])["leaks"]}
+    unseen = [p for i, p in enumerate(paragraphs) if i not in found]
+    if len(unseen) < 6:
+        raise ValueError("nearly all held-out text is in the crawl: keep more topics off the small web")
+    return unseen[::3], [p for i, p in enumerate(unseen) if i % 3], len(found) / len(paragraphs)
+
+
 def leak_effect(curated: list[str], items: list[evaluate.Choice]) -> dict:
     """Accuracy of an n-gram model with and without the leaked questions in its training text."""
     clean = evaluate.multiple_choice(quality.NgramModel(curated), items)
@@ -184,8 +201,6 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer.load(Path(s.out, "01_tokenizer", "tokenizer.json"))
     items = evaluate.load_mmlu(SETS / "mmlu_python.csv")
-    held_out = [extract.normalise(text) for text in planted.held_out_topics().values()]
-    valid, test = held_out[::2], held_out[1::2]
 
     counts = crawl_web(folder, s, "\n".join(" ".join(i.text().split()) for i in items))
     print("  crawl: " + ", ".join(f"{n} {what}" for what, n in sorted(counts.items(), key=lambda c: -c[1]) if n))
@@ -199,14 +214,17 @@ def main() -> None:
     print(f"  near copies: {near['bands']} bands of {near['rows']}, recall {near['candidate_recall']:.3f} as candidates, "
           f"{near['merge_recall']:.3f} merged; false merges {near['false_merges']:.3%}")
 
-    paragraphs = [p for text in held_out for p in text.split("\n\n") if len(p) > 200]
-    write_json(folder / "items.json", [i.text() for i in items] + paragraphs)
-    recipe = pipeline.Recipe(judge=str(folder / "judge.json"), items=str(folder / "items.json"))
     with ProcessPoolExecutor(s.processes) as executor:
+        pipeline.run_pipeline(folder / "crawl.warc.gz", folder / "stages", pipeline.Recipe(), executor, s.records, ("extract",))
+        extracted = ladder.stage_documents(folder / "stages", "extract")
+        valid, test, known = unseen_paragraphs(extracted)
+        print(f"  held-out text: {known:.0%} of its paragraphs are in the crawl after all, and are not tested on")
+        write_json(folder / "items.json", [i.text() for i in items] + valid + test)
+        recipe = pipeline.Recipe(judge=str(folder / "judge.json"), items=str(folder / "items.json"))
         funnel = pipeline.run_pipeline(folder / "crawl.warc.gz", folder / "stages", recipe, executor, s.records)
     print(pipeline.funnel_table(funnel))
     kinds = {p.path.lstrip("/"): p.kind for p in planted.build(s.seed)}
-    rules = rule_table(ladder.stage_documents(folder / "stages", "extract"), kinds)
+    rules = rule_table(extracted, kinds)
     curated = ladder.stage_documents(folder / "stages", "private")
     write_curated(folder / "curated", curated)
     leak = leak_effect([d["text"] for d in curated], items)
@@ -218,7 +236,9 @@ def main() -> None:
              for name, stage in (("extracted", "extract"), ("filtered", "quality"), ("deduplicated", "private"))}
     rungs = {"raw": ladder.raw_documents(sorted((folder / "stages" / "warc").iterdir())), **texts, "mixed": mixed}
     asked = [q for fact in find_facts(60, random.Random(s.seed)) for q in questions(fact)]
-    climbed = ladder.climb(rungs, tokenizer, test, asked, ladder.Shape(steps=s.steps), range(s.seed, s.seed + s.ladder_seeds))
+    seeds = range(s.seed, s.seed + s.ladder_seeds)
+    with ProcessPoolExecutor(s.processes) as executor:
+        climbed = ladder.climb(rungs, tokenizer, test, asked, ladder.Shape(steps=s.steps), seeds, executor)
     for name, row in climbed.items():
         print(f"  {name:<13} {np.mean(row['bits_per_byte']):.3f} bits a byte, recall {np.mean(row['recall']):.1%}"
               f"   seeds {' '.join(f'{b:.3f}/{r:.0%}' for b, r in zip(row['bits_per_byte'], row['recall']))}")
@@ -229,7 +249,7 @@ def main() -> None:
         "seed": s.seed, "settings": asdict(s), "crawl": counts, "extraction": extraction, "language": accuracy,
         "confusion": {"names": language.default_model().names, "counts": confusion.tolist()}, "quality": judged,
         "near": near, "funnel": funnel, "rules": rules, "leak": leak, "mixture": mixture, "ladder": climbed,
-        "seconds": time.perf_counter() - begin})
+        "held_out_in_crawl": known, "seconds": time.perf_counter() - begin})
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ class Sandbox:
         read, write = os.pipe()
         self.replies = read
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", "-c", f"import sys; sys.path.insert(0, {str(CHILD.parent)!r}); "
+            [sys.executable, "-I", "-S", "-B", "-u", "-c", f"import sys; sys.path.insert(0, {str(CHILD.parent)!r}); "
              "import sandbox_child; sandbox_child.main()"],
             cwd=self.scratch, env={"PYTHONHASHSEED": "0"}, stdin=subprocess.PIPE, stdout=self.output,
             stderr=subprocess.STDOUT, pass_fds=(write,), start_new_session=True)

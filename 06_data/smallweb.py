@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Iterator
 
-from planted import Planted, build, held_out_topics
+from planted import Planted, build, held_out_topics, topic_of
 
 SKIP = {"antigravity", "this", "idlelib", "turtle", "turtledemo", "lib2to3", "test", "tkinter"}
 ROBOTS = "User-agent: *\nDisallow: /private/\nCrawl-delay: 0.002\n"
@@ -86,7 +86,7 @@ class Site:
         name, html = path[1:].removesuffix(".html"), {"Content-Type": "text/html; charset=utf-8"}
         known = name in self.modules | {"index", "topics"}
         topic = name.removeprefix("topic?key=") if name.startswith("topic?key=") else ""
-        if not known and (not topic or topic in held_out_topics()):
+        if not known and (not topic or topic_of(topic) in held_out_topics()):
             return 404, html, b"<p>Not found.</p>"
         with contextlib.redirect_stdout(io.StringIO()):       # some modules print when imported
             body = pydoc._url_handler(path, "text/html")      # what pydoc.browse() serves; no public name
