@@ -202,7 +202,7 @@ def main() -> None:
     tokenizer = Tokenizer.load(Path(s.out, "01_tokenizer", "tokenizer.json"))
     items = evaluate.load_mmlu(SETS / "mmlu_python.csv")
 
-    counts = crawl_web(folder, s, "\n".join(" ".join(i.text().split()) for i in items))
+    counts = crawl_web(folder, s, "\n".join(" ".join(i.text().split()) + "." for i in items))
     print("  crawl: " + ", ".join(f"{n} {what}" for what, n in sorted(counts.items(), key=lambda c: -c[1]) if n))
     extraction = score_extraction(s.seed)
     print("  extraction (precision, recall): " + ", ".join(f"{k} {p:.3f} {r:.3f}" for k, (p, r) in extraction.items()))
