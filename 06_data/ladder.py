@@ -100,16 +100,17 @@ def climb(rungs: dict[str, list[str] | np.ndarray], tokenizer: Tokenizer, test_t
     """
     eos, total = tokenizer.special[EOS], shape.steps * shape.batch * shape.length * 5 // 4
     test, n_bytes = pack(tokenizer, test_texts), sum(len(t.encode()) for t in test_texts)
+    encoded = {n: data if isinstance(data, np.ndarray) else encode_all(tokenizer, data) for n, data in rungs.items()}
     waiting = []
-    for name, data in rungs.items():
-        encoded = data if isinstance(data, np.ndarray) else encode_all(tokenizer, data)
-        for seed in seeds:
-            tokens = encoded if isinstance(encoded, np.ndarray) else stream(encoded, total, eos, seed)
-            waiting.append((name, executor.submit(one_rung, tokens, test, n_bytes, tokenizer, questions, shape, seed,
-                                                  f"{name} {seed}")))
-    results: dict[str, dict[str, list[float]]] = {}
-    for name, future in waiting:
-        row = results.setdefault(name, {"bits_per_byte": [], "recall": []})
-        for key, value in zip(row, future.result()):
-            row[key].append(value)
+    for seed in seeds:
+        for name, data in encoded.items():
+            tokens = data if isinstance(data, np.ndarray) else stream(data, total, eos, seed)
+            waiting.append((seed, name, executor.submit(one_rung, tokens, test, n_bytes, tokenizer, questions, shape, seed,
+                                                        f"{name} {seed}")))
+    results: dict[str, dict[str, list[float]]] = {n: {"bits_per_byte": [], "recall": []} for n in rungs}
+    for seed, name, future in waiting:
+        loss, recall = future.result()
+        print(f"  seed {seed}  {name:<13} {loss:.3f} bits a byte, recall {recall:.1%}", flush=True)
+        results[name]["bits_per_byte"].append(loss)
+        results[name]["recall"].append(recall)
     return results

@@ -240,8 +240,8 @@ def main() -> None:
     with ProcessPoolExecutor(s.processes) as executor:
         climbed = ladder.climb(rungs, tokenizer, test, asked, ladder.Shape(steps=s.steps), seeds, executor)
     for name, row in climbed.items():
-        print(f"  {name:<13} {np.mean(row['bits_per_byte']):.3f} bits a byte, recall {np.mean(row['recall']):.1%}"
-              f"   seeds {' '.join(f'{b:.3f}/{r:.0%}' for b, r in zip(row['bits_per_byte'], row['recall']))}")
+        print(f"  {name:<13} {np.mean(row['bits_per_byte']):.3f} ± {np.std(row['bits_per_byte']):.3f} bits a byte, "
+              f"recall {np.mean(row['recall']):.1%} ± {np.std(row['recall']):.1%}")
     pictures.draw_funnel(folder / "funnel.png", funnel["stages"])
     pictures.draw_s_curve(folder / "s_curve.png", near["bands"], near["rows"], near["by_similarity"])
     pictures.draw_ladder(folder / "ladder.png", climbed)
