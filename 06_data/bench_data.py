@@ -51,7 +51,8 @@ def bench_pipeline(copies: int = 3) -> dict:
         random.Random(0).shuffle(pages)
         with open(source, "wb") as file:
             for i, page in enumerate(pages):
-                write_record(file, Page(f"http://web.example/{i}{page.path}", 200, {"content-type": page.content_type}, page.body))
+                address, headers = f"http://web.example/{i}{page.path}", {"content-type": page.content_type}
+                write_record(file, Page(address, 200, headers, page.body))
         wall = {}
         for processes in (1, 2):
             with ProcessPoolExecutor(processes) as executor:
@@ -80,7 +81,8 @@ def main() -> None:
     print("pipeline, MB of input a CPU second: " + ", ".join(f"{n} {v:.1f}" for n, v in result["MB/s a core"].items()))
     hours = 1e6 / result["whole"] / 3600
     print(f"all stages: {result['whole']:.2f} MB of raw pages a CPU second; 1 TB takes {hours:.0f} core hours, that is "
-          f"{hours / 100:.1f} hours on 100 cores if they scale like two here: {result['speed-up of two processes']:.2f} times one")
+          f"{hours / 100:.1f} hours on 100 cores if all scale as well as the second one did here: two processes were "
+          f"{result['speed-up of two processes']:.2f} times as fast as one")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Limits:
     url_length: int = 300
     tries: int = 3                     # for a page that answers 5xx, 429 or not at all
     delay: float = 0.0                 # seconds between requests, at least what robots.txt asks
-    timeout: float = 10.0
+    timeout: float = 30.0
 
 
 def normalise(url: str, base: str = "") -> str | None:

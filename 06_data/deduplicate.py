@@ -133,7 +133,8 @@ def choose_bands(n: int = PERMUTATIONS, threshold: float = THRESHOLD, recall: fl
         if s_curve(threshold, bands, rows) >= recall:
             return bands, rows
     # END EXERCISE 6.6
-    raise ValueError(f"{n} hash functions cannot find {recall:.0%} of pairs at similarity {threshold}: use more of them")
+    raise ValueError(f"{n} hash functions cannot find {recall:.0%} of pairs at similarity {threshold}: "
+                     "use more of them")
 
 
 def candidates(sigs: np.ndarray, bands: int, rows: int) -> np.ndarray:

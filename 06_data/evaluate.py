@@ -62,7 +62,8 @@ def load_mmlu(path: str | Path) -> list[Choice]:
         for number, row in enumerate(csv.reader(file), 1):
             if len(row) != 6 or row[5].strip() not in "ABCD":
                 raise ValueError(f"{path}, row {number}: wanted a question, four options and a letter from A to D")
-            items.append(Choice(f"Question: {row[0]}\nAnswer:", tuple(f" {o}" for o in row[1:5]), "ABCD".index(row[5].strip())))
+            options = tuple(f" {o}" for o in row[1:5])
+            items.append(Choice(f"Question: {row[0]}\nAnswer:", options, "ABCD".index(row[5].strip())))
     return items
 
 
@@ -172,13 +173,13 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     if not (0 <= c <= n and 1 <= k <= n):
         raise ValueError(f"pass@{k} of {n} samples with {c} right makes no sense: need 0 <= c <= n and 1 <= k <= n")
     # EXERCISE 6.3 pass@k
-    if n - c < k:
-        return 1.0                                           # fewer wrong ones than draws
-    return 1 - math.prod((n - c - i) / (n - i) for i in range(k))
+    wrong = n - c
+    return 1 - math.prod((wrong - i) / (n - i) for i in range(k))    # one factor is 0 if wrong < k
     # END EXERCISE 6.3
 
 
-def programs(generate: Callable[[str], list[str]], tasks: list[Program], k: int = 1, limits: Limits = Limits()) -> Score:
+def programs(generate: Callable[[str], list[str]], tasks: list[Program], k: int = 1,
+             limits: Limits = Limits()) -> Score:
     """pass@k: `generate(prompt)` gives n >= k completions, each judged in the sandbox."""
     scores = []
     for task in tasks:

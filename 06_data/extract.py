@@ -56,7 +56,8 @@ def decode(body: bytes, content_type: str = "") -> tuple[str, str]:
 def _plausible(text: str) -> float:
     """How much decoded text looks written by people: letters inside words agree in case and alphabet."""
     foreign = [c for c in re.findall(r"[^\W\d_a-zA-Z]", text) if c.islower()]    # a wrong codec often swaps case
-    oddities = len(re.findall(r"[\ufffd\x80-\x9f]|[a-zа-яß-ÿ][A-ZА-ЯÀ-Þ]|[a-zA-Z][а-яА-Я]|[а-яА-Я][a-zA-Z]|[à-ÿ]{4}", text))
+    oddities = len(re.findall(
+        r"[\ufffd\x80-\x9f]|[a-zа-яß-ÿ][A-ZА-ЯÀ-Þ]|[a-zA-Z][а-яА-Я]|[а-яА-Я][a-zA-Z]|[à-ÿ]{4}", text))
     symbols = len(re.findall(r"[¡-¿×÷─-▟°√≈≤≥]", text))
     return (len(foreign) - 3 * oddities - 2 * symbols) / (len(text) + 1)
 
@@ -201,7 +202,8 @@ def extract(body: bytes, content_type: str = "") -> tuple[str, str]:
     if not body.strip():
         return "", "empty"
     sample = body[:4096]
-    if not body.startswith(tuple(mark for mark, _ in BOMS)) and sum(b < 9 or 13 < b < 32 for b in sample) > len(sample) / 20:
+    marked = body.startswith(tuple(mark for mark, _ in BOMS))
+    if not marked and sum(b < 9 or 13 < b < 32 for b in sample) > len(sample) / 20:
         return "", "binary"
     text = repair_mojibake(decode(body[:MAX_BYTES], content_type)[0])
     plain = kind == "text/plain" or not re.search(r"<[a-zA-Z!/]", text[:20000])

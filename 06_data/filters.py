@@ -100,9 +100,11 @@ class Rule:
 GOPHER = (
     Rule("words", "Gopher", lambda d: len(d.words), 50, 100_000),
     Rule("mean word length", "Gopher", lambda d: sum(map(len, d.words)) / max(len(d.words), 1), 3, 10),
-    Rule("symbols per word", "Gopher", lambda d: len(re.findall(r"#|\.\.\.|…", d.text)) / max(len(d.words), 1), high=.1),
+    Rule("symbols per word", "Gopher",
+         lambda d: len(re.findall(r"#|\.\.\.|…", d.text)) / max(len(d.words), 1), high=.1),
     Rule("bullet lines", "Gopher", lambda d: share(d.lines, lambda s: s[0] in "-*•‣·"), high=.9),
-    Rule("lines ending in an ellipsis", "Gopher", lambda d: share(d.lines, lambda s: s.endswith(("...", "…"))), high=.3),
+    Rule("lines ending in an ellipsis", "Gopher",
+         lambda d: share(d.lines, lambda s: s.endswith(("...", "…"))), high=.3),
     Rule("words with a letter", "Gopher", lambda d: share(d.words, lambda w: any(map(str.isalpha, w))), .8),
     Rule("stop words", "Gopher", lambda d: len(STOP_WORDS & {w.lower() for w in d.words}), 2),
 )

@@ -92,8 +92,8 @@ def one_rung(tokens: np.ndarray, test: np.ndarray, n_bytes: int, tokenizer: Toke
     return bits_per_byte(model, test, n_bytes, shape.length), fact_recall(model, tokenizer, questions)
 
 
-def climb(rungs: dict[str, list[str] | np.ndarray], tokenizer: Tokenizer, test_texts: list[str], questions: list[Question],
-          shape: Shape, seeds: range, executor: Executor) -> dict[str, dict[str, list[float]]]:
+def climb(rungs: dict[str, list[str] | np.ndarray], tokenizer: Tokenizer, test_texts: list[str],
+          questions: list[Question], shape: Shape, seeds: range, executor: Executor) -> dict[str, dict[str, list[float]]]:
     """Train on every rung with every seed: {rung: {"bits_per_byte": [...], "recall": [...]}}, one entry a seed.
 
     A rung is a list of texts, read in random order, or an array of tokens that are already mixed.
@@ -105,8 +105,8 @@ def climb(rungs: dict[str, list[str] | np.ndarray], tokenizer: Tokenizer, test_t
     for seed in seeds:
         for name, data in encoded.items():
             tokens = data if isinstance(data, np.ndarray) else stream(data, total, eos, seed)
-            waiting.append((seed, name, executor.submit(one_rung, tokens, test, n_bytes, tokenizer, questions, shape, seed,
-                                                        f"{name} {seed}")))
+            future = executor.submit(one_rung, tokens, test, n_bytes, tokenizer, questions, shape, seed, f"{name} {seed}")
+            waiting.append((seed, name, future))
     results: dict[str, dict[str, list[float]]] = {n: {"bits_per_byte": [], "recall": []} for n in rungs}
     for seed, name, future in waiting:
         loss, recall = future.result()

@@ -46,7 +46,8 @@ def cap_epochs(weights: dict[str, float], sizes: dict[str, float], total: float,
         capped |= over
 
 
-def sample_documents(sources: dict[str, list[np.ndarray]], weights: dict[str, float], total: int, seed: int) -> np.ndarray:
+def sample_documents(sources: dict[str, list[np.ndarray]], weights: dict[str, float], total: int,
+                     seed: int) -> np.ndarray:
     """About `total` tokens, (N,) uint16: whole documents, drawn by the weights; each source is shuffled every epoch.
 
     At each step the source that is furthest behind its share gives its next document, so every stretch of the stream

@@ -41,7 +41,8 @@ def draw_s_curve(path: Path, bands: int, rows: int, measured: dict[float, float]
     x = np.linspace(0, 1, 200)
     figure, axes = plt.subplots(figsize=(6, 3.4))
     axes.plot(x, s_curve(x, bands, rows), color="black", label=f"1 - (1 - s^{rows})^{bands}")
-    axes.plot(list(measured), list(measured.values()), "o", mfc="white", color="black", label="measured on edited copies")
+    axes.plot(list(measured), list(measured.values()), "o", mfc="white", color="black",
+              label="measured on edited copies")
     axes.axvline(0.8, color="0.5", linestyle=":", label="wanted: 0.8 and above")
     axes.set(xlabel="true Jaccard similarity s", ylabel="share found", title="Bands turn similarity into a step")
     axes.legend()

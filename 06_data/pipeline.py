@@ -186,7 +186,8 @@ def _reads(stage: str, recipe: Recipe) -> list[str]:
 @lru_cache(maxsize=1)
 def _code() -> str:
     """Hash of the code that decides: changed code is a changed result."""
-    modules = (across_shards, decontaminate, deduplicate, extract, filters, language, quality, warc, inspect.getmodule(_code))
+    modules = (across_shards, decontaminate, deduplicate, extract, filters, language, quality, warc,
+               inspect.getmodule(_code))
     return hashlib.sha256("".join(inspect.getsource(m) for m in modules).encode()).hexdigest()
 
 
@@ -204,13 +205,15 @@ def run_pipeline(source: Path | str, folder: Path | str, recipe: Recipe = Recipe
         targets, decisions, cpu = [home / f"{name}.jsonl.gz" for name in names], [""] * len(names), 0.0
         if stage in ACROSS:
             keys = [home / f"{name}.keys.npy" for name in names]
-            cpu += sum(f.result() for f in [executor.submit(shard_keys, stage, str(p), str(k)) for p, k in zip(current, keys)])
+            waiting = [executor.submit(shard_keys, stage, str(p), str(k)) for p, k in zip(current, keys)]
+            cpu += sum(future.result() for future in waiting)
             begin = time.process_time()
             decisions = [str(home / f"{name}.drop.json") for name in names]
             for path, drops in zip(decisions, decide(stage, keys, recipe.threshold)):
                 write_json(path, drops)
             cpu += time.process_time() - begin
-        futures = [executor.submit(run_shard, stage, str(p), str(t), recipe, d) for p, t, d in zip(current, targets, decisions)]
+        futures = [executor.submit(run_shard, stage, str(p), str(t), recipe, d)
+                   for p, t, d in zip(current, targets, decisions)]
         notes = [future.result() for future in futures]
         before = funnel[-1]["bytes_out"] if funnel else sum(n["bytes_in"] for n in notes)
         funnel.append({"stage": stage, "documents_in": sum(n["documents_in"] for n in notes), "bytes_in": before,

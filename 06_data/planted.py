@@ -185,8 +185,8 @@ def fact_pages(seed: int, names: int = 60, exposures: int = 20, per_page: int = 
     known = find_facts(names, rng)
     said = [statement(fact, rng) for _ in range(exposures) for fact in rng.sample(known, names)]
     runs = [said[i:i + per_page] for i in range(0, len(said), per_page)]
-    return [Planted(f"/wiki/{i}.html", layout(i % 5, f"Names, part {i}", run, rng).encode(), "facts", gold="\n".join(run))
-            for i, run in enumerate(runs)]
+    pages = [layout(i % 5, f"Names, part {i}", run, rng).encode() for i, run in enumerate(runs)]
+    return [Planted(f"/wiki/{i}.html", page, "facts", gold="\n".join(run)) for i, (page, run) in enumerate(zip(pages, runs))]
 
 
 def build(seed: int = 0, leak: str = "") -> list[Planted]:

@@ -142,7 +142,8 @@ class QualityClassifier:
 def threshold_keeping(scores: list[float], share: float) -> float:
     """The score that `share` of these texts reach: where to cut so that at most 1 - share of good text is lost."""
     if not scores or not 0 < share <= 1:
-        raise ValueError(f"cannot keep a share of {share} of {len(scores)} scores: give a share in (0, 1] and some scores")
+        raise ValueError(f"cannot keep a share of {share} of {len(scores)} scores: "
+                         "give a share in (0, 1] and some scores")
     return sorted(scores)[min(int(math.floor((1 - share) * len(scores))), len(scores) - 1)]
 
 

@@ -53,7 +53,8 @@ QUICK = dict(pages=260, records=40, steps=10, proxies=3, proxy_steps=4)
 
 def crawl_web(folder: Path, s: Settings, leak: str) -> dict:
     """Crawl the small web into crawl.warc.gz, unless the same crawl is there already."""
-    code = "".join(Path(__file__).with_name(f"{m}.py").read_text("utf-8") for m in ("planted", "smallweb", "crawl", "warc"))
+    modules = ("planted", "smallweb", "crawl", "warc")
+    code = "".join(Path(__file__).with_name(f"{m}.py").read_text("utf-8") for m in modules)
     wanted = {"seed": s.seed, "pages": s.pages, "leak": leak, "code": hashlib.sha256(code.encode()).hexdigest()}
     note = folder / "crawl.json"
     if note.exists() and (known := read_json(note))["of"] == wanted and (folder / "crawl.warc.gz").exists():
@@ -139,11 +140,12 @@ def measure_near(seed: int) -> dict:
 
 
 def unseen_paragraphs(documents: list[dict]) -> tuple[list[str], list[str], float]:
-    """Paragraphs of the topics never served that no crawled document contains: (to search with, to test on, share dropped).
+    """Paragraphs of the topics never served that no document contains: (to search with, to test on, share dropped).
 
     Topics quote each other and the library quotes them, so keeping a page off the web does not keep its text off.
     """
-    paragraphs = [p for text in planted.held_out_topics().values() for p in extract.normalise(text).split("\n\n") if len(p) > 200]
+    topics = [extract.normalise(text) for text in planted.held_out_topics().values()]
+    paragraphs = [p for text in topics for p in text.split("\n\n") if len(p) > 200]
     found = {leak.item for leak in decontaminate.report(paragraphs, [d["text"] for d in documents])["leaks"]}
     unseen = [p for i, p in enumerate(paragraphs) if i not in found]
     if len(unseen) < 6:
@@ -159,7 +161,8 @@ def leak_effect(curated: list[str], items: list[evaluate.Choice]) -> dict:
             "difference": [(d := evaluate.paired(leaked, clean)).mean, d.error]}
 
 
-def mix_sources(folder: Path, documents: list[dict], tokenizer: Tokenizer, valid: list[str], s: Settings) -> tuple[dict, np.ndarray]:
+def mix_sources(folder: Path, documents: list[dict], tokenizer: Tokenizer, valid: list[str],
+                s: Settings) -> tuple[dict, np.ndarray]:
     """Search the weights of the sources with proxy runs, cap the epochs, write train.bin; (numbers, tokens)."""
     sources: dict[str, list[np.ndarray]] = defaultdict(list)
     for doc in documents:
@@ -209,13 +212,15 @@ def main() -> None:
     accuracy, confusion = language.accuracy_by_length(language.default_model(), language.load_sentences()["test"])
     print("  language: " + ", ".join(f"{n} characters {a:.0%}" for n, a in accuracy.items()))
     judged = write_judge(folder / "judge.json", s.seed)
-    print(f"  quality, area under the curve: classifier {judged['classifier_auc']:.3f}, perplexity {judged['perplexity_auc']:.3f}")
+    print(f"  quality, area under the curve: classifier {judged['classifier_auc']:.3f}, "
+          f"perplexity {judged['perplexity_auc']:.3f}")
     near = measure_near(s.seed)
-    print(f"  near copies: {near['bands']} bands of {near['rows']}, recall {near['candidate_recall']:.3f} as candidates, "
-          f"{near['merge_recall']:.3f} merged; false merges {near['false_merges']:.3%}")
+    print(f"  near copies: {near['bands']} bands of {near['rows']}, recall {near['candidate_recall']:.3f} as "
+          f"candidates, {near['merge_recall']:.3f} merged; false merges {near['false_merges']:.3%}")
 
     with ProcessPoolExecutor(s.processes) as executor:
-        pipeline.run_pipeline(folder / "crawl.warc.gz", folder / "stages", pipeline.Recipe(), executor, s.records, ("extract",))
+        pipeline.run_pipeline(folder / "crawl.warc.gz", folder / "stages", pipeline.Recipe(), executor, s.records,
+                              ("extract",))
         extracted = ladder.stage_documents(folder / "stages", "extract")
         valid, test, known = unseen_paragraphs(extracted)
         print(f"  held-out text: {known:.0%} of its paragraphs are in the crawl after all, and are not tested on")
@@ -228,10 +233,12 @@ def main() -> None:
     curated = ladder.stage_documents(folder / "stages", "private")
     write_curated(folder / "curated", curated)
     leak = leak_effect([d["text"] for d in curated], items)
-    print(f"  leaked questions: accuracy {leak['clean'][0]:.2f} without, {leak['leaked'][0]:.2f} with them in the training text")
+    print(f"  leaked questions: accuracy {leak['clean'][0]:.2f} without, {leak['leaked'][0]:.2f} with them in the "
+          "training text")
 
     mixture, mixed = mix_sources(folder, curated, tokenizer, valid, s)
-    print("  mixture: " + ", ".join(f"{n} {w:.0%} ({mixture['epochs'][n]:.1f} epochs)" for n, w in mixture["weights"].items()))
+    print("  mixture: " + ", ".join(f"{n} {w:.0%} ({mixture['epochs'][n]:.1f} epochs)"
+                                     for n, w in mixture["weights"].items()))
     texts = {name: [d["text"] for d in ladder.stage_documents(folder / "stages", stage)]
              for name, stage in (("extracted", "extract"), ("filtered", "quality"), ("deduplicated", "private"))}
     rungs = {"raw": ladder.raw_documents(sorted((folder / "stages" / "warc").iterdir())), **texts, "mixed": mixed}

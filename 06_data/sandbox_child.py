@@ -37,7 +37,9 @@ CLONE, TGKILL, PRLIMIT = (56, 220), (234, 131), (302, 261)
 CLONE_THREAD = 0x00010000
 REFUSED_EVENTS = ("socket.", "subprocess.", "ctypes.", "os.fork", "os.exec", "os.posix_spawn", "os.system", "os.kill",
                   "os.putenv", "pty.", "signal.", "syslog.", "mmap.", "resource.prlimit", "shutil.", "ensurepip.",
-                  "winreg.", "cpython.run_", "os.chmod", "os.chown", "gc.", "object.__setattr__")
+                  "winreg.", "cpython.run_", "os.chmod", "os.chown", "gc.")
+
+REFUSED_IMPORTS = ("ctypes", "_ctypes", "_posixsubprocess", "_socket", "gc")
 
 
 def limit(limits: dict) -> None:
@@ -107,12 +109,15 @@ def audit(scratch: str, readable: list[str]) -> None:
              "os.scandir"}
 
     def inside(path: object, folders: tuple[str, ...]) -> bool:
-        return isinstance(path, int) or any((realpath(fsdecode(fspath(path))) + "/").startswith(f + "/") for f in folders)
+        if isinstance(path, int):
+            return True
+        where = realpath(fsdecode(fspath(path))) + "/"
+        return any(where.startswith(folder + "/") for folder in folders)
 
     def hook(event: str, args: tuple) -> None:
-        if event == "import" and args[0].partition(".")[0] in ("ctypes", "_ctypes", "_posixsubprocess", "_socket", "gc"):
+        if event == "import" and args[0].partition(".")[0] in REFUSED_IMPORTS:
             raise PermissionError(f"sandbox: import {args[0]} is refused")
-        if event.startswith(REFUSED_EVENTS) and event != "object.__setattr__":
+        if event.startswith(REFUSED_EVENTS):
             raise PermissionError(f"sandbox: {event} is refused")
         if event == "open":
             write = isinstance(args[1], str) and set(args[1]) & set("wax+") or (args[2] or 0) & 3

@@ -28,7 +28,8 @@ ROBOTS = "User-agent: *\nDisallow: /private/\nCrawl-delay: 0.002\n"
 @contextlib.contextmanager
 def serve(seed: int = 0, leak: Path | None = None) -> Iterator[str]:
     """Run the small web in another process; gives its address, http://127.0.0.1:PORT/, and stops it at the end."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--seed", str(seed)] + (["--leak", str(Path(leak).resolve())] if leak else [])
+    command = [sys.executable, str(Path(__file__).resolve()), "--seed", str(seed)]
+    command += ["--leak", str(Path(leak).resolve())] if leak else []
     server = subprocess.Popen(command, env={"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
                               stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent)
     try:
@@ -115,6 +116,7 @@ def main() -> None:
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda *_: None                    # a client that went away is no news
     print(f"http://127.0.0.1:{server.server_port}/", flush=True)
     server.serve_forever()
 
