@@ -265,17 +265,20 @@ def test_probabilities_sum_to_one_after_every_context():
 @pytest.mark.ex("6.10")
 def test_probabilities_follow_the_formula():
     """p = max(count - d, 0)/total + d * kinds/total * p(shorter), by hand for one word"""
-    model = quality.NgramModel(TEXTS, order=2, min_count=2)          # mat, log and and occur once: <unk>
-    d1, d2, V = model.discount[1], model.discount[2], len(model.vocabulary)
-    total, kinds = sum(model.counts[1].values()), len(model.counts[1])
-    for word, before in (("sat", "cat"), ("francisco", "san"), ("francisco", "the"), ("log", "the"), ("never", "the"), ("sat", "never")):
-        known, context = (w if w in model.vocabulary else "<unk>" for w in (word, before))
-        p = max(model.counts[1][(known,)] - d1, 0) / total + d1 * kinds / total / V
-        if model.totals[2].get((context,)):
-            t, k = model.totals[2][(context,)], model.kinds[2][(context,)]
-            p = max(model.counts[2][(context, known)] - d2, 0) / t + d2 * k / t * p
-        got = guarded(f"p({word} | {before})", lambda: model.p(word, (before,)))
-        close(f"p({word} | {before})", got, p, "start from 1/|V| and go up one order at a time; unknown words are <unk>; a context never seen keeps the shorter answer")
+    for min_count in (1, 2):                                 # with 2, mat, log and "and" are unknown
+        model = quality.NgramModel(TEXTS, order=2, min_count=min_count)
+        d1, d2, V = model.discount[1], model.discount[2], len(model.vocabulary)
+        total, kinds = sum(model.counts[1].values()), len(model.counts[1])
+        for word, before in (("sat", "cat"), ("francisco", "san"), ("francisco", "the"), ("log", "the"), ("never", "the"),
+                             ("sat", "never")):
+            known, context = (w if w in model.vocabulary else "<unk>" for w in (word, before))
+            p = max(model.counts[1][(known,)] - d1, 0) / total + d1 * kinds / total / V
+            if model.totals[2].get((context,)):
+                t, k = model.totals[2][(context,)], model.kinds[2][(context,)]
+                p = max(model.counts[2][(context, known)] - d2, 0) / t + d2 * k / t * p
+            got = guarded(f"p({word} | {before})", lambda: model.p(word, (before,)))
+            close(f"p({word} | {before})", got, p, "start from 1/|V| and go up one order at a time; unknown words are <unk>; "
+                  "a context never seen keeps the shorter answer")
 
 
 @pytest.mark.ex("6.10")
