@@ -16,6 +16,7 @@ import deduplicate
 import pipeline
 import planted
 from warc import Page, write_record
+from workbench import write_json
 
 
 def bench_minhash(rounds: int = 5) -> dict[str, float]:
@@ -53,12 +54,17 @@ def bench_pipeline(copies: int = 3) -> dict:
             for i, page in enumerate(pages):
                 address, headers = f"http://web.example/{i}{page.path}", {"content-type": page.content_type}
                 write_record(file, Page(address, 200, headers, page.body))
+        good, bad = ([" ".join(page) for page in group] for group in (planted.articles(), planted.offers(90, random.Random(1))))
+        examples = {"good": good[::2], "also_good": [], "calibrate": good[1::2], "bad": bad}
+        write_json(Path(folder, "judge.json"), examples)
+        write_json(Path(folder, "items.json"), list(planted.held_out_topics().values()))
+        recipe = pipeline.Recipe(judge=str(Path(folder, "judge.json")), items=str(Path(folder, "items.json")))
         wall = {}
         for processes in (1, 2):
             with ProcessPoolExecutor(processes) as executor:
                 list(executor.map(int, range(processes)))    # start the workers before the clock
                 begin = time.perf_counter()
-                result = pipeline.run_pipeline(source, Path(folder, str(processes)), executor=executor, records=60)
+                result = pipeline.run_pipeline(source, Path(folder, str(processes)), recipe, executor, records=60)
                 wall[processes] = time.perf_counter() - begin
         speed = {s["stage"]: s["bytes_in"] / 1e6 / max(s["cpu"], 1e-9) for s in result["stages"]}
         cpu, raw = sum(s["cpu"] for s in result["stages"]), result["stages"][0]["bytes_in"]

@@ -192,19 +192,6 @@ def near_duplicates(sigs: np.ndarray, bands: int, rows: int, threshold: float = 
     return [sets.find(i) for i in range(len(sigs))], np.array(merged).reshape(-1, 3)
 
 
-def repeated_paragraphs(text: str, seen: set[bytes], minimum: int = 40) -> tuple[str, int]:
-    """The text without paragraphs that are in `seen`, which grows; and how many characters went. Short ones stay."""
-    kept, removed = [], 0
-    for paragraph in text.split("\n\n"):
-        key = exact_key(paragraph)[:8]
-        if len(paragraph) >= minimum and key in seen:
-            removed += len(paragraph)
-            continue
-        seen.add(key)
-        kept.append(paragraph)
-    return "\n\n".join(kept), removed
-
-
 if __name__ == "__main__":
     from bench_data import main
     main()

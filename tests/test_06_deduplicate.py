@@ -112,12 +112,6 @@ def test_exact_copies_differ_only_in_case_and_blanks():
     assert d.exact_key("A  text\n") == d.exact_key("a text") != d.exact_key("a test")
 
 
-def test_repeated_paragraphs_go_and_the_first_and_the_short_stay():
-    long, seen = "This paragraph is long enough to be counted as one.", set()
-    assert d.repeated_paragraphs(f"{long}\n\nshort\n\n{long.upper()}", seen) == (f"{long}\n\nshort", len(long))
-    assert d.repeated_paragraphs(f"short\n\n{long}\n\nnew words that have not been here before today", seen)[0].startswith("short\n\nnew")
-
-
 ITEMS = [Choice(f"Question: which of the {i} colours was the favourite colour of number {i}?\nAnswer:", (" red", " green", " blue", " grey"),
                 i * 7 % 4) for i in range(40)]
 
