@@ -55,6 +55,8 @@ def shard(source: Path, folder: Path, records: int = 100) -> list[Path]:
     wanted = {"source": _hash(source), "records": records}
     if done.exists() and (known := read_json(done))["of"] == wanted:
         return [folder / name for name in known["shards"]]
+    for old in (folder / "warc").glob("*.warc.gz"):
+        old.unlink()
     problems, paths = Counter(), []
     pages = warc.read_warc(source, problems)
     while True:
@@ -202,6 +204,9 @@ def run_pipeline(source: Path | str, folder: Path | str, recipe: Recipe = Recipe
     names, funnel = [p.name.split(".")[0] for p in current], []
     for number, stage in enumerate(stages):
         home = folder / f"{number + 1}-{stage}"
+        for old in home.glob("[0-9]*"):                      # shards of an earlier, longer crawl
+            if old.name.split(".")[0] not in names:
+                old.unlink()
         targets, decisions, cpu = [home / f"{name}.jsonl.gz" for name in names], [""] * len(names), 0.0
         if stage in ACROSS:
             keys = [home / f"{name}.keys.npy" for name in names]

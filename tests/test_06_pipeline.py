@@ -133,6 +133,13 @@ def test_a_damaged_file_is_found_and_made_again_and_a_new_setting_redoes_the_wor
     assert german["stages"][1]["skipped"] == 0 and "language: en" in german["stages"][1]["reasons"]
 
 
+def test_shards_of_an_earlier_longer_crawl_are_gone(crawl, tmp_path):
+    pipeline.run_pipeline(crawl, tmp_path, recipe(crawl), Here(), 10, ("extract",))
+    result = pipeline.run_pipeline(crawl, tmp_path, recipe(crawl), Here(), 25, ("extract",))
+    assert sorted(map(str, (tmp_path / "1-extract").glob("*.jsonl.gz"))) == result["output"]
+    assert len(list((tmp_path / "warc").iterdir())) == result["shards"]
+
+
 def test_a_full_disk_stops_clearly_and_leaves_no_half_file(crawl, tmp_path, monkeypatch):
     real = workbench.os.replace
 
