@@ -30,7 +30,7 @@ def draw_funnel(path: Path, stages: list[dict]) -> None:
     axes.barh(range(len(names)), size, color="0.7", edgecolor="black")
     for y, (mb, n) in enumerate(zip(size, count)):
         axes.text(mb + size[0] * .01, y, f"{mb:.2f} MB, {n} documents", va="center", fontsize=8)
-    axes.set(yticks=range(len(names)), yticklabels=names, xlabel="text left (MB)", xlim=(0, size[0] * 1.3),
+    axes.set(yticks=range(len(names)), yticklabels=names, xlabel="text left (MB)", xlim=(0, size[0] * 1.45),
              title="Most of a crawl is not text, and much of the text is there twice")
     axes.invert_yaxis()
     _save(figure, path)
