@@ -1,0 +1,85 @@
+"""Comparing documents of all shards without holding them: small keys per shard, one decision, one list per shard.
+
+Adds to pipeline.py the stages that no shard can do alone: exact copies, near copies, repeated paragraphs.
+
+Source: the two passes of Lee et al. 2022 and of FineWeb (Penedo et al. 2024), appendix C.
+Used by pipeline.py.
+"""
+import gzip
+import json
+import time
+from pathlib import Path
+from typing import Iterator
+
+import numpy as np
+
+import deduplicate
+from workbench import atomic
+
+ACROSS = {"exact", "near", "paragraphs"}
+
+
+def read_documents(path: Path) -> Iterator[dict]:
+    """The documents of one shard, one at a time."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def shard_keys(stage: str, source: str, target: str) -> float:
+    """What a comparing stage needs of one shard, as an .npy file; gives the CPU seconds."""
+    begin = time.process_time()
+    texts = (doc["text"] for doc in read_documents(Path(source)))
+    if stage == "near":
+        a, b = deduplicate.hash_functions()
+        rows = [deduplicate.signatures([deduplicate.shingles(text)], a, b)[0] for text in texts]
+        keys = np.stack(rows) if rows else np.empty((0, len(a)), dtype=np.uint32)          # (documents, functions)
+    elif stage == "exact":
+        keys = np.array([int.from_bytes(deduplicate.exact_key(t)[:8], "little") for t in texts], dtype=np.uint64)
+    else:                                                    # paragraphs: (document, paragraph, key); short ones stay
+        keys = np.array([(d, p, int.from_bytes(deduplicate.exact_key(part)[:8], "little"))
+                         for d, text in enumerate(texts) for p, part in enumerate(text.split("\n\n"))
+                         if len(part) >= 40], dtype=np.uint64).reshape(-1, 3)
+    with atomic(target) as temporary, open(temporary, "wb") as file:
+        np.save(file, keys)
+    return time.process_time() - begin
+
+
+def decide(stage: str, keys: list[Path], threshold: float) -> list[dict]:
+    """What to drop in each shard: {document: the one it repeats} or, for paragraphs, {document: [their numbers]}.
+
+    The first in shard order is kept, so the decision depends on nothing but the shards. Memory: 8 bytes a document
+    or paragraph; for near copies one band of the signatures at a time, read from a file.
+    """
+    parts = [np.load(path, mmap_mode="r") for path in keys]
+    ends = np.cumsum([len(p) for p in parts])
+    starts, drops = ends - [len(p) for p in parts], [{} for _ in parts]
+
+    def place(i: int) -> tuple[int, int]:
+        where = int(np.searchsorted(ends, i, side="right"))
+        return where, int(i - starts[where])
+    if stage == "near":
+        bands = deduplicate.choose_bands(threshold=threshold)
+        clusters, _ = deduplicate.near_duplicates(_joined(parts, keys[0].with_name("all.npy")), *bands, threshold)
+        repeats = [(i, first) for i, first in enumerate(clusters) if first != i]
+    else:
+        flat = np.concatenate([p if stage == "exact" else p[:, 2] for p in parts])
+        _, first, inverse = np.unique(flat, return_index=True, return_inverse=True)
+        repeats = [(i, int(first[inverse[i]])) for i in np.flatnonzero(first[inverse] != np.arange(len(flat))).tolist()]
+    for i, original in repeats:
+        where, row = place(i)
+        if stage == "paragraphs":
+            doc, paragraph, _ = parts[where][row].tolist()
+            drops[where].setdefault(str(doc), []).append(paragraph)
+        else:
+            drops[where][str(row)] = "shard %d, document %d" % place(original)
+    return drops
+
+
+def _joined(parts: list[np.ndarray], path: Path) -> np.ndarray:
+    """The signatures of all shards as one array in a file, of which only the band in use is in memory."""
+    whole = np.lib.format.open_memmap(path, "w+", np.uint32, (sum(map(len, parts)), parts[0].shape[1]))
+    at = 0
+    for part in parts:
+        whole[at:at + len(part)] = part
+        at += len(part)
+    return whole

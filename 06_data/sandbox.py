@@ -1,0 +1,206 @@
+"""Running programs that a model wrote, and judging them, without trusting them.
+
+The program runs in a process of its own with limits on time, memory, output, files and processes (sandbox_child.py
+puts up the walls). The *verdict* is protected by where it is made: the tests run out here and call the program's
+function through a pipe. Only plain values come back, so printing "passed", leaving with status 0, patching
+`assert`, or returning an object that equals everything changes nothing: there is no checker inside to deceive.
+
+What it does not protect from: a bug in the kernel or the interpreter; timing and cache side channels; reading the
+Python installation; using up the limits it is given. Without Landlock and seccomp (older Linux, macOS) only the
+limits and the audit hook remain, and a determined program can pass an audit hook: `Sandbox.walls` says what is up.
+For programs of unknown people use a virtual machine.
+
+    python 06_data/sandbox.py program.py       runs a file in the sandbox and prints what came of it
+"""
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import values
+
+CHILD = Path(__file__).with_name("sandbox_child.py")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one program may use."""
+    cpu_seconds: int = 4
+    wall_seconds: float = 8.0          # for the program and all calls together
+    memory_mb: int = 512
+    file_bytes: int = 1 << 20          # of any one file it writes, its printed output included
+    reply_bytes: int = 1 << 20         # of all answers together
+
+
+class Failed(Exception):
+    """The program did not do what was asked: the reason is the message."""
+
+
+class Sandbox:
+    """One untrusted program. Use as a context manager: leaving it kills everything and deletes the scratch folder.
+
+    >>> with Sandbox("def f(x): return x + 1") as program:
+    ...     program.call("f", 2)
+    3
+    """
+
+    def __init__(self, source: str, limits: Limits = Limits(), audit: bool = True):
+        self.source, self.limits = source, limits
+        self.audit = audit                                   # False: the kernel's walls alone, for the tests
+        self.walls: list[str] = []
+
+    def __enter__(self) -> "Sandbox":
+        self.scratch = tempfile.mkdtemp(prefix="sandbox-")
+        self.output = tempfile.TemporaryFile()               # a file, not a pipe: RLIMIT_FSIZE ends a flood
+        self.left, self.pending = self.limits.reply_bytes, b""
+        read, write = os.pipe()
+        self.replies = read
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-B", "-u", "-c", f"import sys; sys.path.insert(0, {str(CHILD.parent)!r}); "
+             "import sandbox_child; sandbox_child.main()"],
+            cwd=self.scratch, env={"PYTHONHASHSEED": "0"}, stdin=subprocess.PIPE, stdout=self.output,
+            stderr=subprocess.STDOUT, pass_fds=(write,), start_new_session=True)
+        os.close(write)
+        self.deadline = time.monotonic() + self.limits.wall_seconds
+        try:
+            self._send({"source": self.source, "limits": asdict(self.limits), "replies": write,
+                        "audit": self.audit})
+            first = self._receive()
+            self.walls = [w for w in first.get("walls", []) if isinstance(w, str)]
+            self._value(first)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill the whole process group and delete what it left."""
+        if self.process.poll() is None:
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.process.stdin.close()
+        self.process.wait()
+        os.close(self.replies)
+        self.output.close()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def call(self, function: str, *args: object, **kwargs: object) -> object:
+        """Call a function of the program; its value, or Failed with the reason."""
+        try:
+            encoded = {"function": function, "args": [values.encode(a) for a in args],
+                       "kwargs": {k: values.encode(v) for k, v in kwargs.items()}}
+        except TypeError as error:
+            raise Failed(f"the test passes what cannot cross: {error}") from None
+        self._send(encoded)
+        return self._value(self._receive())
+
+    def printed(self) -> str:
+        """What the program has printed so far (its end, if it is long)."""
+        size = self.output.seek(0, os.SEEK_END)
+        self.output.seek(max(0, size - 10_000))
+        return self.output.read().decode("utf-8", "replace")
+
+    def _send(self, message: dict) -> None:
+        """Write a request, without waiting longer than the deadline for a program that does not read."""
+        data, pipe = json.dumps(message).encode() + b"\n", self.process.stdin.fileno()
+        os.set_blocking(pipe, False)
+        while data:
+            left = self.deadline - time.monotonic()
+            if left <= 0 or not select.select([], [pipe], [], left)[1]:
+                raise Failed("time limit")
+            try:
+                data = data[os.write(pipe, data):]
+            except BrokenPipeError:
+                raise Failed(self._end()) from None
+
+    def _receive(self) -> dict:
+        while b"\n" not in self.pending:
+            left = self.deadline - time.monotonic()
+            if left <= 0 or not select.select([self.replies], [], [], left)[0]:
+                raise Failed("time limit")
+            part = os.read(self.replies, 1 << 16)
+            if not part:
+                raise Failed(self._end())
+            self.left -= len(part)
+            self.pending += part
+            if self.left < 0:
+                raise Failed("too much output")
+        line, _, self.pending = self.pending.partition(b"\n")
+        try:
+            message = json.loads(line)
+        except (ValueError, RecursionError):
+            raise Failed("malformed reply") from None
+        if not isinstance(message, dict):
+            raise Failed("malformed reply")
+        return message
+
+    def _value(self, message: dict) -> object:
+        if "value" not in message:
+            raise Failed(str(message.get("error", "malformed reply"))[:300])
+        try:
+            return values.decode(message["value"])
+        except (ValueError, RecursionError):
+            raise Failed("malformed reply") from None
+
+    def _end(self) -> str:
+        """Why the process is gone."""
+        try:
+            status = self.process.wait(timeout=max(0.1, self.deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return "stopped answering"
+        names = {-signal.SIGXCPU: "CPU limit", -signal.SIGXFSZ: "output limit", -signal.SIGKILL: "CPU limit"}
+        return names.get(status, f"ended with status {status} before it answered")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a program passed its tests, and if not, why."""
+    passed: bool
+    reason: str = ""
+
+
+def judge(prompt: str, completion: str, test: str, entry_point: str, limits: Limits = Limits()) -> Verdict:
+    """Run HumanEval-style tests against `prompt + completion`.
+
+    `test` defines `check(candidate)` and is trusted (it belongs to the benchmark); it runs in this process, with
+    the definitions of the prompt, and its `candidate` is a function that asks the sandbox.
+    """
+    try:
+        with Sandbox(prompt + completion, limits) as program:
+            def candidate(*args: object, **kwargs: object) -> object:
+                return program.call(entry_point, *args, **kwargs)
+            space: dict = {"__name__": "checker"}
+            exec(compile(prompt + "\n    pass\n", "<prompt>", "exec"), space)
+            exec(compile(test, "<test>", "exec"), space)
+            space["check"](candidate)
+    except Failed as failure:
+        return Verdict(False, str(failure))
+    except AssertionError as failure:
+        return Verdict(False, f"wrong answer: {str(failure)[:200]}")
+    except Exception as failure:                             # e.g. the test adds 1 to an answer that is None
+        return Verdict(False, f"unusable answer: {type(failure).__name__}")
+    return Verdict(True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
+        sys.exit("sandbox.py: name one program: python 06_data/sandbox.py program.py")
+    box = Sandbox(Path(sys.argv[1]).read_text("utf-8"))
+    try:
+        with box:
+            print(box.printed(), end="")
+            print("finished; walls:", ", ".join(box.walls))
+    except Failed as failure:
+        sys.exit(f"sandbox.py: stopped: {failure}")

@@ -1,0 +1,192 @@
+"""Chapter 6: the pipeline resumes, verifies, skips trouble with a reason, and does not grow with the corpus."""
+import concurrent.futures
+import errno
+import gzip
+import json
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+import deduplicate
+import pipeline
+import planted
+import workbench
+from across_shards import read_documents
+from warc import Page, write_record
+
+
+LEAK = "Which keyword begins the definition of a function in this programming language? It is def, of course."
+
+
+class Here(concurrent.futures.Executor):
+    """Runs each task at once, in this process."""
+
+    def submit(self, function, *args):
+        future = concurrent.futures.Future()
+        future.set_result(function(*args))
+        return future
+
+
+@pytest.fixture(scope="module")
+def crawl(tmp_path_factory):
+    path = tmp_path_factory.mktemp("crawl") / "crawl.warc.gz"
+    pages = planted.build(0, leak="\n".join([LEAK, *planted.articles()[0][:3]]))
+    some = {kind: [p for p in pages if p.kind == kind][:n] for kind, n in (
+        ("article", 30), ("near copy", 8), ("exact copy", 5), ("private data", 3), ("leak", 1), ("language", 12), ("spam", 9),
+        ("facts", 8), ("broken", 13), ("code", 3))}
+    with open(path, "wb") as file:
+        for page in (page for kind in some.values() for page in kind):
+            write_record(file, Page("http://web.example" + page.path, 200, {"content-type": page.content_type}, page.body))
+    (path.parent / "items.json").write_text(json.dumps([LEAK]))
+    return path
+
+
+def recipe(crawl):
+    return pipeline.Recipe(items=str(crawl.parent / "items.json"))
+
+
+@pytest.fixture(scope="module")
+def done(crawl, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("done")
+    return folder, pipeline.run_pipeline(crawl, folder, recipe(crawl), Here(), records=25)
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_the_funnel_adds_up_and_every_removal_has_a_reason(done):
+    _, result = done
+    for before, after in zip(result["stages"], result["stages"][1:]):
+        assert before["documents_out"] == after["documents_in"]
+    for stage in result["stages"]:
+        assert stage["documents_in"] - stage["documents_out"] == sum(stage["reasons"].values()), stage["stage"]
+        assert set(stage["samples"]) == set(stage["reasons"])
+    by_name = {s["stage"]: s["reasons"] for s in result["stages"]}
+    assert by_name["extract"]["empty"] == 1 and by_name["extract"]["binary"] == 2
+    assert by_name["near"] and by_name["exact"] and by_name["decontaminate"] == {"contains evaluation items": 1}
+    assert "shards" in result and pipeline.funnel_table(result).count("\n") == len(pipeline.STAGES)
+
+
+def test_copies_go_and_the_first_of_them_stays(done):
+    folder, result = done
+    stage = {s["stage"]: folder / f"{i + 1}-{s['stage']}" for i, s in enumerate(result["stages"])}
+    before, after = ([doc for p in sorted(stage[s].glob("*.jsonl.gz")) for doc in read_documents(p)] for s in ("quality", "near"))
+    gone = {doc["url"] for doc in before} - {doc["url"] for doc in after}
+    assert len(gone) >= 8 and all("copy" in url for url in gone), "the originals come first in this crawl, so they stay"
+    texts = [deduplicate.shingles(doc["text"]) for doc in after]
+    assert max(deduplicate.jaccard(a, b) for i, a in enumerate(texts) for b in texts[:i]) < 0.9
+
+
+def test_private_data_is_masked_in_what_comes_out(done):
+    _, result = done
+    text = "".join(doc["text"] for path in result["output"] for doc in read_documents(Path(path)))
+    assert "@example.org" not in text and "<email>" in text and "<phone>" in text
+
+
+def test_a_second_run_does_nothing_and_changes_no_byte(crawl, done):
+    folder, first = done
+    before = contents(folder)
+    again = pipeline.run_pipeline(crawl, folder, recipe(crawl), Here(), records=25)
+    assert all(stage["skipped"] == first["shards"] for stage in again["stages"])
+    assert contents(folder) == before
+    assert [s["reasons"] for s in again["stages"]] == [s["reasons"] for s in first["stages"]]
+
+
+def test_two_processes_give_the_same_bytes_as_one(crawl, done, tmp_path):
+    with concurrent.futures.ProcessPoolExecutor(2) as executor:
+        pipeline.run_pipeline(crawl, tmp_path, recipe(crawl), executor, records=25)
+    here = {k: v for k, v in contents(tmp_path).items() if k.endswith(".jsonl.gz")}
+    assert here == {k: v for k, v in contents(done[0]).items() if k.endswith(".jsonl.gz")}
+
+
+def test_a_run_that_dies_continues_and_ends_with_the_same_bytes(crawl, done, tmp_path):
+    class Dies(Here):
+        left = 9
+
+        def submit(self, function, *args):
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+            return super().submit(function, *args)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run_pipeline(crawl, tmp_path, recipe(crawl), Dies(), records=25)
+    result = pipeline.run_pipeline(crawl, tmp_path, recipe(crawl), Here(), records=25)
+    assert result["stages"][0]["skipped"] > 0
+    wanted = {k: v for k, v in contents(done[0]).items() if k.endswith(".jsonl.gz")}
+    assert {k: v for k, v in contents(tmp_path).items() if k.endswith(".jsonl.gz")} == wanted
+
+
+def test_a_damaged_file_is_found_and_made_again_and_a_new_setting_redoes_the_work(crawl, tmp_path):
+    pipeline.run_pipeline(crawl, tmp_path, recipe(crawl), Here(), 25, ("extract", "language"))
+    victim = sorted((tmp_path / "2-language").glob("*.jsonl.gz"))[0]
+    wanted = victim.read_bytes()
+    victim.write_bytes(b"half a file")
+    assert pipeline.verify(tmp_path) == [str(victim)]
+    result = pipeline.run_pipeline(crawl, tmp_path, recipe(crawl), Here(), 25, ("extract", "language"))
+    assert victim.read_bytes() == wanted and pipeline.verify(tmp_path) == []
+    assert result["stages"][1]["skipped"] == result["shards"] - 1
+    german = pipeline.run_pipeline(crawl, tmp_path, pipeline.Recipe(language="de"), Here(), 25, ("extract", "language"))
+    assert german["stages"][1]["skipped"] == 0 and "language: en" in german["stages"][1]["reasons"]
+
+
+def test_shards_of_an_earlier_longer_crawl_are_gone(crawl, tmp_path):
+    pipeline.run_pipeline(crawl, tmp_path, recipe(crawl), Here(), 10, ("extract",))
+    result = pipeline.run_pipeline(crawl, tmp_path, recipe(crawl), Here(), 25, ("extract",))
+    assert sorted(map(str, (tmp_path / "1-extract").glob("*.jsonl.gz"))) == result["output"]
+    assert len(list((tmp_path / "warc").iterdir())) == result["shards"]
+
+
+def test_a_full_disk_stops_clearly_and_leaves_no_half_file(crawl, tmp_path, monkeypatch):
+    real = workbench.os.replace
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    pipeline.shard(crawl, tmp_path, 25)
+    monkeypatch.setattr(workbench.os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        pipeline.run_pipeline(crawl, tmp_path, recipe(crawl), Here(), 25, ("extract",))
+    assert not list(tmp_path.glob("1-extract/*"))
+    monkeypatch.setattr(workbench.os, "replace", real)
+    assert pipeline.run_pipeline(crawl, tmp_path, recipe(crawl), Here(), 25, ("extract",))["stages"][0]["documents_out"] > 0
+
+
+def test_the_command_ends_a_full_disk_with_one_sentence(crawl, tmp_path):
+    code = ("import resource, sys, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            "import errno, workbench, pipeline\n"
+            "def full(*_): raise OSError(errno.ENOSPC, 'No space left on device')\n"
+            "workbench.os.replace = full\n"
+            f"sys.argv = ['pipeline.py', {str(crawl)!r}, {str(tmp_path)!r}]\nworkbench.run_main(pipeline.main)")
+    env = {"PYTHONPATH": ":".join(p for p in sys.path if p)}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert run.returncode == 1 and "the disk is full" in run.stderr and "Traceback" not in run.stderr
+
+
+def test_broken_members_and_missing_files_are_reported(crawl, tmp_path):
+    data = bytearray(crawl.read_bytes())
+    data[5000:5100] = b"\0" * 100
+    (tmp_path / "bad.warc.gz").write_bytes(data)
+    result = pipeline.run_pipeline(tmp_path / "bad.warc.gz", tmp_path / "out", recipe(crawl), Here(), 25, ("extract",))
+    assert result["problems"]["broken gzip member"] >= 1 and result["stages"][0]["documents_in"] > 80
+    with pytest.raises(FileNotFoundError):
+        pipeline.run_pipeline(tmp_path / "none.warc.gz", tmp_path / "out2", recipe(crawl), Here())
+
+
+def test_memory_stays_flat_when_the_corpus_grows(tmp_path):
+    peaks = []
+    for n in (30, 30, 240):                                # the first fills caches
+        source = tmp_path / f"{n}.jsonl.gz"
+        with gzip.open(source, "wt") as file:
+            for i in range(n):
+                file.write(json.dumps({"url": f"u{i}", "domain": "d", "raw": 1, "text": f"The words of text {i} and more of it. " * 20}) + "\n")
+        tracemalloc.start()
+        for stage in ("language", "rules", "private"):
+            pipeline.run_shard(stage, str(source), str(tmp_path / f"{n}-{stage}.jsonl.gz"), pipeline.Recipe())
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        for old in tmp_path.glob("*"):
+            old.unlink()
+    assert peaks[2] < 1.3 * peaks[1], f"8 times the documents took {peaks[2] / peaks[1]:.2f} times the memory"
