@@ -160,7 +160,7 @@ def test_the_command_ends_a_full_disk_with_one_sentence(crawl, tmp_path):
             "def full(*_): raise OSError(errno.ENOSPC, 'No space left on device')\n"
             "workbench.os.replace = full\n"
             f"sys.argv = ['pipeline.py', {str(crawl)!r}, {str(tmp_path)!r}]\nworkbench.run_main(pipeline.main)")
-    env = {"PYTHONPATH": ":".join(p for p in sys.path if p)}
+    env = {"PYTHONPATH": ":".join(p for p in sys.path if p), "OMP_WAIT_POLICY": "PASSIVE"}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert run.returncode == 1 and "the disk is full" in run.stderr and "Traceback" not in run.stderr
 
