@@ -1,0 +1,168 @@
+"""The model of the checkable sweep: a neural n-gram language model, several seeds trained in one pass.
+
+Bengio et al., A Neural Probabilistic Language Model (JMLR 2003): embed the last k symbols, join the embeddings,
+and map them to the next symbol, here through two residual blocks. Because it sees exactly the k symbols that the
+chain of source.py looks back, its expected loss is a finite sum over the contexts, without evaluation noise.
+Every parameter has a leading axis S, one slice per seed, so one batched matmul trains S independent models.
+
+    python 05_scaling/ngram.py --width 32 --tokens 100000      # one run: loss, entropy, reducible loss
+"""
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from muon import orthogonalize
+from source import MarkovSource, documentation_source
+from workbench import parse_settings, run_main
+
+
+class NgramModel(nn.Module):
+    """S independent models: k embeddings of width C/2, joined into C; two blocks; a separate output matrix."""
+
+    def __init__(self, order: int, n_symbols: int, width: int, seeds: list[int], n_blocks: int = 2):
+        super().__init__()
+        E, C, V = max(4, width // 2), width, n_symbols
+        rngs = [torch.Generator().manual_seed(7919 * seed + width) for seed in seeds]
+
+        def matrix(rows: int, columns: int, std: float) -> nn.Parameter:
+            return nn.Parameter(std * torch.stack([torch.randn(rows, columns, generator=g) for g in rngs]))
+
+        def gain() -> nn.Parameter:
+            return nn.Parameter(torch.ones(len(seeds), 1, C))
+
+        self.embedding = matrix(V, E, 1.0)                                              # (S, V, E)
+        self.entry = matrix(order * E, C, (order * E) ** -0.5)                          # (S, k*E, C)
+        self.up = nn.ParameterList(matrix(C, 2 * C, C ** -0.5) for _ in range(n_blocks))
+        self.down = nn.ParameterList(matrix(2 * C, C, 0.5 * (2 * C * n_blocks) ** -0.5) for _ in range(n_blocks))
+        self.gains = nn.ParameterList(gain() for _ in range(n_blocks + 1))
+        self.head = matrix(C, V, 0.0)                                                   # zero: starts at log V
+
+    def forward(self, contexts: torch.Tensor) -> torch.Tensor:
+        """contexts (S, B, k) integers, or (B, k) for all seeds alike -> logits (S, B, V)."""
+        S, V, E = self.embedding.shape
+        contexts = contexts.expand(S, *contexts.shape[-2:])
+        rows = contexts + V * torch.arange(S)[:, None, None]            # seed s reads rows sV .. sV+V-1
+        x = self.embedding.reshape(S * V, E)[rows].flatten(2)           # (S, B, k*E)
+        x = x @ self.entry                                              # (S, B, C)
+        for up, down, gain in zip(self.up, self.down, self.gains):
+            x = x + F.gelu(rms_norm(x) * gain @ up, approximate="tanh") @ down                # (S, B, C)
+        return rms_norm(x) * self.gains[-1] @ self.head                 # (S, B, V)
+
+    def sizes(self) -> tuple[int, int]:
+        """Parameters of one seed's model: all, and without the embedding and output matrices (Kaplan's count)."""
+        total = sum(p[0].numel() for p in self.parameters())
+        return total, total - self.embedding[0].numel() - self.head[0].numel()
+
+
+def rms_norm(x: torch.Tensor) -> torch.Tensor:
+    """x / root mean square over the last axis."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5)
+
+
+def reducible_loss(logits: torch.Tensor, table: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Expected KL divergence from the source to the model, nats: the loss minus the entropy, exactly.
+
+    logits (..., S, V) for every context, table (S, V) the source's probabilities, weight (S,) how often each
+    context occurs -> (...) the sum over contexts of weight * sum_v p (log p - log q), in float64."""
+    # EXERCISE 5.2 reducible loss by enumeration
+    logits, table = logits.double(), table.double()
+    log_q = logits - logits.logsumexp(-1, keepdim=True)
+    log_p = torch.where(table > 0, table, 1).log()                 # 0 log 0 = 0
+    return ((table * (log_p - log_q)).sum(-1) * weight).sum(-1)
+    # END EXERCISE 5.2
+
+
+@torch.no_grad()
+def evaluate(model: NgramModel, source: MarkovSource, chunk: int = 4096) -> list[float]:
+    """The reducible loss of each seed's model, in nats per symbol, over every context of the source."""
+    total = torch.zeros(len(model.head), dtype=torch.float64)
+    for i in range(0, len(source.contexts), chunk):
+        logits = model(torch.from_numpy(source.contexts[i:i + chunk]))
+        table, weight = source.table[i:i + chunk], source.weight[i:i + chunk]
+        total += reducible_loss(logits, torch.from_numpy(table), torch.from_numpy(weight))
+    return total.tolist()
+
+
+def train(source: MarkovSource, width: int, tokens: int, seeds: list[int], batch: int = 512, rate: float = 0.05,
+          checkpoints: tuple[int, ...] = ()) -> list[dict]:
+    """Train one model per seed on `tokens` symbols; Muon on the matrices, Adam on the rest, linear decay to zero.
+
+    The step size is rate * (1e5 / tokens)^(1/4), tuned in sweep.py. Seed s draws the same data at every width.
+    Returns a row per seed; `unfinished` holds the reducible loss at the given earlier token counts, where the
+    schedule had not ended (what Kaplan et al. used)."""
+    model = NgramModel(source.order, source.n_symbols, width, seeds)
+    matrices = [model.entry, *model.up, *model.down]
+    others = [model.embedding, model.head, *model.gains]
+    momentum = [torch.zeros_like(p) for p in matrices]
+    mean, square = [torch.zeros_like(p) for p in others], [torch.zeros_like(p) for p in others]
+    rngs = [np.random.default_rng(seed + 1) for seed in seeds]
+    steps = max(2, round(tokens / batch))
+    unfinished = {}
+    for step in range(steps):
+        data = torch.from_numpy(np.stack([source.batch(rng, batch) for rng in rngs]))         # (S, B, k+1)
+        logits = model(data[..., :-1])
+        nll = logits.logsumexp(-1) - logits.gather(-1, data[..., -1:]).squeeze(-1)            # (S, B)
+        gradients = torch.autograd.grad(nll.mean(1).sum(), matrices + others)
+        norm = sum(g.flatten(1).square().sum(1) for g in gradients).sqrt()                    # (S,) one clip per seed
+        gradients = [g / norm.clamp(min=1.0)[:, None, None] for g in gradients]
+        scale = schedule(step, steps)
+        with torch.no_grad():
+            muon(matrices, gradients[:len(matrices)], momentum, rate * (1e5 / tokens) ** 0.25 * scale)
+            adam(others, gradients[len(matrices):], mean, square, step + 1, 8e-3 * scale)
+        seen = (step + 1) * batch
+        for wanted in [c for c in checkpoints if c <= seen and c not in unfinished and step + 1 < steps]:
+            unfinished[wanted] = evaluate(model, source)
+    total, body = model.sizes()
+    reducible = evaluate(model, source)
+    return [dict(width=width, tokens=steps * batch, seed=seed, parameters=total, body_parameters=body,
+                 entropy=source.entropy, reducible=reducible[i],
+                 unfinished={str(c): values[i] for c, values in unfinished.items()}) for i, seed in enumerate(seeds)]
+
+
+def schedule(step: int, steps: int, warmup: float = 0.05) -> float:
+    """Linear warm-up over the first 5% of the steps, then linear decay to zero at the last."""
+    first = max(1, int(warmup * steps))
+    return (step + 1) / first if step < first else (steps - step) / (steps - first)
+
+
+def muon(parameters, gradients, momentum, rate: float, beta: float = 0.95) -> None:
+    """One Muon step (chapter 3) on matrices (S, in, out); those of one shape are orthogonalized together."""
+    shapes: dict[torch.Size, list[int]] = {}
+    for i, (p, g, m) in enumerate(zip(parameters, gradients, momentum)):
+        m.mul_(beta).add_(g)
+        shapes.setdefault(p.shape, []).append(i)
+    for shape, indices in shapes.items():
+        updates = orthogonalize(torch.stack([gradients[i] + beta * momentum[i] for i in indices]))
+        for i, update in zip(indices, updates):
+            parameters[i].sub_(update, alpha=rate * max(1, shape[2] / shape[1]) ** 0.5)
+
+
+def adam(parameters, gradients, mean, square, step: int, rate: float, beta1=0.9, beta2=0.95, eps=1e-8) -> None:
+    """One Adam step (chapter 3) on every seed's slice."""
+    for p, g, m, v in zip(parameters, gradients, mean, square):
+        m.lerp_(g, 1 - beta1)
+        v.lerp_(g.square(), 1 - beta2)
+        p.sub_(rate / (1 - beta1 ** step) * m / ((v / (1 - beta2 ** step)).sqrt() + eps))
+
+
+@dataclass
+class Settings:
+    width: int = 32  # C, the model width
+    tokens: int = 100_000  # symbols to train on
+    seeds: int = 1  # independent models trained side by side
+    order: int = 3  # of the source, and the model's window
+
+
+def main() -> None:
+    settings = parse_settings(Settings, __doc__)
+    source, _ = documentation_source(settings.order)
+    for row in train(source, settings.width, settings.tokens, list(range(settings.seeds))):
+        print(f"seed {row['seed']}: {row['parameters']:,} parameters, {row['tokens']:,} symbols, loss "
+              f"{row['entropy'] + row['reducible']:.4f} = entropy {row['entropy']:.4f} + reducible {row['reducible']:.4f}")
+
+
+if __name__ == "__main__":
+    run_main(main)
