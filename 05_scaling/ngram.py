@@ -14,7 +14,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from adamw import AdamW
+from cross_entropy import cross_entropy
 from muon import orthogonalize
+from schedule import constant_then_decay
 from source import MarkovSource, documentation_source
 from workbench import parse_settings, run_main
 
@@ -94,58 +97,46 @@ def train(source: MarkovSource, width: int, tokens: int, seeds: list[int], batch
     Returns a row per seed; `unfinished` holds the reducible loss at the given earlier token counts, where the
     schedule had not ended (what Kaplan et al. used)."""
     model = NgramModel(source.order, source.n_symbols, width, seeds)
-    matrices = [model.entry, *model.up, *model.down]
-    others = [model.embedding, model.head, *model.gains]
+    matrices = [model.entry, *model.up, *model.down, model.head]
     momentum = [torch.zeros_like(p) for p in matrices]
-    mean, square = [torch.zeros_like(p) for p in others], [torch.zeros_like(p) for p in others]
+    adamw = AdamW([model.embedding, *model.gains], lr=8e-3)
     rngs = [np.random.default_rng(seed + 1) for seed in seeds]
     steps = max(2, round(tokens / batch))
     unfinished = {}
     for step in range(steps):
         data = torch.from_numpy(np.stack([source.batch(rng, batch) for rng in rngs]))         # (S, B, k+1)
-        logits = model(data[..., :-1])
-        nll = logits.logsumexp(-1) - logits.gather(-1, data[..., -1:]).squeeze(-1)            # (S, B)
-        gradients = torch.autograd.grad(nll.mean(1).sum(), matrices + others)
-        norm = sum(g.flatten(1).square().sum(1) for g in gradients).sqrt()                    # (S,) one clip per seed
-        gradients = [g / norm.clamp(min=1.0)[:, None, None] for g in gradients]
-        scale = schedule(step, steps)
-        with torch.no_grad():
-            muon(matrices, gradients[:len(matrices)], momentum, rate * (1e5 / tokens) ** 0.25 * scale)
-            adam(others, gradients[len(matrices):], mean, square, step + 1, 8e-3 * scale)
+        loss = len(seeds) * cross_entropy(model(data[..., :-1]), data[..., -1])               # sum over seeds of means
+        model.zero_grad()
+        loss.backward()
+        clip_each(list(model.parameters()))
+        scale = constant_then_decay(step, steps, n_warmup=steps // 20, decay=0.95, floor=0.0)
+        muon_step(matrices, momentum, rate * (1e5 / tokens) ** 0.25 * scale)
+        adamw.step(scale)
         seen = (step + 1) * batch
-        for wanted in [c for c in checkpoints if c <= seen and c not in unfinished and step + 1 < steps]:
-            unfinished[wanted] = evaluate(model, source)
+        for wanted in [c for c in checkpoints if c <= seen and str(c) not in unfinished]:
+            unfinished[str(wanted)] = evaluate(model, source)
     total, body = model.sizes()
-    reducible = evaluate(model, source)
     return [dict(width=width, tokens=steps * batch, seed=seed, parameters=total, body_parameters=body,
-                 entropy=source.entropy, reducible=reducible[i],
-                 unfinished={str(c): values[i] for c, values in unfinished.items()}) for i, seed in enumerate(seeds)]
+                 entropy=source.entropy, reducible=reducible, unfinished={c: v[i] for c, v in unfinished.items()})
+            for i, (seed, reducible) in enumerate(zip(seeds, evaluate(model, source)))]
 
 
-def schedule(step: int, steps: int, warmup: float = 0.05) -> float:
-    """Linear warm-up over the first 5% of the steps, then linear decay to zero at the last."""
-    first = max(1, int(warmup * steps))
-    return (step + 1) / first if step < first else (steps - step) / (steps - first)
+@torch.no_grad()
+def clip_each(parameters: list[nn.Parameter], longest: float = 1.0) -> None:
+    """Clip the gradients (S, ...) to length `longest`, every seed by its own length."""
+    norm = sum(p.grad.flatten(1).square().sum(1) for p in parameters).sqrt()                  # (S,)
+    for p in parameters:
+        p.grad /= (norm / longest).clamp(min=1.0).view(-1, 1, 1)
 
 
-def muon(parameters, gradients, momentum, rate: float, beta: float = 0.95) -> None:
-    """One Muon step (chapter 3) on matrices (S, in, out); those of one shape are orthogonalized together."""
-    shapes: dict[torch.Size, list[int]] = {}
-    for i, (p, g, m) in enumerate(zip(parameters, gradients, momentum)):
-        m.mul_(beta).add_(g)
-        shapes.setdefault(p.shape, []).append(i)
-    for shape, indices in shapes.items():
-        updates = orthogonalize(torch.stack([gradients[i] + beta * momentum[i] for i in indices]))
-        for i, update in zip(indices, updates):
-            parameters[i].sub_(update, alpha=rate * max(1, shape[2] / shape[1]) ** 0.5)
-
-
-def adam(parameters, gradients, mean, square, step: int, rate: float, beta1=0.9, beta2=0.95, eps=1e-8) -> None:
-    """One Adam step (chapter 3) on every seed's slice."""
-    for p, g, m, v in zip(parameters, gradients, mean, square):
-        m.lerp_(g, 1 - beta1)
-        v.lerp_(g.square(), 1 - beta2)
-        p.sub_(rate / (1 - beta1 ** step) * m / ((v / (1 - beta2 ** step)).sqrt() + eps))
+@torch.no_grad()
+def muon_step(matrices: list[nn.Parameter], momentum: list[torch.Tensor], rate: float, beta: float = 0.95) -> None:
+    """Chapter 3's Muon for stacks of matrices (S, in, out): all seeds' matrices of a shape in one orthogonalization."""
+    for shape in {p.shape for p in matrices}:
+        group = [(p, m) for p, m in zip(matrices, momentum) if p.shape == shape]
+        ahead = torch.stack([p.grad + beta * m.mul_(beta).add_(p.grad) for p, m in group])    # (number, S, in, out)
+        for (p, _), update in zip(group, orthogonalize(ahead)):
+            p.sub_(rate * max(1, shape[2] / shape[1]) ** 0.5 * update)
 
 
 @dataclass
