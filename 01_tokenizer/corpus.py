@@ -1,0 +1,136 @@
+"""The training text, made from what every Python carries: no download, no data in git.
+
+Three sources are mixed: *real text* (the language reference and the docstrings of the standard library, or your own
+files with --corpus), *facts* (facts.py) and *questions and answers* about the training names. `build_corpus` also
+returns everything that later chapters test on, so that the split is made once, here.
+
+    python 01_tokenizer/corpus.py          prints how much text this interpreter has, and a sample
+"""
+import ast
+import os
+import random
+import re
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from arithmetic import Pair, careless_answer, right_answer, split_pairs
+from facts import Fact, Question, find_facts, question_document, questions, statement
+
+SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "lib2to3", "encodings"}
+
+
+def tidy(text: str) -> str:
+    """Squash runs of blanks and of empty lines: indentation costs tokens and teaches nothing here."""
+    return re.sub(r"[ \t]+", " ", re.sub(r"\n\s*\n+", "\n\n", text)).strip()
+
+
+def language_reference() -> list[str]:
+    """The topics that Python's help() shows: most of the language reference, about 0.5 MB."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:   # some systems ship Python without it
+        return []
+    return [topics[name] for name in sorted(topics)]
+
+
+def docstrings(min_chars: int = 200, min_letters: float = 0.65) -> list[str]:
+    """Docstrings of the standard library of at least `min_chars` characters that are mostly letters, each once."""
+    found: dict[str, None] = {}
+    for folder, subfolders, files in os.walk(sysconfig.get_paths()["stdlib"]):
+        subfolders[:] = sorted(d for d in subfolders if d not in SKIPPED_FOLDERS)
+        for file in sorted(f for f in files if f.endswith(".py")):
+            path = Path(folder, file)
+            try:
+                tree = ast.parse(path.read_text(encoding="utf-8")) if path.stat().st_size < 200_000 else ast.Module([], [])
+            except (OSError, SyntaxError, ValueError):
+                continue
+            for node in ast.walk(tree):
+                if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                    text = ast.get_docstring(node) or ""
+                    if len(text) >= min_chars and sum(map(str.isalpha, text)) / len(text) > min_letters:
+                        found[text] = None
+    return list(found)
+
+
+def files_below(path: str | Path) -> list[str]:
+    """The user's own text: one UTF-8 file (documents are separated by empty lines) or every readable file of a folder.
+
+    Raises ValueError if there is nothing to read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"--corpus {path}: no such file or folder")
+    documents = []
+    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+        try:
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            if path.is_file():
+                raise ValueError(f"--corpus {path} is not UTF-8 text (byte {error.start}): convert it, e.g. with iconv") from None
+            continue   # a folder may also hold pictures
+        documents += re.split(r"\n\s*\n", text) if path.is_file() else [text]
+    return documents
+
+
+def real_text(path: str | Path | None = None) -> list[str]:
+    """Real documents in a fixed order: the user's if a path is given, else the reference and the docstrings."""
+    raw = files_below(path) if path else language_reference() + docstrings()
+    documents = list(dict.fromkeys(filter(None, map(tidy, raw))))
+    if sum(map(len, documents)) < 20_000:
+        raise ValueError(f"only {sum(map(len, documents))} characters of text in {path or 'this Python'}: give at least 20000 with --corpus")
+    return documents
+
+
+@dataclass
+class Corpus:
+    """Everything the later chapters learn from and are tested on."""
+    real: list[str]                          # real documents to train on
+    held_out_text: list[str]                 # real documents that are never trained on
+    statements: list[str]                    # facts of all names, many wordings
+    question_documents: list[str]            # questions and answers about training names
+    facts: list[Fact]
+    train_questions: list[Question]
+    held_out_questions: list[Question]       # about names whose questions are never trained on
+    test_sums: list[Pair]                    # banned from all training text
+    demonstrations: list[tuple[Pair, str]]   # sums with the answer of an imperfect teacher
+
+
+def build_corpus(rng: random.Random, path: str | None, n_names: int, n_held_out: int, real_chars: int,
+                 exposures: int, question_exposures: int, n_test_sums: int, n_demonstrations: int,
+                 careless_share: float) -> Corpus:
+    """Draw one corpus: `n_names` names, `n_held_out` of them never asked about; each statement `exposures` times."""
+    if not 0 < n_held_out < n_names:
+        raise ValueError(f"{n_held_out} held-out names of {n_names}: leave some to train on and some to test")
+    documents = real_text(path)
+    rng.shuffle(documents)
+    held_out, rest = _take(documents, min(real_chars, sum(map(len, documents))) // 15)
+    real, _ = _take(rest, real_chars)
+    facts = find_facts(n_names, rng)
+    train, test = facts[n_held_out:], facts[:n_held_out]
+    train_questions = [q for fact in train for q in questions(fact)]
+    test_sums, demonstrated = split_pairs(n_test_sums, n_demonstrations, rng)
+    return Corpus(
+        real=real, held_out_text=held_out,
+        statements=[statement(fact, rng) for _ in range(exposures) for fact in facts],
+        question_documents=[question_document(q, rng) for _ in range(question_exposures) for q in train_questions],
+        facts=facts, train_questions=train_questions,
+        held_out_questions=[q for fact in test for q in questions(fact)],
+        test_sums=test_sums,
+        demonstrations=[(p, careless_answer(p) if rng.random() < careless_share else right_answer(p)) for p in demonstrated])
+
+
+def _take(documents: list[str], chars: int) -> tuple[list[str], list[str]]:
+    """The first documents, up to about `chars` characters, and the rest."""
+    size = 0
+    for i, text in enumerate(documents):
+        if size >= chars:
+            return documents[:i], documents[i:]
+        size += len(text)
+    return documents, []
+
+
+if __name__ == "__main__":
+    for name, texts in (("language reference", language_reference()), ("docstrings", docstrings())):
+        print(f"{name}: {len(texts)} documents, {sum(map(len, texts)) / 1e6:.2f} M characters")
+    print(random.Random(0).choice(real_text())[:300])

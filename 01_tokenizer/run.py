@@ -1,0 +1,99 @@
+"""Chapter 1: collect the text, learn a tokenizer from it, write the token streams and the test questions.
+
+    make 01        or  python 01_tokenizer/run.py --help
+"""
+import random
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from bpe import SPECIAL, Tokenizer, train
+from corpus import Corpus, build_corpus
+from tasks import save_tasks
+from token_file import pack, shuffled, write_tokens
+from workbench import RunSettings, announce, atomic, parse_settings, run_main, write_json
+
+
+@dataclass
+class Settings(RunSettings):
+    corpus: str = ""                # your own text: a UTF-8 file or a folder (default: what Python carries)
+    vocab_size: int = 1024          # tokens, special ones included
+    names: int = 240                # names of the standard library to learn facts about
+    held_out: int = 80              # of these, names that no training question asks about
+    real_chars: int = 450_000       # characters of real text
+    exposures: int = 55             # how often the facts of a name are stated
+    question_exposures: int = 8     # how often a training question is asked
+    test_sums: int = 300            # additions to test on
+    demonstrations: int = 6000      # additions that chapter 7's imperfect teacher demonstrates
+    careless_share: float = 0.6     # how often that teacher forgets all carries
+
+
+QUICK = dict(vocab_size=512, names=60, held_out=20, real_chars=120_000, exposures=10, question_exposures=4,
+             test_sums=60, demonstrations=600)
+
+
+def compression(tokenizer: Tokenizer, texts: list[str]) -> dict[int, float]:
+    """Bytes a token on `texts` for growing prefixes of the merges: {vocabulary size: bytes a token}."""
+    sample = "\n".join(texts)[:100_000]
+    sizes = sorted({2**k for k in range(8, 16) if 2**k < len(tokenizer.bytes_of)} | {len(tokenizer.bytes_of)})
+    return {n: len(sample.encode()) / len(Tokenizer(tokenizer.merges[:n - 256]).encode(sample)) for n in sizes}
+
+
+def draw(path: Path, curve: dict[int, float]) -> None:
+    """Bytes a token against the size of the vocabulary."""
+    figure, axes = plt.subplots(figsize=(6, 3.2))
+    axes.plot(list(curve), list(curve.values()), "o-", color="black")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(curve), [str(n) for n in curve])
+    axes.minorticks_off()
+    axes.set(xlabel="vocabulary (tokens)", ylabel="bytes a token", title="What a larger vocabulary buys, on held-out text")
+    figure.tight_layout()
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    plt.close(figure)
+
+
+def write_streams(folder: Path, tokenizer: Tokenizer, corpus: Corpus, rng: random.Random) -> dict[str, int]:
+    """Write train.bin and valid.bin; returns how many tokens each source has."""
+    sources = {"real": corpus.real, "facts": corpus.statements, "questions": corpus.question_documents}
+    write_tokens(folder / "train.bin", pack(tokenizer, shuffled(*sources.values(), rng=rng)))
+    write_tokens(folder / "valid.bin", pack(tokenizer, corpus.held_out_text))
+    return {name: sum(len(tokenizer.encode(text)) + 1 for text in texts) for name, texts in sources.items()}
+
+
+def main() -> None:
+    """Corpus, tokenizer, token streams, tasks, metrics."""
+    settings = parse_settings(Settings, __doc__, QUICK)
+    announce("01 tokenizer", settings)
+    begin = time.perf_counter()
+    folder = Path(settings.out, "01_tokenizer")
+    rng = random.Random(settings.seed)
+
+    corpus = build_corpus(rng, settings.corpus or None, settings.names, settings.held_out, settings.real_chars,
+                          settings.exposures, settings.question_exposures, settings.test_sums, settings.demonstrations,
+                          settings.careless_share)
+    texts = corpus.real + corpus.statements[:10 * settings.names] + corpus.question_documents[:600]
+    tokenizer = Tokenizer(train(texts, settings.vocab_size - len(SPECIAL)))
+    tokenizer.save(folder / "tokenizer.json")
+    tokens = write_streams(folder, tokenizer, corpus, rng)
+    save_tasks(folder / "tasks.json", corpus)
+
+    curve = compression(tokenizer, corpus.held_out_text)
+    draw(folder / "compression.png", curve)
+    total = sum(tokens.values())
+    for name, n in tokens.items():
+        print(f"  {name:<10} {n:>8,} tokens  {n / total:>4.0%}")
+    sample = f"The module of {corpus.facts[0].name} is {corpus.facts[0].module}."
+    print("  " + " | ".join(tokenizer.decode([i]) for i in tokenizer.encode(sample)))
+    print(f"  {curve[len(tokenizer.bytes_of)]:.2f} bytes a token on held-out text, vocabulary {tokenizer.vocab_size}")
+    write_json(folder / "metrics.json", {"seed": settings.seed, "tokens": tokens, "bytes_per_token": curve,
+                                         "seconds": time.perf_counter() - begin, "settings": asdict(settings)})
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,156 @@
+"""What every chapter's run.py shares: settings from a dataclass, seeds, progress, files that are never half written.
+
+Nothing here is about language models. It is in chapter 1 because a chapter imports only from earlier ones.
+
+    python 01_tokenizer/run.py --help      every field of the Settings dataclass, with its comment
+"""
+import argparse
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import inspect
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Callable, Iterator
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclasses.dataclass
+class RunSettings:
+    """The options that every run.py has; chapters add their own by subclassing."""
+    out: str = "out"      # folder for the results of all chapters
+    seed: int = 0         # seed of every random choice
+    quick: bool = False   # a toy version that takes seconds, to see that everything runs
+
+
+def field_comments(cls: type) -> dict[str, str]:
+    """The comment after each field of a dataclass: `steps: int = 5  # optimizer steps` gives {"steps": "optimizer steps"}."""
+    found = {}
+    for base in reversed(cls.__mro__[:-1]):
+        found.update(re.findall(r"^    (\w+): [^#\n]*#\s*(.+)$", inspect.getsource(base), re.MULTILINE))
+    return found
+
+
+def parse_settings(cls: type, description: str, quick: dict | None = None, argv: list[str] | None = None):
+    """Build a `cls` from the command line. `quick` holds the values that --quick puts in place of the defaults."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    comments = field_comments(cls)
+    for f in dataclasses.fields(cls):
+        flag = "--" + f.name.replace("_", "-")
+        text = comments.get(f.name, "").replace("%", "%%")
+        if isinstance(f.default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction if f.default else "store_true", default=None, help=text)
+        else:
+            parser.add_argument(flag, type=type(f.default), default=None, metavar=type(f.default).__name__.upper(),
+                                help=f"{text} (default {f.default!r})")
+    given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
+    return cls(**({**(quick or {}), **given} if given.get("quick") else given))
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Run a command. An expected error ends it with one sentence and a non-zero exit status, not a traceback."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\nstopped: run the same command again to continue from the last checkpoint")
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error.filename} is missing: run the earlier chapters first (`make` does it in order)")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.exit("error: the disk is full: free some space and run the same command again, nothing is lost")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch's and numpy's global generators (code that draws should still take its own generator)."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def pick_device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def announce(title: str, settings: RunSettings) -> torch.device:
+    """Print what runs, where and with which seed; returns the device."""
+    device = pick_device()
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"\n== {title}  (seed {settings.seed}, {where}{', quick' if settings.quick else ''})", flush=True)
+    return device
+
+
+@contextlib.contextmanager
+def atomic(path: Path | str) -> Iterator[Path]:
+    """Yields a temporary path to write; it takes the place of `path` only when the block ends without an error.
+
+    A rename is atomic on one file system, so a reader, or a run after kill -9, sees the old file or the new one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, value) -> None:
+    """Write JSON atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path | str):
+    """Read JSON; a damaged file is a ValueError that says what to delete."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it and run make again") from None
+
+
+def fingerprint(settings, *chapters: str) -> str:
+    """A hash of the settings and of the code of the named chapters: a checkpoint made by other code is not continued."""
+    h = hashlib.sha256(repr(settings).encode() + torch.__version__.encode())
+    for chapter in chapters:
+        for file in sorted((ROOT / chapter).glob("*.py")):
+            h.update(file.read_bytes())
+    return h.hexdigest()[:16]
+
+
+class Progress:
+    """A progress line with a rate and the time left. On a terminal it is redrawn; in a log it prints every 15 seconds."""
+
+    def __init__(self, label: str, total: int, done: int = 0, unit: str = "step"):
+        self.label, self.total, self.first, self.unit = label, total, done, unit
+        self.begin = self.last = time.monotonic()
+        self.live = sys.stderr.isatty()
+
+    def update(self, done: int, note: str = "") -> None:
+        """Say that `done` of the total are finished."""
+        now = time.monotonic()
+        finished = done >= self.total
+        if not finished and now - self.last < (0.2 if self.live else 15):
+            return
+        self.last = now
+        rate = (done - self.first) / max(now - self.begin, 1e-9)
+        left = (self.total - done) / rate if rate else 0
+        clock = f"{now - self.begin:.0f} s" if finished else f"{left:.0f} s left"
+        filled = round(20 * done / max(self.total, 1))
+        line = f"  {self.label:<10} [{'#' * filled:<20}] {done}/{self.total}  {rate:.3g} {self.unit}/s  {clock}  {note}"
+        width = shutil.get_terminal_size((100, 24)).columns - 1
+        sys.stderr.write(("\r" + line[:width].ljust(width) if self.live else line) + ("\n" if finished or not self.live else ""))
+        sys.stderr.flush()

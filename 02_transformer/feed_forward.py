@@ -1,0 +1,52 @@
+"""The feed-forward layer: each token on its own, wider inside than outside. Two thirds of the parameters live here.
+
+SwiGLU: Shazeer 2020 (equation 6); GELU: Hendrycks and Gimpel 2016; squared ReLU: So et al. 2021.
+
+    python 02_transformer/run.py --activation relu2
+"""
+import math
+
+import torch
+from torch import Tensor, nn
+
+from linear import Linear
+
+
+def silu(x: Tensor) -> Tensor:
+    """x * sigmoid(x), also called swish."""
+    return x * torch.sigmoid(x)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x times the probability that a standard normal number is below x."""
+    return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0)."""
+    return x.clamp(min=0)
+
+
+def relu2(x: Tensor) -> Tensor:
+    """max(x, 0) squared."""
+    return x.clamp(min=0).square()
+
+
+ACTIVATIONS = {"swiglu": silu, "gelu": gelu, "relu": relu, "relu2": relu2}
+
+
+class FeedForward(nn.Module):
+    """down(act(up x)), or for swiglu down(silu(gate x) * up x): one projection decides how much of the other passes."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.act = ACTIVATIONS[config.activation]
+        self.gate_proj = Linear(config.d_model, config.d_ff) if config.activation == "swiglu" else None
+        self.up_proj = Linear(config.d_model, config.d_ff)
+        self.down_proj = Linear(config.d_ff, config.d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) to (B, T, C)."""
+        if self.gate_proj is None:
+            return self.down_proj(self.act(self.up_proj(x)))
+        return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))   # (B, T, F) inside

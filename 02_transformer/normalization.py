@@ -1,0 +1,39 @@
+"""Keep the size of activations in check: RMSNorm (the default) and the older LayerNorm.
+
+RMSNorm: Zhang and Sennrich 2019, equation 4. LayerNorm: Ba, Kiros, Hinton 2016.
+
+    python 02_transformer/run.py --norm layer
+"""
+import torch
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * g over the last dimension: the length is fixed, the direction is kept."""
+
+    def __init__(self, width: int, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., C)."""
+        return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps) * g + b over the last dimension; the variance divides by C, not C - 1."""
+
+    def __init__(self, width: int, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., C)."""
+        centred = x - x.mean(-1, keepdim=True)
+        return centred * (centred.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight + self.bias
+
+
+NORMS = {"rms": RMSNorm, "layer": LayerNorm}

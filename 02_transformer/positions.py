@@ -1,0 +1,41 @@
+"""Tell attention where tokens stand. Without positions a transformer sees a bag of words.
+
+rope     rotate queries and keys by an angle that grows with the position (Su et al. 2021); the default
+alibi    subtract a penalty that grows with the distance from the scores (Press et al. 2021)
+learned  add one learned vector a position to the embedding (Radford et al. 2018)
+none     nothing; a causal model can still infer something (Haviv et al. 2022)
+
+    python 02_transformer/run.py --positions alibi
+"""
+import torch
+from torch import Tensor
+
+
+def rope_tables(n_positions: int, head_width: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
+    """cos and sin of the angle position * base^(-2i/D), both (n_positions, D/2). Raises ValueError for an odd D."""
+    if head_width % 2:
+        raise ValueError(f"rope rotates pairs of numbers, but the head width {head_width} is odd: choose an even one")
+    frequency = base ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)   # (D/2,)
+    angle = torch.arange(n_positions, dtype=torch.float64)[:, None] * frequency               # (T, D/2)
+    return angle.cos().float(), angle.sin().float()
+
+
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate each pair (x_i, x_(i+D/2)) of x (B, H, T, D) by its angle; cos and sin are (T, D/2).
+
+    The dot product of two rotated vectors depends on the difference of their positions only. Pairing the first half
+    with the second ("half-split") is the layout of Hugging Face's Llama; the paper pairs neighbours.
+    """
+    a, b = x.chunk(2, dim=-1)                                     # (B, H, T, D/2) each
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)  # (B, H, T, D)
+
+
+def alibi_bias(n_heads: int, n_queries: int, n_keys: int) -> Tensor:
+    """-slope * distance, (H, n_queries, n_keys); the last query stands at the last key.
+
+    Slopes are 2^(-8/H), 2^(-16/H), ... for a power of two of heads (paper, section 3).
+    """
+    slopes = 2.0 ** (-8.0 * torch.arange(1, n_heads + 1) / n_heads)                        # (H,)
+    query = torch.arange(n_keys - n_queries, n_keys)[:, None]
+    distance = (query - torch.arange(n_keys)).clamp(min=0)                                 # (queries, keys)
+    return -slopes[:, None, None] * distance

@@ -1,0 +1,26 @@
+"""Gradient clipping: one odd batch may point anywhere, but it may not push further than an ordinary one.
+
+Pascanu, Mikolov, Bengio 2013 (algorithm 1).
+
+    python 03_training/run.py --clip 1.0
+"""
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
+    """Scale all gradients by one factor so that their joint length is at most `max_norm`; returns the length before.
+
+    Raises ValueError if the length is not finite: the run has diverged and no scaling helps.
+    """
+    grads = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.stack([g.norm() for g in grads]).norm()
+    if not torch.isfinite(norm):
+        raise ValueError("the gradient is not finite: lower the learning rate or look for a division by zero in the loss")
+    if norm > max_norm:
+        for g in grads:
+            g.mul_(max_norm / norm)
+    return norm.item()

@@ -1,0 +1,130 @@
+"""Chapter 3: pretrain the model of chapter 2 on the text of chapter 1, and measure what it knows before and after.
+
+    make 03        or  python 03_training/run.py --help
+"""
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+
+from batches import TextBatches, sum_rows
+from bits_per_byte import bits_per_byte
+from bpe import Tokenizer
+from checkpoint import save_model
+from cross_entropy import cross_entropy
+from muon import muon_and_adamw
+from recall import fact_recall, plain_addition, plain_answers
+from schedule import SCHEDULES, warmup
+from tasks import Tasks, load_tasks
+from token_file import open_tokens
+from train import train
+from transformer import Config, Transformer
+from workbench import RunSettings, announce, atomic, fingerprint, parse_settings, read_json, run_main, seed_everything, write_json
+
+
+@dataclass
+class Settings(RunSettings):
+    steps: int = 640              # optimizer steps on text
+    batch: int = 8                # rows of text a step
+    length: int = 128             # tokens a row
+    sum_steps: int = 110          # steps on sums alone, before the text
+    sum_batch: int = 32           # rows of sums in each of those
+    sum_rows: int = 8             # rows of sums beside the text
+    sum_weight: float = 0.25      # weight of their loss
+    matrix_lr: float = 0.02       # learning rate of Muon (matrices)
+    other_lr: float = 4e-3        # learning rate of AdamW (embeddings, norms)
+    schedule: str = "constant"    # constant (then a straight decay) or cosine
+    decay: float = 0.5            # share of the steps in which the constant schedule decays
+    clip: float = 1.0             # longest gradient
+
+
+QUICK = dict(steps=60, sum_steps=20, sum_batch=16)
+
+
+def measure(model: Transformer, tokenizer: Tokenizer, valid, tasks: Tasks) -> dict:
+    """Everything this chapter reports about a model."""
+    return {"bits_per_byte": bits_per_byte(model, valid, tasks.held_out_bytes),
+            "recall": fact_recall(model, tokenizer, tasks.held_out_questions),
+            "plain_answers": plain_answers(model, tokenizer, tasks.held_out_questions),
+            "plain_addition": plain_addition(model, tokenizer, tasks.test_sums)}
+
+
+def pretrain(model: Transformer, tokenizer: Tokenizer, tokens, tasks: Tasks, s: Settings, state: Path, key: str) -> list[dict]:
+    """Sums alone until the model has the idea of them, then text with a few sums in every step; returns the log.
+
+    Sums are learned only while they are a large share of the gradient, hence the first phase (measured: without it the
+    model stays at chance).
+    """
+    device = next(model.parameters()).device
+    if s.schedule not in SCHEDULES:
+        raise ValueError(f"--schedule {s.schedule} is unknown: choose one of {', '.join(SCHEDULES)}")
+    text, banned = TextBatches(tokens, s.batch, s.length, s.seed), set(tasks.test_sums)
+
+    def loss_on(x, y):
+        return cross_entropy(model(x.to(device)), y.to(device))
+
+    def loss_of(step):
+        if step < s.sum_steps:
+            return loss_on(*sum_rows(tokenizer, s.sum_batch, banned, s.seed, step))
+        return loss_on(*text(step - s.sum_steps)) + s.sum_weight * loss_on(*sum_rows(tokenizer, s.sum_rows, banned, s.seed, step))
+
+    def scale_of(step):
+        if step < s.sum_steps:
+            return warmup(step, 10)
+        shape = {"decay": s.decay} if s.schedule == "constant" else {}
+        return SCHEDULES[s.schedule](step - s.sum_steps, s.steps, n_warmup=max(s.steps // 33, 1), **shape)
+
+    return train(model, muon_and_adamw(model, s.matrix_lr, s.other_lr), loss_of, s.sum_steps + s.steps, scale_of,
+                 "pretrain", s.clip, state, key)
+
+
+def draw_loss(path: Path, log: list[dict], sum_steps: int) -> None:
+    """Training loss against steps, raw and as a running mean of 20 steps."""
+    steps, losses = [r["step"] for r in log], torch.tensor([r["loss"] for r in log])
+    figure, axes = plt.subplots(figsize=(7, 3.5))
+    axes.plot(steps, losses, color="0.75", linewidth=0.8, label="each step")
+    for begin, end in ((0, sum_steps), (sum_steps, len(log))):
+        if end - begin > 20:
+            axes.plot(steps[begin + 19:end], losses[begin:end].unfold(0, 20, 1).mean(1), color="black",
+                      label="mean of 20 steps" if begin else None)
+    axes.axvline(sum_steps, color="black", linestyle=":", linewidth=1)
+    axes.text(sum_steps, losses.max(), " text begins", va="top")
+    axes.set(xlabel="step", ylabel="training loss (nats a token)", title="Pretraining: sums first, then text with sums")
+    axes.legend(loc="upper right")
+    figure.tight_layout()
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Load chapters 1 and 2, measure, pretrain, measure again, save."""
+    s = parse_settings(Settings, __doc__, QUICK)
+    device = announce("03 training", s)
+    begin = time.perf_counter()
+    folder, text_folder = Path(s.out, "03_training"), Path(s.out, "01_tokenizer")
+    tokenizer, tasks = Tokenizer.load(text_folder / "tokenizer.json"), load_tasks(text_folder / "tasks.json")
+    tokens, valid = open_tokens(text_folder / "train.bin"), open_tokens(text_folder / "valid.bin")
+    seed_everything(s.seed)
+    model = Transformer(Config(**read_json(Path(s.out, "02_transformer", "config.json")))).to(device)
+
+    before = measure(model, tokenizer, valid, tasks)
+    key = fingerprint((s, model.config, tokens.size), "01_tokenizer", "02_transformer", "03_training")
+    log = pretrain(model, tokenizer, tokens, tasks, s, folder / "state.pt", key)
+    after = measure(model, tokenizer, valid, tasks)
+    for name in before:
+        print(f"  {name.replace('_', ' '):<16} {before[name]:.3f} -> {after[name]:.3f}")
+    save_model(folder / "model.pt", model)
+    draw_loss(folder / "loss.png", log, s.sum_steps)
+    write_json(folder / "metrics.json", {
+        "seed": s.seed, "before": before, "after": after, "train_seconds": sum(r["seconds"] for r in log),
+        "seconds": time.perf_counter() - begin, "settings": asdict(s), "log": log})
+
+
+if __name__ == "__main__":
+    run_main(main)
