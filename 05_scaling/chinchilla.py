@@ -38,8 +38,7 @@ class Fit:
     law: Law
     residual: float       # typical relative error on the fitted runs (degrees of freedom counted)
     condition: float      # of the fit's Jacobian, columns scaled to length one: large = not determined by these runs
-    theta: np.ndarray     # (5,) the parameters in centred logs, where a bootstrap starts
-    free: int             # number of fitted parameters: 5, or 4 when E is given
+    theta: np.ndarray     # (5,), or (4,) when E is given: the fitted numbers in centred logs
 
     @property
     def determined(self) -> bool:
@@ -53,14 +52,14 @@ def log_law(theta: np.ndarray, n: np.ndarray, d: np.ndarray) -> tuple[np.ndarray
     theta (R, 5) holds e, a, alpha, b, beta; n and d (P,) or (R, P) are log N and log D.
     f = log(exp(e) + exp(a - alpha n) + exp(b - beta d)), (R, P), and shares (3, R, P), which are its derivatives by
     e, a and b. Computed by subtracting the largest exponent, so that nothing overflows."""
-    # EXERCISE 5.4 log-sum-exp of the law
+    # EXERCISE 5.8 log-sum-exp of the law
     e, a, alpha, b, beta = (column[:, None] for column in theta.T)
     terms = np.stack(np.broadcast_arrays(e + 0 * n, a - alpha * n, b - beta * d))     # (3, R, P)
     top = terms.max(0)
     weights = np.exp(terms - top)
     total = weights.sum(0)
     return top + np.log(total), weights / total
-    # END EXERCISE 5.4
+    # END EXERCISE 5.8
 
 
 def huber(residual: np.ndarray, delta: float) -> tuple[np.ndarray, np.ndarray]:
@@ -74,18 +73,22 @@ def huber(residual: np.ndarray, delta: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def objective(n: np.ndarray, d: np.ndarray, y: np.ndarray, delta: float):
-    """The function that lbfgs.minimize wants: summed Huber loss of log_law - y and its gradient by theta.
+    """The function that lbfgs.minimize wants: summed Huber loss of log_law - y and its gradient by theta (R, 5 or 4).
 
-    n, d, y: (P,) for the same data in every problem, or (R, P) for each its own."""
+    n, d, y: (P,) for the same data in every problem, or (R, P) for each its own. Four columns mean no E."""
     def function(theta: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         n_, d_, y_ = (v if v.ndim == 1 else v[rows] for v in (n, d, y))
-        f, shares = log_law(theta, n_, d_)
+        f, shares = log_law(with_e(theta), n_, d_)
         value, pull = huber(f - y_, delta)
         ge, ga, gb = pull * shares                                                       # (R, P) each
         gradient = np.stack([ge.sum(1), ga.sum(1), -(ga * n_).sum(1), gb.sum(1), -(gb * d_).sum(1)], 1)
-        gradient[np.isneginf(theta[:, 0]), 0] = 0                                        # E fixed at zero
-        return value.sum(1), gradient
+        return value.sum(1), gradient[:, -theta.shape[1]:]
     return function
+
+
+def with_e(theta: np.ndarray) -> np.ndarray:
+    """theta (R, 4) with a first column e = log 0, so that (R, 5) comes out; (R, 5) as it is."""
+    return theta if theta.shape[1] == 5 else np.insert(theta, 0, -np.inf, axis=1)
 
 
 def check(N, D, loss, free: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -117,23 +120,22 @@ def fit(N, D, loss, E: float | None = None, delta: float = 1e-3) -> Fit:
                        for floor in (0.1, 0.3, 0.5, 0.7, 0.9) for share in (0.2, 0.5, 0.8)
                        for alpha in (0.2, 0.5, 0.9) for beta in (0.2, 0.5, 0.9)])
     if E is not None:
-        starts = starts[:27]
-        starts[:, 0] = -np.inf                        # the term that is already subtracted
+        starts = starts[:27, 1:]                      # E is already subtracted
     thetas, values = minimize(objective(n - n0, d - d0, y, delta), starts)
     theta = thetas[values.argmin()]
-    f, shares = log_law(theta[None], n - n0, d - d0)
+    f, shares = log_law(with_e(theta[None]), n - n0, d - d0)
     e, a, b = shares[:, 0]
     columns = np.stack([e, a, -a * (n - n0), b, -b * (d - d0)][5 - free:], 1)            # (P, free)
     lengths = np.linalg.norm(columns, axis=0)
     singular = np.linalg.svd(columns / np.maximum(lengths, 1e-300), compute_uv=False)
     residual = np.sqrt(np.square(f[0] - y).sum() / max(1, len(y) - free))
     law = to_law(theta, n0, d0, E)
-    return Fit(law, float(residual), float(singular[0] / max(singular[-1], 1e-300)), theta, free)
+    return Fit(law, float(residual), float(singular[0] / max(singular[-1], 1e-300)), theta)
 
 
 def to_law(theta: np.ndarray, n0: float, d0: float, E: float | None) -> Law:
     """Undo the centring: exp(a - alpha (n - n0)) = exp(a + alpha n0) / N^alpha."""
-    e, a, alpha, b, beta = theta
+    e, a, alpha, b, beta = with_e(theta[None])[0]
     return Law(float(np.exp(e)) if E is None else E, float(np.exp(a + alpha * n0)), float(alpha),
                float(np.exp(b + beta * d0)), float(beta))
 
@@ -151,7 +153,7 @@ def interval(values: np.ndarray, level: float = 0.9) -> tuple[float, float]:
 
 def bootstrap(N, D, loss, fitted: Fit, replicas: int, seed: int = 0, delta: float = 1e-3) -> list[Law]:
     """The law refitted to `replicas` resamplings of the runs, all at once, each starting at the fit of all runs."""
-    E = fitted.law.E if fitted.free == 4 else None
+    E = fitted.law.E if len(fitted.theta) == 4 else None
     n, d, y = np.log(N), np.log(D), np.log(np.asarray(loss) - (E or 0))
     n0, d0 = n.mean(), d.mean()
     chosen = resample(len(n), replicas, np.random.default_rng(seed))                     # (R, P)

@@ -70,14 +70,14 @@ def parabola_minimum(log_size: np.ndarray, loss: np.ndarray) -> tuple[float, flo
 
     Raises ValueError when it opens downwards or has its bottom outside the sizes that were run: then this slice of
     the sweep does not contain its own optimum and says nothing about it."""
-    # EXERCISE 5.5 isoFLOP parabola
+    # EXERCISE 5.6 isoFLOP parabola
     middle = log_size.mean()
     a, b, c = np.polyfit(log_size - middle, loss, 2)
     bottom = -b / (2 * a) if a > 0 else np.inf
     if not log_size.min() <= bottom + middle <= log_size.max():
         raise ValueError("the parabola has no minimum among the sizes that were run")
     return float(bottom + middle), float(c - b * b / (4 * a))
-    # END EXERCISE 5.5
+    # END EXERCISE 5.6
 
 
 def isoflop(N, D, loss, n_slices: int = 9) -> Frontier:

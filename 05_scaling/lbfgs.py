@@ -16,7 +16,7 @@ def two_loop(gradient: np.ndarray, steps: np.ndarray, changes: np.ndarray) -> np
 
     steps and changes (m, R, n) hold the last m steps s and gradient changes y, oldest first. A pair with
     s.y = 0 (an empty slot) is ignored; with none left the direction is -gradient."""
-    # EXERCISE 5.7 the two-loop recursion
+    # EXERCISE 5.9 the two-loop recursion
     direction = gradient.copy()                                          # (R, n)
     products = (steps * changes).sum(-1)                                 # (m, R), s.y
     rho = np.divide(1.0, products, out=np.zeros_like(products), where=products > 0)
@@ -31,7 +31,7 @@ def two_loop(gradient: np.ndarray, steps: np.ndarray, changes: np.ndarray) -> np
     for s, y, r, alpha in zip(steps, changes, rho, alphas[::-1]):        # oldest to newest
         direction += (alpha - r * (y * direction).sum(-1))[:, None] * s
     return -direction
-    # END EXERCISE 5.7
+    # END EXERCISE 5.9
 
 
 def minimize(function: Callable, x: np.ndarray, iterations: int = 1000, memory: int = 8,

@@ -70,12 +70,12 @@ def reducible_loss(logits: torch.Tensor, table: torch.Tensor, weight: torch.Tens
 
     logits (..., S, V) for every context, table (S, V) the source's probabilities, weight (S,) how often each
     context occurs -> (...) the sum over contexts of weight * sum_v p (log p - log q), in float64."""
-    # EXERCISE 5.2 reducible loss by enumeration
+    # EXERCISE 5.7 reducible loss by enumeration
     logits, table = logits.double(), table.double()
     log_q = logits - logits.logsumexp(-1, keepdim=True)
     log_p = torch.where(table > 0, table, 1).log()                 # 0 log 0 = 0
     return ((table * (log_p - log_q)).sum(-1) * weight).sum(-1)
-    # END EXERCISE 5.2
+    # END EXERCISE 5.7
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ def entropy_rate(symbols: np.ndarray, order: int, n_symbols: int) -> float:
 
     symbols: (n,) integers below n_symbols. It is H(order+1) - H(order), where H(m) = -sum p log p over the
     frequencies p of the n windows of m symbols (Shannon 1948, section 7)."""
-    # EXERCISE 5.1 entropy rate of a Markov source
+    # EXERCISE 5.4 entropy rate of a Markov source
     def block_entropy(length: int) -> float:
         code = np.zeros(len(symbols), dtype=np.int64)
         for offset in range(length):                      # a window of `length` symbols as one number
@@ -42,7 +42,7 @@ def entropy_rate(symbols: np.ndarray, order: int, n_symbols: int) -> float:
         return float(-(p * np.log(p)).sum())
 
     return block_entropy(order + 1) - block_entropy(order)
-    # END EXERCISE 5.1
+    # END EXERCISE 5.4
 
 
 class MarkovSource:

@@ -8,6 +8,7 @@ once (--tune) at several widths and token counts; the rule it gave is in ngram.t
     python 05_scaling/sweep.py --tune                  # which step size is best at which width
     python 05_scaling/sweep.py --order 4 --seeds 10    # a second source, more seeds
 """
+import ast
 import functools
 import hashlib
 import json
@@ -32,7 +33,7 @@ TOKENS = (50_000, 100_000, 200_000, 400_000)
 
 def cell_key(cell: dict, modules: list) -> str:
     """The name under which a cell's result is kept: it changes with any setting and with the code that trains it."""
-    code = [Path(m.__file__).read_text(encoding="utf-8") for m in modules]
+    code = [ast.dump(ast.parse(Path(m.__file__).read_text(encoding="utf-8"))) for m in modules]    # comments don't count
     text = json.dumps([cell, code, torch.__version__, source.text_digest()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
