@@ -37,7 +37,7 @@ class Fit:
     """A fitted law with what is needed to judge it."""
     law: Law
     residual: float       # typical relative error on the fitted runs (degrees of freedom counted)
-    condition: float      # of the fit's Jacobian, columns scaled to length one: large = not determined by these runs
+    condition: float      # of the fit's Jacobian by log E, log A, alpha, log B, beta: large = not determined by these runs
     theta: np.ndarray     # (5,), or (4,) when E is given: the fitted numbers in centred logs
 
     @property
@@ -126,8 +126,7 @@ def fit(N, D, loss, E: float | None = None, delta: float = 1e-3) -> Fit:
     f, shares = log_law(with_e(theta[None]), n - n0, d - d0)
     e, a, b = shares[:, 0]
     columns = np.stack([e, a, -a * (n - n0), b, -b * (d - d0)][5 - free:], 1)            # (P, free)
-    lengths = np.linalg.norm(columns, axis=0)
-    singular = np.linalg.svd(columns / np.maximum(lengths, 1e-300), compute_uv=False)
+    singular = np.linalg.svd(columns, compute_uv=False)
     residual = np.sqrt(np.square(f[0] - y).sum() / max(1, len(y) - free))
     law = to_law(theta, n0, d0, E)
     return Fit(law, float(residual), float(singular[0] / max(singular[-1], 1e-300)), theta)

@@ -9,8 +9,10 @@ once (--tune) at several widths and token counts; the rule it gave is in ngram.t
     python 05_scaling/sweep.py --order 4 --seeds 10    # a second source, more seeds
 """
 import ast
+import contextlib
 import functools
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -18,7 +20,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
 import torch
 
@@ -42,7 +44,8 @@ def one_thread(job: Callable[..., list[dict]], cell: dict) -> list[dict]:
     """Run a cell on one thread (small matrices gain nothing from two) and note its CPU-seconds in every row."""
     torch.set_num_threads(1)
     begin = time.process_time()
-    rows = job(**cell)
+    with contextlib.redirect_stderr(io.StringIO()):           # one progress line for all cells, not one for each
+        rows = job(**cell)
     return [dict(row, cpu_seconds=(time.process_time() - begin) / len(rows)) for row in rows]
 
 
@@ -55,11 +58,18 @@ def run_cells(job: Callable[..., list[dict]], cells: list[dict], modules: list, 
     missing = [i for i, path in enumerate(paths) if not path.exists()]
     missing.sort(key=lambda i: -cells[i]["width"] * cells[i]["tokens"])            # the longest first
     progress = Progress(label, len(cells), done=len(cells) - len(missing), unit="run")
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(one_thread, job, cells[i]): i for i in missing}
-        for done, future in enumerate(as_completed(running), start=len(cells) - len(missing) + 1):
-            write_json(paths[running[future]], future.result())
-            progress.update(done)
+
+    def finished() -> Iterator[tuple[int, list[dict]]]:
+        if jobs == 1:
+            yield from ((i, one_thread(job, cells[i])) for i in missing)
+            return
+        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+            running = {pool.submit(one_thread, job, cells[i]): i for i in missing}
+            yield from ((running[future], future.result()) for future in as_completed(running))
+
+    for done, (i, rows) in enumerate(finished(), start=len(cells) - len(missing) + 1):
+        write_json(paths[i], rows)
+        progress.update(done)
     return [row for path in paths for row in read_json(path)]
 
 
