@@ -76,7 +76,7 @@ def lifetime_optimal(law: Law, loss: float, served: float) -> tuple[float, float
     return float(N[best]), float(D[best]), float(cost[best])
 
 
-def effective_tokens(unique: float, tokens: float, half_life: float = 15.39) -> float:
+def effective_tokens(unique: float, tokens: float, r_star: float = 15.39) -> float:
     """Tokens of fresh data that are worth as much as `tokens` tokens read from `unique` ones, repeatedly.
 
     The first epoch counts in full, each repetition less: unique + unique R* (1 - exp(-R / R*)), R = tokens/unique - 1
@@ -85,7 +85,7 @@ def effective_tokens(unique: float, tokens: float, half_life: float = 15.39) -> 
     if tokens <= unique:
         return tokens
     repetitions = tokens / unique - 1
-    return unique + unique * half_life * (1 - np.exp(-repetitions / half_life))
+    return unique + unique * r_star * (1 - np.exp(-repetitions / r_star))
     # END EXERCISE 5.2
 
 
