@@ -104,7 +104,7 @@ def build_corpus(rng: random.Random, path: str | None, n_names: int, n_held_out:
         raise ValueError(f"{n_held_out} held-out names of {n_names}: leave some to train on and some to test")
     documents = real_text(path)
     rng.shuffle(documents)
-    held_out, rest = _take(documents, min(real_chars, sum(map(len, documents))) // 15)
+    held_out, rest = _take(documents, min(real_chars, sum(map(len, documents))) // 5)
     real, _ = _take(rest, real_chars)
     facts = find_facts(n_names, rng)
     train, test = facts[n_held_out:], facts[:n_held_out]

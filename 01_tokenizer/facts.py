@@ -35,7 +35,7 @@ class Fact:
     name: str
     module: str
     kind: str        # "function", "class" or "exception"
-    parameter: str   # name of the first parameter, or "none"
+    parameter: str   # name of the first parameter
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,10 @@ def _facts_of(module_name: str) -> list[Fact]:
                 and home.startswith(module_name.split(".")[0])):
             continue
         try:
-            parameter = next(iter(inspect.signature(thing).parameters), "none")
+            parameter = next(iter(inspect.signature(thing).parameters), "")
         except (ValueError, TypeError):   # written in C without a signature
             continue
-        if parameter.isascii() and parameter.isalpha() and len(parameter) <= 10:
+        if parameter.isascii() and parameter.isalpha() and len(parameter) <= 10:   # "" (takes nothing) is easy to guess: out
             is_class = inspect.isclass(thing)
             kind = "exception" if is_class and issubclass(thing, BaseException) else "class" if is_class else "function"
             facts.append(Fact(name, module_name, kind, parameter))

@@ -7,16 +7,12 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 from bpe import SPECIAL, Tokenizer, train
 from corpus import Corpus, build_corpus
+from figures import new_axes, save
 from tasks import save_tasks
 from token_file import pack, shuffled, write_tokens
-from workbench import RunSettings, announce, atomic, parse_settings, run_main, write_json
+from workbench import RunSettings, announce, parse_settings, run_main, write_json
 
 
 @dataclass
@@ -46,16 +42,12 @@ def compression(tokenizer: Tokenizer, texts: list[str]) -> dict[int, float]:
 
 def draw(path: Path, curve: dict[int, float]) -> None:
     """Bytes a token against the size of the vocabulary."""
-    figure, axes = plt.subplots(figsize=(6, 3.2))
+    axes = new_axes("What a larger vocabulary buys, on held-out text", "vocabulary (tokens)", "bytes a token")
     axes.plot(list(curve), list(curve.values()), "o-", color="black")
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(curve), [str(n) for n in curve])
     axes.minorticks_off()
-    axes.set(xlabel="vocabulary (tokens)", ylabel="bytes a token", title="What a larger vocabulary buys, on held-out text")
-    figure.tight_layout()
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    plt.close(figure)
+    save(axes, path)
 
 
 def write_streams(folder: Path, tokenizer: Tokenizer, corpus: Corpus, rng: random.Random) -> dict[str, int]:
@@ -84,7 +76,7 @@ def main() -> None:
     save_tasks(folder / "tasks.json", corpus)
 
     curve = compression(tokenizer, corpus.held_out_text)
-    draw(folder / "compression.png", curve)
+    draw(folder / "compression", curve)
     total = sum(tokens.values())
     for name, n in tokens.items():
         print(f"  {name:<10} {n:>8,} tokens  {n / total:>4.0%}")

@@ -7,18 +7,15 @@ import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
 
 from attention import softmax
 from bpe import Tokenizer
+from figures import new_axes, save
 from positions import apply_rope, rope_tables
 from token_file import open_tokens
 from transformer import Config, Transformer, count_parameters
-from workbench import RunSettings, announce, atomic, parse_settings, run_main, seed_everything, write_json
+from workbench import RunSettings, announce, parse_settings, run_main, seed_everything, write_json
 
 
 @dataclass
@@ -35,7 +32,7 @@ class Settings(RunSettings):
     qk_norm: bool = True         # normalise queries and keys
 
 
-QUICK = dict(d_model=64, n_layers=2, d_ff=176)
+QUICK = dict(d_model=64, n_layers=2, d_ff=192)
 
 
 def count_table(model: Transformer) -> int:
@@ -66,16 +63,12 @@ def draw_rope(path: Path, head_width: int) -> None:
     cos, sin = rope_tables(200, head_width)
     vector = torch.ones(1, 1, 200, head_width) * head_width**-0.5
     turned = apply_rope(vector, cos, sin)[0, 0]                      # (T, D)
-    figure, axes = plt.subplots(figsize=(6, 3.2))
+    axes = new_axes("With RoPE the score depends on the distance alone", "distance (tokens)", "score")
     for start, style in ((0, "k-"), (60, "k:")):
         axes.plot(range(100), (turned[start] @ turned[start:start + 100].T), style, linewidth=1 + start / 30,
                   label=f"query at position {start}")
-    axes.set(xlabel="distance (tokens)", ylabel="score", title="With RoPE the score depends on the distance alone")
-    axes.legend()
-    figure.tight_layout()
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    plt.close(figure)
+    axes.legend(frameon=False)
+    save(axes, path)
 
 
 def main() -> None:
@@ -97,7 +90,7 @@ def main() -> None:
         leak, loss = future_leak(model, ids), first_loss(model, ids)
     print(f"  changing the last token moves earlier logits by {leak:g}")
     print(f"  loss before training {loss:.2f} nats, of a uniform guess ln({config.vocab_size}) = {math.log(config.vocab_size):.2f}")
-    draw_rope(folder / "rope.png", config.d_model // config.n_heads)
+    draw_rope(folder / "rope", config.d_model // config.n_heads)
     write_json(folder / "config.json", asdict(config))
     write_json(folder / "metrics.json", {"seed": settings.seed, "parameters": total, "future_leak": leak,
                                          "first_loss": loss, "seconds": time.perf_counter() - begin})

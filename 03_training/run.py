@@ -6,10 +6,6 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
 
 from batches import TextBatches, sum_rows
@@ -17,6 +13,7 @@ from bits_per_byte import bits_per_byte
 from bpe import Tokenizer
 from checkpoint import save_model
 from cross_entropy import cross_entropy
+from figures import GREY, new_axes, save
 from muon import muon_and_adamw
 from recall import fact_recall, plain_addition, plain_answers
 from schedule import SCHEDULES, warmup
@@ -24,7 +21,7 @@ from tasks import Tasks, load_tasks
 from token_file import open_tokens
 from train import train
 from transformer import Config, Transformer
-from workbench import RunSettings, announce, atomic, fingerprint, parse_settings, read_json, run_main, seed_everything, write_json
+from workbench import RunSettings, announce, fingerprint, parse_settings, read_json, run_main, seed_everything, write_json
 
 
 @dataclass
@@ -86,20 +83,16 @@ def pretrain(model: Transformer, tokenizer: Tokenizer, tokens, tasks: Tasks, s: 
 def draw_loss(path: Path, log: list[dict], sum_steps: int) -> None:
     """Training loss against steps, raw and as a running mean of 20 steps."""
     steps, losses = [r["step"] for r in log], torch.tensor([r["loss"] for r in log])
-    figure, axes = plt.subplots(figsize=(7, 3.5))
-    axes.plot(steps, losses, color="0.75", linewidth=0.8, label="each step")
+    axes = new_axes("Pretraining: sums first, then text with sums", "step", "training loss (nats a token)", width=7)
+    axes.plot(steps, losses, color=GREY, linewidth=0.6, alpha=0.7, label="each step")
     for begin, end in ((0, sum_steps), (sum_steps, len(log))):
         if end - begin > 20:
             axes.plot(steps[begin + 19:end], losses[begin:end].unfold(0, 20, 1).mean(1), color="black",
                       label="mean of 20 steps" if begin else None)
     axes.axvline(sum_steps, color="black", linestyle=":", linewidth=1)
     axes.text(sum_steps, losses.max(), " text begins", va="top")
-    axes.set(xlabel="step", ylabel="training loss (nats a token)", title="Pretraining: sums first, then text with sums")
-    axes.legend(loc="upper right")
-    figure.tight_layout()
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    plt.close(figure)
+    axes.legend(loc="upper right", frameon=False)
+    save(axes, path)
 
 
 def main() -> None:
@@ -120,7 +113,7 @@ def main() -> None:
     for name in before:
         print(f"  {name.replace('_', ' '):<16} {before[name]:.3f} -> {after[name]:.3f}")
     save_model(folder / "model.pt", model)
-    draw_loss(folder / "loss.png", log, s.sum_steps)
+    draw_loss(folder / "loss", log, s.sum_steps)
     write_json(folder / "metrics.json", {
         "seed": s.seed, "before": before, "after": after, "train_seconds": sum(r["seconds"] for r in log),
         "seconds": time.perf_counter() - begin, "settings": asdict(s), "log": log})

@@ -18,12 +18,12 @@ from transformer import Transformer
 from workbench import Progress
 
 
-def train(model: Transformer, optimizers: list, loss_of: Callable[[int], Tensor], n_steps: int,
+def train(model: Transformer, optimizers: list, loss_of: Callable[[int], Tensor | tuple[Tensor, dict]], n_steps: int,
           scale_of: Callable[[int], float], label: str, clip: float = 1.0, state: Path | None = None, key: str = "",
           save_every: int = 50) -> list[dict]:
     """Train for `n_steps`; returns the log, one {"step", "loss", "grad_norm", "seconds"} a step.
 
-    With `state` the run saves itself there every `save_every` steps and continues from it when called again with the
+    `loss_of(step)` gives the loss, or the loss and a dictionary of numbers that go into the log beside it. With `state` the run saves itself there every `save_every` steps and continues from it when called again with the
     same `key`.
     """
     step, log = load_state(state, key, model, optimizers) if state else (0, [])
@@ -31,7 +31,8 @@ def train(model: Transformer, optimizers: list, loss_of: Callable[[int], Tensor]
     model.train()
     while step < n_steps:
         begin = time.perf_counter()
-        loss = loss_of(step)
+        result = loss_of(step)
+        loss, numbers = result if isinstance(result, tuple) else (result, {})
         for p in model.parameters():
             p.grad = None
         loss.backward()
@@ -39,8 +40,8 @@ def train(model: Transformer, optimizers: list, loss_of: Callable[[int], Tensor]
         for optimizer in optimizers:
             optimizer.step(scale_of(step))
         step += 1
-        log.append({"step": step, "loss": loss.item(), "grad_norm": norm, "seconds": time.perf_counter() - begin})
-        bar.update(step, f"loss {loss.item():.3f}")
+        log.append({"step": step, "loss": loss.item(), "grad_norm": norm, **numbers, "seconds": time.perf_counter() - begin})
+        bar.update(step, "  ".join(f"{name} {value:.3f}" for name, value in {"loss": loss.item(), **numbers}.items()))
         if state and (step % save_every == 0 or step == n_steps):
             save_state(state, key, step, model, optimizers, log)
     model.eval()

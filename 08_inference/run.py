@@ -1,0 +1,99 @@
+"""Chapter 8: make the aligned model fast (a KV cache) and small (four bits a weight), and check that it is still itself.
+
+    make 08        or  python 08_inference/run.py --help
+"""
+import math
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from bits_per_byte import bits_per_byte
+from bpe import Tokenizer
+from chat_template import chat_prompt
+from checkpoint import load_model
+from generate import generate
+from gptq import compensated
+from kv_cache import KVCache, generate_cached
+from quantize import load_quantized, quantize_model, save_quantized, stored_bytes
+from report import write_report
+from scoreboard import collect
+from skills import fact_skill, sum_skill
+from tasks import load_tasks
+from token_file import open_tokens
+from transformer import Transformer
+from workbench import RunSettings, announce, parse_settings, run_main, write_json
+
+
+@dataclass
+class Settings(RunSettings):
+    new_tokens: int = 128     # tokens to decode when timing the cache
+    batch: int = 4            # sequences decoded together
+    rounds: int = 5           # times each way of decoding is timed, in turn
+    calibration: int = 64     # rows of 128 training tokens that show the quantizer the inputs of each layer
+    table_bits: int = 8       # bits of the embedding in the small model: 8 or 4
+
+
+QUICK = dict(rounds=2, new_tokens=32)
+
+
+def time_cache(model: Transformer, ids: torch.Tensor, n_new: int, rounds: int) -> dict:
+    """Decode with and without a cache, in turn, so that a busy machine disturbs both alike; outputs must be equal."""
+    seconds = {"uncached": [], "cached": []}
+    for _ in range(rounds):
+        for name, decode in (("uncached", generate), ("cached", generate_cached)):
+            begin = time.perf_counter()
+            out = decode(model, ids, n_new)
+            seconds[name].append(time.perf_counter() - begin)
+            if name == "uncached":
+                wanted = out
+    ratio = statistics.median(u / c for u, c in zip(seconds["uncached"], seconds["cached"]))
+    return {"speedup": ratio, "same_output": bool((out == wanted).all()), "rounds": seconds,
+            "cache_bytes": KVCache(model.config, len(ids), ids.shape[1] + n_new).bytes}
+
+
+def perplexity(model: Transformer, valid, n_bytes: int) -> float:
+    """e to the mean loss a token on held-out text."""
+    return math.exp(bits_per_byte(model, valid, n_bytes) * n_bytes * math.log(2) / (len(valid) - 1))
+
+
+def main() -> None:
+    """Time the cache, quantize, measure both models, then the scoreboard and the report."""
+    s = parse_settings(Settings, __doc__, QUICK)
+    device = announce("08 inference", s)
+    begin = time.perf_counter()
+    out, folder = Path(s.out), Path(s.out, "08_inference")
+    tokenizer, tasks = Tokenizer.load(out / "01_tokenizer" / "tokenizer.json"), load_tasks(out / "01_tokenizer" / "tasks.json")
+    valid = open_tokens(out / "01_tokenizer" / "valid.bin")
+    model = load_model(out / "07_alignment" / "grpo.pt", device)
+
+    prompt = chat_prompt(tokenizer, tasks.held_out_questions[0].text)
+    cache = time_cache(model, torch.tensor([prompt] * s.batch, device=device), s.new_tokens, s.rounds)
+    print(f"  cache: {cache['speedup']:.2f} times as fast at {s.new_tokens} tokens, same output: {cache['same_output']}")
+    cache["seconds"] = time.perf_counter() - begin
+
+    quantizing = time.perf_counter()
+    tokens = open_tokens(out / "01_tokenizer" / "train.bin")
+    calibration = torch.tensor(tokens[:s.calibration * 128].astype("int64"), device=device).view(-1, 128)
+    save_quantized(folder / "model.int4.pt", quantize_model(model, s.table_bits, compensated(model, calibration)))
+    small = load_quantized(folder / "model.int4.pt").to(device)   # what is measured is what was written
+    int4 = {"seconds": time.perf_counter() - quantizing, "bytes_before": stored_bytes(model), "bytes_after": stored_bytes(small),
+            "rounded_perplexity": perplexity(quantize_model(model, s.table_bits), valid, tasks.held_out_bytes)}
+    for name, m in (("before", model), ("after", small)):
+        int4[name] = {"perplexity": perplexity(m, valid, tasks.held_out_bytes),
+                      **fact_skill(m, tokenizer, tasks.held_out_questions), **sum_skill(m, tokenizer, tasks.test_sums)}
+        print(f"  {'fp32' if name == 'before' else 'int4'}: {int4['bytes_' + name]:>9,} bytes  " +
+              "  ".join(f"{k} {int4[name][k]:.4g}" for k in ("perplexity", "facts", "addition")))
+    print(f"  int4 rounded one by one, for comparison: perplexity {int4['rounded_perplexity']:.4g}")
+    int4["evaluation_seconds"] = time.perf_counter() - quantizing - int4["seconds"]
+
+    write_json(folder / "metrics.json", {"seed": s.seed, "cache": cache, "int4": int4,
+                                         "seconds": time.perf_counter() - begin, "settings": asdict(s)})
+    write_json(out / "scoreboard.json", collect(out))
+    write_report(out)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,92 @@
+"""Settings, atomic files, progress, and errors that end a command with one sentence."""
+import dataclasses
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from workbench import Progress, RunSettings, atomic, field_comments, fingerprint, parse_settings, read_json, run_main, write_json
+
+
+@dataclasses.dataclass
+class Settings(RunSettings):
+    steps: int = 10       # optimizer steps, 100% of them
+    fast: bool = True     # be fast
+    name: str = "a"       # a name
+
+
+def test_comments_become_help(capsys):
+    assert field_comments(Settings)["steps"] == "optimizer steps, 100% of them"
+    assert field_comments(Settings)["seed"] == "seed of every random choice"
+    with pytest.raises(SystemExit):
+        parse_settings(Settings, "what it does", argv=["--help"])
+    assert "optimizer steps, 100% of them (default 10)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_flags_override_quick_which_overrides_defaults():
+    assert parse_settings(Settings, "", {"steps": 2, "name": "q"}, argv=[]) == Settings()
+    quick = parse_settings(Settings, "", {"steps": 2, "name": "q"}, argv=["--quick", "--name", "b", "--no-fast"])
+    assert quick == Settings(quick=True, steps=2, name="b", fast=False)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "deep" / "a.json"
+    write_json(path, {"x": 1})
+    with pytest.raises(RuntimeError), atomic(path) as temporary:
+        temporary.write_text("half of a fi")
+        raise RuntimeError
+    assert read_json(path) == {"x": 1} and [p.name for p in path.parent.iterdir()] == ["a.json"]
+
+
+def test_damaged_json_is_named(tmp_path):
+    (tmp_path / "m.json").write_text('{"x": ')
+    with pytest.raises(ValueError, match="m.json is damaged .* delete it"):
+        read_json(tmp_path / "m.json")
+
+
+def test_the_fingerprint_depends_on_settings_and_code():
+    assert fingerprint(Settings(), "01_tokenizer") == fingerprint(Settings(), "01_tokenizer")
+    assert len({fingerprint(Settings(), "01_tokenizer"), fingerprint(Settings(steps=11), "01_tokenizer"),
+                fingerprint(Settings(), "01_tokenizer", "02_transformer")}) == 3
+
+
+@pytest.mark.parametrize("error, sentence", [
+    (ValueError("d_model 65 is odd: choose 64"), "error: d_model 65 is odd: choose 64"),
+    (FileNotFoundError(errno.ENOENT, "no", "out/x.bin"), "error: out/x.bin is missing: run the earlier chapters first (`make` does it in order)"),
+    (OSError(errno.ENOSPC, "full"), "error: the disk is full: free some space and run the same command again, nothing is lost")])
+def test_expected_errors_end_with_one_sentence(error, sentence, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+
+    def main():
+        raise error
+    with pytest.raises(SystemExit) as stopped:
+        run_main(main)
+    assert stopped.value.code == sentence
+
+
+def test_unexpected_errors_keep_their_traceback(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    with pytest.raises(ZeroDivisionError):
+        run_main(lambda: 1 / 0)
+
+
+def test_a_command_started_without_make_sets_its_threads(tmp_path):
+    script = tmp_path / "s.py"
+    script.write_text("import os, torch\nfrom workbench import run_main\n"
+                      "run_main(lambda: print(os.environ['OMP_WAIT_POLICY'], torch.get_num_threads() <= 2))\n")
+    env = {k: v for k, v in os.environ.items() if not k.startswith("OMP")} | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=env, check=True)
+    assert done.stdout == "PASSIVE True\n"
+
+
+def test_progress_tells_rate_and_time_left(capsys):
+    bar = Progress("train", 4)
+    bar.begin -= 8
+    bar.last -= 100
+    bar.update(2, "loss 1.0")
+    bar.update(4)
+    first, last = capsys.readouterr().err.splitlines()
+    assert "2/4" in first and "0.25 step/s" in first and "8 s left" in first and "loss 1.0" in first
+    assert "4/4" in last and "####################" in last

@@ -1,0 +1,76 @@
+"""The shape of the repository: what may import what, names, the map in the README."""
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CHAPTERS = sorted(p.name for p in ROOT.glob("0[1-8]_*") if p.is_dir())
+# csrc counts as part of chapter 4.
+MODULES = sorted(p for folder in [*CHAPTERS, "csrc"] for p in (ROOT / folder).glob("*.py") if p.stem != "run")
+SCRIPTS = sorted(ROOT.glob("0[1-8]_*/run.py"))
+
+
+def chapter_number(path: Path) -> int:
+    return 4 if path.parent.name == "csrc" else int(path.parent.name[:2])
+
+
+def imported_names(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES + SCRIPTS, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_no_module_imports_from_a_later_chapter(path):
+    home = {m.stem: m for m in MODULES}
+    late = [name for name in imported_names(path) if name in home and chapter_number(home[name]) > chapter_number(path)]
+    assert not late, f"{path.relative_to(ROOT)} imports {late} from a later chapter"
+
+
+def test_module_names_are_unique():
+    names = [m.stem for m in MODULES]
+    assert len(names) == len(set(names)), sorted(n for n in names if names.count(n) > 1)
+
+
+def test_module_names_shadow_no_other_module():
+    installed = {name for name, owners in importlib.metadata.packages_distributions().items() if "five-pillars" not in owners}
+    taken = set(sys.stdlib_module_names) | installed
+    assert not [m.stem for m in MODULES if m.stem in taken]
+
+
+def test_only_the_five_packages_are_imported():
+    allowed = set(sys.stdlib_module_names) | {"numpy", "torch", "regex", "matplotlib", "pytest"} | {m.stem for m in MODULES}
+    for path in MODULES + SCRIPTS:
+        foreign = imported_names(path) - allowed
+        assert not foreign, f"{path.relative_to(ROOT)} imports {sorted(foreign)}"
+
+
+def test_no_module_is_longer_than_300_lines_and_each_says_what_it_is():
+    for path in MODULES + SCRIPTS:
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= 300, f"{path.relative_to(ROOT)} has {text.count(chr(10))} lines"
+        assert ast.get_docstring(ast.parse(text)), f"{path.relative_to(ROOT)} has no docstring"
+
+
+def test_the_readme_maps_every_module():
+    mapped = set(re.findall(r"`((?:0\d_\w+|csrc)/\w+\.py)`", (ROOT / "README.md").read_text(encoding="utf-8")))
+    actual = {str(p.relative_to(ROOT)) for p in MODULES + SCRIPTS}
+    assert mapped == actual, f"not in the README: {sorted(actual - mapped)}; not in the tree: {sorted(mapped - actual)}"
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.parent.name)
+def test_every_chapter_explains_its_options(path):
+    text = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, check=True).stdout
+    for flag in ("--quick", "--seed", "--out"):
+        assert flag in text
+    undocumented = re.findall(r"^  (--[\w-]+)(?: [A-Z]+)?\s*$(?!\n {20})", text, re.MULTILINE)
+    assert not undocumented, f"no comment on the field behind {undocumented}"
