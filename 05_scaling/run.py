@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-import figures
+import scaling_figures as figures
 from allocate import CHINCHILLA, published_table
 from chinchilla import Fit, bootstrap, fit, interval
 from isoflop import envelope, fit_kaplan, isoflop
@@ -89,12 +89,12 @@ def known_source(s: Settings, folder: Path) -> dict:
 
     all_N, all_D, all_loss = arrays(rows)
     exponents = readings(rows)
-    figures.draw_sweep(folder / "sweep.png", all_N, all_D, all_loss - E, known.law, N.min())
-    figures.draw_forecast(folder / "forecast.png", all_N * all_D, all_loss, compared, (N * D).max())
+    figures.draw_sweep(folder / "sweep", all_N, all_D, all_loss - E, known.law, N.min())
+    figures.draw_forecast(folder / "forecast", all_N * all_D, all_loss, compared, (N * D).max())
     if not s.quick:
         found = {"1: envelope": envelope(all_N, all_D, all_loss), "2: isoFLOP": isoflop(all_N, all_D, all_loss)}
-        figures.draw_isoflop(folder / "isoflop.png", all_N, all_D, all_loss, found["2: isoFLOP"])
-        figures.draw_allocation(folder / "allocation.png", known.law, found, all_N, all_D)
+        figures.draw_isoflop(folder / "isoflop", all_N, all_D, all_loss, found["2: isoFLOP"])
+        figures.draw_allocation(folder / "allocation", known.law, found, all_N, all_D)
     return dict(entropy=E, runs=rows, fits=fits, forecasts=compared, kaplan=asdict(kaplan), kaplan_error=kaplan_error,
                 exponents=exponents)
 
@@ -115,7 +115,7 @@ def real_text(s: Settings, out: Path, folder: Path) -> dict:
     measured = main_model["after"]["bits_per_byte"]
     print(f"chapter 3's model ({size:,} parameters, {tokens:,} tokens): forecast {predicted:.3f} [{low:.3f}, {high:.3f}] "
           f"bits per byte, measured {measured:.3f}: {predicted / measured - 1:+.1%}; best so far {loss.min() / measured - 1:+.1%}")
-    figures.draw_skill(folder / "skill.png", rows)
+    figures.draw_skill(folder / "skill", rows)
     return dict(runs=rows, fit=report, forecast=(predicted, low, high), measured=measured)
 
 
@@ -126,7 +126,7 @@ def main() -> None:
     out, folder = Path(s.out), Path(s.out, "05_scaling")
     results = dict(seed=s.seed, known_source=known_source(s, folder), real_text=real_text(s, out, folder),
                    published=published_table())
-    figures.draw_published(folder / "published.png", CHINCHILLA, results["published"])
+    figures.draw_published(folder / "published", CHINCHILLA, results["published"])
     used = sum(b - a for a, b in zip(cpu[:4], os.times()[:4]))
     print(f"{time.perf_counter() - begin:.0f} s, {used:.0f} CPU-seconds")
     write_json(folder / "metrics.json", dict(results, seconds=time.perf_counter() - begin, cpu_seconds=used, settings=asdict(s)))

@@ -4,68 +4,56 @@
 """
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
 from allocate import optimal
 from chinchilla import Law
+from figures import GREY, new_axes, plt, save
 from isoflop import Frontier, curves, slice_at
-from workbench import atomic
 
 STYLES = ["-", "--", ":", "-."]
 MARKERS = "osD^vPX*"
 
 
-def save(figure, path: Path) -> None:
-    """Write the figure atomically as a small PNG."""
-    figure.tight_layout()
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    plt.close(figure)
-
-
 def draw_sweep(path: Path, N: np.ndarray, D: np.ndarray, reducible: np.ndarray, law: Law, smallest: float) -> None:
     """Reducible loss against tokens, a line of the law for each size; sizes outside the fit window hollow and without."""
-    figure, axes = plt.subplots(figsize=(7, 4.2))
+    axes = new_axes("The sweep (3 seeds) and the fitted law (grey); hollow: outside the fit",
+                    "training tokens D", "loss - entropy of the source (nats)", 7, 4.2)
     for size, marker in zip(sorted(set(N)), MARKERS):
         d, y = D[N == size], reducible[N == size]
         axes.loglog(d, y, marker, color="black", fillstyle="full" if size >= smallest else "none", markersize=4)
         line = np.geomspace(d.min(), d.max(), 50)
         if size >= smallest:
-            axes.loglog(line, law.loss(size, line) - law.E, "-", color="0.5", linewidth=1)
+            axes.loglog(line, law.loss(size, line) - law.E, "-", color=GREY, linewidth=1)
         axes.text(d.max() * 1.05, y[d == d.max()].mean(), f"N = {size:,.0f}", va="center", fontsize=8)
     axes.set_xticks([5e4, 1e5, 2e5, 4e5], ["50k", "100k", "200k", "400k"])
     axes.set_yticks([0.3, 0.5, 0.7, 1.0, 1.3], ["0.3", "0.5", "0.7", "1.0", "1.3"])
     axes.minorticks_off()
     axes.set_xlim(right=D.max() * 1.6)
-    axes.set(xlabel="training tokens D", ylabel="loss - entropy of the source (nats)",
-             title="The sweep (3 seeds) and the fitted law (grey); hollow: outside the fit")
-    save(figure, path)
+    save(axes, path)
 
 
 def draw_isoflop(path: Path, N: np.ndarray, D: np.ndarray, loss: np.ndarray, found: Frontier) -> None:
     """Loss against size at fixed compute: points, parabolas, their minima."""
-    figure, axes = plt.subplots(figsize=(7, 4.2))
+    axes = new_axes("isoFLOP slices: the best size (filled) grows with compute",
+                    "parameters N", "loss (nats per symbol)", 7, 4.2)
     curve = curves(N, D, loss)
     for C, size, low, marker in zip(found.compute, found.size, found.loss, MARKERS):
         n, y = slice_at(C, curve)
         bend = np.polyfit(np.log(n), y, 2)
         line = np.geomspace(n.min(), n.max(), 60)
         axes.semilogx(n, y, marker, color="black", fillstyle="none", label=f"{C:.1e} FLOPs")
-        axes.semilogx(line, np.polyval(bend, np.log(line)), "-", color="0.5", linewidth=1)
+        axes.semilogx(line, np.polyval(bend, np.log(line)), "-", color=GREY, linewidth=1)
         axes.semilogx([size], [low], marker, color="black", markersize=9)
-    axes.set(xlabel="parameters N", ylabel="loss (nats per symbol)", title="isoFLOP slices: the best size (filled) grows with compute")
     axes.legend(fontsize=8)
-    save(figure, path)
+    save(axes, path)
 
 
 def draw_forecast(path: Path, compute: np.ndarray, loss: np.ndarray, compared: list[dict], largest: float) -> None:
     """The sweep's best runs, the forecasts with intervals, the truth, and what the fit with free E said."""
-    figure, axes = plt.subplots(figsize=(7, 4.2))
-    axes.semilogx(compute / largest, loss, ".", color="0.6", label="runs of the sweep")
+    axes = new_axes("Forecast first, then train: one mark per seed",
+                    "compute, relative to the largest run of the sweep", "loss (nats per symbol)", 7, 4.2)
+    axes.semilogx(compute / largest, loss, ".", color=GREY, label="runs of the sweep")
     for i, c in enumerate(compared):
         x = c["times"] * (1 + 0.09 * (c["seed"] - 1))
         label = (lambda text: text if i == 0 else None)
@@ -76,16 +64,15 @@ def draw_forecast(path: Path, compute: np.ndarray, loss: np.ndarray, compared: l
     axes.axhline(compared[0]["entropy"], color="black", linestyle=":", linewidth=1)
     axes.text(compute.min() / largest, compared[0]["entropy"], "entropy of the source", va="bottom", fontsize=8)
     axes.set_xlim(left=compute.min() / largest / 1.3)
-    axes.set(xlabel="compute, relative to the largest run of the sweep", ylabel="loss (nats per symbol)",
-             title="Forecast first, then train: one mark per seed")
     axes.legend(fontsize=8)
-    save(figure, path)
+    save(axes, path)
 
 
 def draw_allocation(path: Path, law: Law, found: dict[str, Frontier], N: np.ndarray, D: np.ndarray) -> None:
     """Best size against compute by the three approaches, over the runs."""
-    figure, axes = plt.subplots(figsize=(7, 4.2))
-    axes.loglog(6 * N * D, N, ".", color="0.7", label="runs")
+    axes = new_axes("Which size for which budget: three readings of one sweep",
+                    "compute C = 6 N D (FLOPs)", "best size N (parameters)", 7, 4.2)
+    axes.loglog(6 * N * D, N, ".", color=GREY, label="runs")
     line = np.geomspace(6 * (N * D).min(), 6 * (N * D).max() * 8, 50)
     exponent = law.beta / (law.alpha + law.beta)
     axes.loglog(line, [optimal(law, C)[0] for C in line], "k-", label=f"3: the law (exponent {exponent:.2f})")
@@ -93,27 +80,26 @@ def draw_allocation(path: Path, law: Law, found: dict[str, Frontier], N: np.ndar
         fitted = np.exp(np.polyval(np.polyfit(np.log(frontier.compute), np.log(frontier.size), 1), np.log(line)))
         axes.loglog(line, fitted, style, color="black", linewidth=1, label=f"{name} (exponent {frontier.exponent:.2f})")
         axes.loglog(frontier.compute, frontier.size, marker, color="black", fillstyle="none", markersize=4)
-    axes.set(xlabel="compute C = 6 N D (FLOPs)", ylabel="best size N (parameters)", title="Which size for which budget: three readings of one sweep")
     axes.legend(fontsize=8)
-    save(figure, path)
+    save(axes, path)
 
 
 def draw_published(path: Path, law: Law, rows: list[dict]) -> None:
     """Published runs beside the optimum of the refitted Chinchilla law."""
-    figure, axes = plt.subplots(figsize=(7, 4.2))
+    axes = new_axes("Published runs, and (arrows) the optimum for their compute",
+                    "training tokens D", "parameters N used for a token", 7, 4.2)
     C = np.geomspace(1e23, 1e26, 30)
     axes.loglog(*np.array([optimal(law, c) for c in C]).T[::-1], "k-", label="compute-optimal (refitted Chinchilla law)")
     for row, marker in zip(rows, MARKERS):
         axes.loglog([row["D"]], [row["N"]], marker, color="black", label=f"{row['name']}: {row['ratio']:.3g} tokens a parameter")
-        axes.annotate("", (row["best_D"], row["best_N"]), (row["D"], row["N"]), arrowprops=dict(arrowstyle="->", color="0.5"))
-    axes.set(xlabel="training tokens D", ylabel="parameters N used for a token", title="Published runs, and (arrows) the optimum for their compute")
+        axes.annotate("", (row["best_D"], row["best_N"]), (row["D"], row["N"]), arrowprops=dict(arrowstyle="->", color=GREY))
     axes.legend(fontsize=8)
-    save(figure, path)
+    save(axes, path)
 
 
 def draw_skill(path: Path, rows: list[dict]) -> None:
     """Two measures of the same knowledge against loss: log probability of the answer, and exact match."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), sharex=True)
+    _, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), sharex=True)
     for width, marker in zip(sorted({r["width"] for r in rows}), MARKERS):
         of = [r for r in rows if r["width"] == width]
         x = [r["bits_per_byte"] for r in of]
@@ -124,4 +110,4 @@ def draw_skill(path: Path, rows: list[dict]) -> None:
              title="The same knowledge, smooth ...")
     right.set(xlabel="held-out loss (bits per byte), falling", ylabel="facts completed exactly (%)", title="... and sudden")
     left.legend(fontsize=8)
-    save(figure, path)
+    save(left, path)
