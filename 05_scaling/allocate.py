@@ -1,10 +1,11 @@
 """What to do with a fitted law: the best size and data for a budget, and the price of wanting something else.
 
-The optimum is Hoffmann et al. (2022), equation 4. Serving cost: Sardana et al., Beyond Chinchilla-Optimal (arXiv
-2401.00448). Repeated data: Muennighoff et al., Scaling Data-Constrained Language Models (arXiv 2305.16264, section 3.1).
-Training costs 6 FLOPs per parameter and token (2 forward, 4 backward), reading a token at inference 2.
+The optimum is Hoffmann et al. (2022), equation 4. Serving cost: Sardana et al., Beyond Chinchilla-Optimal
+(arXiv 2401.00448). Repeated data: Muennighoff et al., Scaling Data-Constrained Language Models (arXiv
+2305.16264, section 3.1). Training costs 6 FLOPs per parameter and token (2 forward, 4 backward), reading a
+token at inference 2.
 
-    python 05_scaling/allocate.py --flops 1e21        # size, tokens, shape, memory, GPU-hours; and the published runs
+    python 05_scaling/allocate.py --flops 1e21      # a plan for this budget, and the published runs
 """
 from dataclasses import dataclass
 
@@ -38,7 +39,8 @@ def optimal(law: Law, compute: float) -> tuple[float, float]:
 
 
 def optimal_numeric(law: Law, compute: float) -> tuple[float, float]:
-    """The same by looking: golden-section search over log N (the loss has one minimum along an isoFLOP line)."""
+    """The same by looking: golden-section search over log N (the loss has one minimum along an isoFLOP
+    line)."""
     def loss(log_n: float) -> float:
         return law.loss(np.exp(log_n), compute / (6 * np.exp(log_n)))
 
@@ -67,7 +69,8 @@ def overtraining(law: Law, compute: float, shrink: float) -> tuple[float, float]
 
 
 def lifetime_optimal(law: Law, loss: float, served: float) -> tuple[float, float, float]:
-    """(N, D, FLOPs) of the cheapest model of this loss when it will also read `served` tokens: 6 N D + 2 N served."""
+    """(N, D, FLOPs) of the cheapest model of this loss when it will also read `served` tokens: 6 N D + 2 N
+    served."""
     smallest = (law.A / (loss - law.E)) ** (1 / law.alpha)
     N = smallest * np.geomspace(1.0001, 1e4, 20_000)
     D = np.array([tokens_to_reach(law, n, loss) for n in N])
@@ -79,8 +82,8 @@ def lifetime_optimal(law: Law, loss: float, served: float) -> tuple[float, float
 def effective_tokens(unique: float, tokens: float, r_star: float = 15.39) -> float:
     """Tokens of fresh data that are worth as much as `tokens` tokens read from `unique` ones, repeatedly.
 
-    The first epoch counts in full, each repetition less: unique + unique R* (1 - exp(-R / R*)), R = tokens/unique - 1
-    repetitions, R* = 15.39 measured by Muennighoff et al. for data of a language model."""
+    The first epoch counts in full, each repetition less: unique + unique R* (1 - exp(-R / R*)), R =
+    tokens/unique - 1 repetitions, R* = 15.39 measured by Muennighoff et al. for data of a language model."""
     # EXERCISE 5.2 effective tokens
     if tokens <= unique:
         return tokens
@@ -90,7 +93,8 @@ def effective_tokens(unique: float, tokens: float, r_star: float = 15.39) -> flo
 
 
 def shape_for(N: float, vocab_size: int = 128_000) -> Config:
-    """A decoder of about N parameters: width about 100 times the depth, heads of 128 (or 64), one in four for K and V.
+    """A decoder of about N parameters: width about 100 times the depth, heads of 128 (or 64), one in four for
+    K and V.
 
     The ratio is custom: Kaplan et al. (figure 5) found the loss flat over a wide range of shapes."""
     best = None
@@ -106,23 +110,26 @@ def shape_for(N: float, vocab_size: int = 128_000) -> Config:
 
 
 def gpu_hours(compute: float, peak: float = 989e12, utilization: float = 0.4) -> float:
-    """Hours of one GPU for this many FLOPs; by default H100s (989 TFLOP/s dense bf16) at 40% of their peak."""
+    """Hours of one GPU for this many FLOPs; by default H100s (989 TFLOP/s dense bf16) at 40% of their
+    peak."""
     return compute / (peak * utilization) / 3600
 
 
 def training_memory(N: float) -> float:
-    """Bytes of weights (2), gradients (2), and float32 weights, mean and square of Adam (12): 16 per parameter."""
+    """Bytes of weights (2), gradients (2), and float32 weights, mean and square of Adam (12): 16 per
+    parameter."""
     return 16.0 * N
 
 
 def published_table(law: Law = CHINCHILLA) -> list[dict]:
-    """For each published run: its compute, what the law recommends for it, and the loss the law expects of both."""
+    """For each published run: its compute, what the law recommends for it, and the loss the law expects of
+    both."""
     rows = []
     for name, N, D, report in PUBLISHED:
         C = 6 * N * D
         best_N, best_D = optimal(law, C)
-        rows.append(dict(name=name, N=N, D=D, compute=C, ratio=D / N, best_N=best_N, best_D=best_D,
-                         best_ratio=best_D / best_N, excess=float(law.loss(N, D) - law.loss(best_N, best_D)), report=report))
+        rows.append(dict(name=name, N=N, D=D, compute=C, ratio=D / N, best_N=best_N, best_D=best_D, report=report,
+                         best_ratio=best_D / best_N, excess=float(law.loss(N, D) - law.loss(best_N, best_D))))
     return rows
 
 
@@ -139,23 +146,26 @@ def main() -> None:
     if s.flops <= 0 or s.gpus < 1:
         raise ValueError("--flops must be positive and --gpus at least 1")
     N, D = optimal(CHINCHILLA, s.flops)
-    print(f"{s.flops:.3g} FLOPs: {N:.3g} parameters, {D:.3g} tokens ({D / N:.1f} a parameter), loss {CHINCHILLA.loss(N, D):.3f}")
+    loss = float(CHINCHILLA.loss(N, D))
+    print(f"{s.flops:.3g} FLOPs: {N:.3g} parameters, {D:.3g} tokens ({D / N:.1f} a parameter), loss {loss:.3f}")
     if s.unique and D > s.unique:
         worth = effective_tokens(s.unique, D)
-        print(f"  {D / s.unique:.1f} epochs of {s.unique:.3g} tokens are worth {worth:.3g}: loss {CHINCHILLA.loss(N, worth):.3f}")
+        print(f"  {D / s.unique:.1f} epochs of {s.unique:.3g} tokens are worth {worth:.3g}: "
+              f"loss {CHINCHILLA.loss(N, worth):.3f}")
     if s.served:
-        n, d, cost = lifetime_optimal(CHINCHILLA, float(CHINCHILLA.loss(N, D)), s.served)
-        print(f"  with {s.served:.3g} tokens served: {n:.3g} parameters, {d:.3g} tokens ({d / n:.0f} a parameter); "
+        n, d, cost = lifetime_optimal(CHINCHILLA, loss, s.served)
+        print(f"  with {s.served:.3g} tokens served: {n:.3g} parameters, {d:.3g} tokens ({d / n:.0f} a parameter), "
               f"{cost / (s.flops + 2 * N * s.served):.1%} of the lifetime FLOPs of the first plan, same loss")
     shape = shape_for(N)
     print(f"  shape: {shape.n_layers} layers of width {shape.d_model}, {shape.n_heads} heads, "
           f"{sum(count_parameters(shape).values()):.3g} parameters")
-    print(f"  {gpu_hours(s.flops):,.0f} H100-hours at 40% utilization, {gpu_hours(s.flops) / s.gpus / 24:.1f} days on {s.gpus}; "
-          f"{training_memory(N) / 1e9:,.0f} GB of state, {training_memory(N) / 1e9 / s.gpus:.1f} a GPU")
-    print("\nrun            parameters   tokens  a param. | the law:  parameters   tokens  a param. | loss above optimum")
+    hours, memory = gpu_hours(s.flops), training_memory(N) / 1e9
+    print(f"  {hours:,.0f} H100-hours at 40% utilization, {hours / s.gpus / 24:.1f} days on {s.gpus}; "
+          f"{memory:,.0f} GB of state, {memory / s.gpus:.1f} a GPU")
+    print("\nrun            parameters   tokens  a param. |  the law: N   tokens  a param. | loss above optimum")
     for r in published_table():
-        print(f"{r['name']:<14} {r['N']:>10.3g} {r['D']:>8.3g} {r['ratio']:>9.1f} | {r['best_N']:>20.3g} {r['best_D']:>8.3g} "
-              f"{r['best_ratio']:>9.1f} | {r['excess']:.3f}")
+        print(f"{r['name']:<14} {r['N']:>10.3g} {r['D']:>8.3g} {r['ratio']:>9.1f} | {r['best_N']:>11.3g} "
+              f"{r['best_D']:>8.3g} {r['best_ratio']:>9.1f} | {r['excess']:.3f}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Fit the law of Hoffmann et al. (2022), L(N, D) = E + A/N^alpha + B/D^beta, and say how sure the fit is.
 
-Their approach 3 (section 3.3 of Training Compute-Optimal Large Language Models, arXiv 2203.15556): the Huber loss of
-log-loss residuals, the law written as a log-sum-exp, L-BFGS from many starts. Two points of Besiroglu et al. (2024,
-arXiv 2404.10102), who found the published fit wrong, are followed: the residuals are summed, not averaged (averaging
-made the optimizer stop early), and the intervals come from a bootstrap over runs.
+Their approach 3 (section 3.3 of Training Compute-Optimal Large Language Models, arXiv 2203.15556): the Huber
+loss of log-loss residuals, the law written as a log-sum-exp, L-BFGS from many starts. Two points of Besiroglu
+et al. (2024, arXiv 2404.10102), who found the published fit wrong, are followed: the residuals are summed,
+not averaged (averaging made the optimizer stop early), and the intervals come from a bootstrap over runs.
 
     python 05_scaling/chinchilla.py --csv runs.csv --bootstraps 4000      # a file with columns N, D, loss
 """
@@ -29,7 +29,7 @@ class Law:
 
     def loss(self, N, D):
         """The loss of N parameters trained on D tokens (numbers or arrays)."""
-        return self.E + self.A / np.power(N, self.alpha, dtype=float) + self.B / np.power(D, self.beta, dtype=float)
+        return self.E + self.A * np.power(N, -self.alpha, dtype=float) + self.B * np.power(D, -self.beta, dtype=float)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Fit:
     """A fitted law with what is needed to judge it."""
     law: Law
     residual: float       # typical relative error on the fitted runs (degrees of freedom counted)
-    condition: float      # of the fit's Jacobian by log E, log A, alpha, log B, beta: large = not determined by these runs
+    condition: float      # of the Jacobian by log E, log A, alpha, log B, beta: large = not determined by the runs
     theta: np.ndarray     # (5,), or (4,) when E is given: the fitted numbers in centred logs
 
     @property
@@ -49,9 +49,9 @@ class Fit:
 def log_law(theta: np.ndarray, n: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """log of the law, and the share of the loss that each of its three terms has.
 
-    theta (R, 5) holds e, a, alpha, b, beta; n and d (P,) or (R, P) are log N and log D.
-    f = log(exp(e) + exp(a - alpha n) + exp(b - beta d)), (R, P), and shares (3, R, P), which are its derivatives by
-    e, a and b. Computed by subtracting the largest exponent, so that nothing overflows."""
+    theta (R, 5) holds e, a, alpha, b, beta; n and d (P,) or (R, P) are log N and log D. f = log(exp(e) +
+    exp(a - alpha n) + exp(b - beta d)), (R, P), and shares (3, R, P), which are its derivatives by e, a
+    and b. Computed by subtracting the largest exponent, so that nothing overflows."""
     # EXERCISE 5.8 log-sum-exp of the law
     e, a, alpha, b, beta = (column[:, None] for column in theta.T)
     terms = np.stack(np.broadcast_arrays(e + 0 * n, a - alpha * n, b - beta * d))     # (3, R, P)
@@ -73,7 +73,8 @@ def huber(residual: np.ndarray, delta: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def objective(n: np.ndarray, d: np.ndarray, y: np.ndarray, delta: float):
-    """The function that lbfgs.minimize wants: summed Huber loss of log_law - y and its gradient by theta (R, 5 or 4).
+    """The function that lbfgs.minimize wants: summed Huber loss of log_law - y and its gradient by theta (R,
+    5 or 4).
 
     n, d, y: (P,) for the same data in every problem, or (R, P) for each its own. Four columns mean no E."""
     def function(theta: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -92,31 +93,34 @@ def with_e(theta: np.ndarray) -> np.ndarray:
 
 
 def check(N, D, loss, free: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The runs as float arrays, or a ValueError that says why no fit of `free` parameters can come from them."""
+    """The runs as float arrays, or a ValueError that says why no fit of `free` parameters can come from
+    them."""
     N, D, loss = (np.asarray(v, dtype=np.float64) for v in (N, D, loss))
     for name, v in (("N", N), ("D", D), ("loss", loss)):
         bad = np.flatnonzero(~(np.isfinite(v) & (v > 0)))
         if len(bad):
-            raise ValueError(f"run {bad[0] + 1} has {name} = {v[bad[0]]}: the law is fitted in logarithms, so every "
-                             f"N, D and loss must be a positive number (remove or repair the run)")
+            raise ValueError(f"run {bad[0] + 1} has {name} = {v[bad[0]]}: the law is fitted in logarithms, so "
+                             f"every N, D and loss must be a positive number (remove or repair the run)")
     distinct = len(set(zip(N, D)))
     if distinct < free:
-        raise ValueError(f"{distinct} different (N, D) can't determine {free} parameters: add runs, at several N and D")
+        raise ValueError(f"{distinct} different (N, D) can't determine {free} parameters: add runs at several N and D")
     for name, v, term in (("N", N, "A and alpha"), ("D", D, "B and beta")):
         if len(set(v)) == 1:
-            raise ValueError(f"all runs have {name} = {v[0]:g}, so {term} are not determined: add runs of another {name}")
+            raise ValueError(f"all runs have {name} = {v[0]:g}, so {term} are not determined: add another {name}")
     return N, D, loss
 
 
 def fit(N, D, loss, E: float | None = None, delta: float = 1e-3) -> Fit:
-    """Fit the law to runs (P,). With E given the other four are fitted (to loss - E, whose log is then compared).
+    """Fit the law to runs (P,). With E given the other four are fitted (to loss - E, whose log is then
+    compared).
 
     Raises ValueError when the runs cannot determine the parameters; see also Fit.determined."""
     free = 5 if E is None else 4
     N, D, loss = check(N, D, np.asarray(loss, dtype=np.float64) - (E or 0), free)
     n, d, y = np.log(N), np.log(D), np.log(loss)
     n0, d0 = n.mean(), d.mean()                       # centred, or A and alpha could hardly be told apart
-    starts = np.array([(np.log(floor * loss.min()), np.log(share * loss.mean()), alpha, np.log((1 - share) * loss.mean()), beta)
+    mean = loss.mean()
+    starts = np.array([(np.log(floor * loss.min()), np.log(share * mean), alpha, np.log((1 - share) * mean), beta)
                        for floor in (0.1, 0.3, 0.5, 0.7, 0.9) for share in (0.2, 0.5, 0.8)
                        for alpha in (0.2, 0.5, 0.9) for beta in (0.2, 0.5, 0.9)])
     if E is not None:
@@ -151,7 +155,8 @@ def interval(values: np.ndarray, level: float = 0.9) -> tuple[float, float]:
 
 
 def bootstrap(N, D, loss, fitted: Fit, replicas: int, seed: int = 0, delta: float = 1e-3) -> list[Law]:
-    """The law refitted to `replicas` resamplings of the runs, all at once, each starting at the fit of all runs."""
+    """The law refitted to `replicas` resamplings of the runs, all at once, each starting at the fit of all
+    runs."""
     E = fitted.law.E if len(fitted.theta) == 4 else None
     n, d, y = np.log(N), np.log(D), np.log(np.asarray(loss) - (E or 0))
     n0, d0 = n.mean(), d.mean()
@@ -166,7 +171,7 @@ def read_runs(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if not rows or not {"N", "D", "loss"} <= set(rows[0]):
-        raise ValueError(f"{path} needs a header line with the columns N, D and loss, and a run on each further line")
+        raise ValueError(f"{path} needs a header line with the columns N, D and loss, then one run a line")
     try:
         columns = [np.array([float(row[name]) for row in rows]) for name in ("N", "D", "loss")]
     except (TypeError, ValueError):
@@ -195,8 +200,8 @@ def main() -> None:
         low, high = interval(np.array([getattr(law, name) for law in laws]))
         print(f"  {name:<6} {getattr(fitted.law, name):>10.4g}   90% interval {low:.4g} to {high:.4g}")
     if not fitted.determined:
-        print("  NOT DETERMINED: these runs fit almost as well with very different parameters (condition number above "
-              "1e4). Vary N and D independently.")
+        print("  NOT DETERMINED: these runs fit almost as well with very different parameters (condition number "
+              "above 1e4). Vary N and D independently.")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""The other ways to read a sweep: the lower envelope, isoFLOP parabolas, and Kaplan's form with what misled it.
+"""The other ways to read a sweep: the lower envelope, isoFLOP parabolas, and Kaplan's form with what misled
+it.
 
-Hoffmann et al. (2022), sections 3.1 and 3.2: which size is best at each compute C = 6 N D, first as the lowest of all
-loss curves, then as the bottom of a parabola through the sizes at one C. Kaplan et al. (arXiv 2001.08361) fitted a form
-without an irreducible loss, counted parameters without the embeddings, and used losses of unfinished schedules.
+Hoffmann et al. (2022), sections 3.1 and 3.2: which size is best at each compute C = 6 N D, first as the
+lowest of all loss curves, then as the bottom of a parabola through the sizes at one C. Kaplan et al. (arXiv
+2001.08361) fitted a form without an irreducible loss, counted parameters without the embeddings, and used
+losses of unfinished schedules.
 
     python 05_scaling/run.py        prints all of them on the same runs
 """
@@ -23,14 +25,16 @@ class Frontier:
 
 
 def curves(N: np.ndarray, D: np.ndarray, loss: np.ndarray) -> dict[float, tuple[np.ndarray, float, float]]:
-    """For each size its loss as a quadratic in log D (coefficients for np.polyval, of log loss), and the range of D.
+    """For each size its loss as a quadratic in log D (coefficients for np.polyval, of log loss), and the
+    range of D.
 
-    Runs of one size whose D agree to 1% (several seeds) count as one D. Raises ValueError below three D at a size."""
+    Runs of one size whose D agree to 1% (several seeds) count as one D. Raises ValueError below three D at
+    a size."""
     found = {}
     for size in sorted(set(N)):
         d, y = np.log(D[N == size]), np.log(loss[N == size])
         if len(set(np.round(d, 2))) < 3:
-            raise ValueError(f"size N = {size:g} was run at fewer than 3 token counts: its curve can't be interpolated")
+            raise ValueError(f"size N = {size:g} was run at fewer than 3 token counts: add some to draw its curve")
         found[size] = (np.polyfit(d, y, 2), np.exp(d.min()), np.exp(d.max()))
     return found
 
@@ -46,15 +50,17 @@ def slice_at(compute: float, found: dict, slack: float = 1.1) -> tuple[np.ndarra
     return np.array(sizes), np.array(losses)
 
 
-def power_law(compute: np.ndarray, size: np.ndarray) -> float:
-    """The exponent of size = scale * compute^exponent by least squares of the logarithms."""
+def frontier(compute: list[float], size: list[float], loss: list[float]) -> Frontier:
+    """The points with their exponent, size = scale * compute^exponent, by least squares of the logarithms."""
     if len(compute) < 2:
-        raise ValueError(f"{len(compute)} isoFLOP slice(s) have their optimum inside the sizes that were run: widen the grid")
-    return float(np.polyfit(np.log(compute), np.log(size), 1)[0])
+        raise ValueError(f"{len(compute)} isoFLOP slice(s) have their optimum inside the sizes run: widen the grid")
+    exponent = float(np.polyfit(np.log(compute), np.log(size), 1)[0])
+    return Frontier(np.array(compute), np.array(size), np.array(loss), exponent)
 
 
 def envelope(N, D, loss, n_slices: int = 200) -> Frontier:
-    """Approach 1: at many values of compute, the size whose curve is lowest. Slices won by an end size are left out."""
+    """Approach 1: at many values of compute, the size whose curve is lowest. Slices won by an end size are
+    left out."""
     N, D, loss = map(np.asarray, (N, D, loss))
     found = curves(N, D, loss)
     compute, best, lowest = [], [], []
@@ -62,14 +68,14 @@ def envelope(N, D, loss, n_slices: int = 200) -> Frontier:
         sizes, losses = slice_at(C, found)
         if len(sizes) >= 3 and 0 < losses.argmin() < len(sizes) - 1:
             compute.append(C), best.append(sizes[losses.argmin()]), lowest.append(losses.min())
-    return Frontier(np.array(compute), np.array(best), np.array(lowest), power_law(np.array(compute), np.array(best)))
+    return frontier(compute, best, lowest)
 
 
 def parabola_minimum(log_size: np.ndarray, loss: np.ndarray) -> tuple[float, float]:
     """The bottom (position, height) of the least-squares parabola through loss (K,) against log N (K,).
 
-    Raises ValueError when it opens downwards or has its bottom outside the sizes that were run: then this slice of
-    the sweep does not contain its own optimum and says nothing about it."""
+    Raises ValueError when it opens downwards or has its bottom outside the sizes that were run: then this
+    slice of the sweep does not contain its own optimum and says nothing about it."""
     # EXERCISE 5.6 isoFLOP parabola
     middle = log_size.mean()
     a, b, c = np.polyfit(log_size - middle, loss, 2)
@@ -94,12 +100,13 @@ def isoflop(N, D, loss, n_slices: int = 9) -> Frontier:
         except ValueError:
             continue
         compute.append(C), best.append(np.exp(bottom)), lowest.append(height)
-    return Frontier(np.array(compute), np.array(best), np.array(lowest), power_law(np.array(compute), np.array(best)))
+    return frontier(compute, best, lowest)
 
 
 @dataclass(frozen=True)
 class Kaplan:
-    """L(N, D) = ((N_c / N)^(alpha_N / alpha_D) + D_c / D)^alpha_D (Kaplan et al. 2020, equation 1.5): no E at all."""
+    """L(N, D) = ((N_c / N)^(alpha_N / alpha_D) + D_c / D)^alpha_D (Kaplan et al. 2020, equation 1.5): no E
+    at all."""
     N_c: float
     alpha_N: float
     D_c: float
@@ -107,7 +114,8 @@ class Kaplan:
 
     def loss(self, N, D):
         """The loss of N parameters trained on D tokens (numbers or arrays)."""
-        return ((self.N_c / np.asarray(N)) ** (self.alpha_N / self.alpha_D) + self.D_c / np.asarray(D)) ** self.alpha_D
+        size = (self.N_c / np.asarray(N)) ** (self.alpha_N / self.alpha_D)
+        return (size + self.D_c / np.asarray(D)) ** self.alpha_D
 
 
 def fit_kaplan(N, D, loss) -> Kaplan:

@@ -1,9 +1,10 @@
 """The model of the checkable sweep: a neural n-gram language model, several seeds trained in one pass.
 
-Bengio et al., A Neural Probabilistic Language Model (JMLR 2003): embed the last k symbols, join the embeddings,
-and map them to the next symbol, here through two residual blocks. Because it sees exactly the k symbols that the
-chain of source.py looks back, its expected loss is a finite sum over the contexts, without evaluation noise.
-Every parameter has a leading axis S, one slice per seed, so one batched matmul trains S independent models.
+Bengio et al., A Neural Probabilistic Language Model (JMLR 2003): embed the last k symbols, join the
+embeddings, and map them to the next symbol, here through two residual blocks. Because it sees exactly the k
+symbols that the chain of source.py looks back, its expected loss is a finite sum over the contexts, without
+evaluation noise. Every parameter has a leading axis S, one slice per seed, so one batched matmul trains S
+independent models.
 
     python 05_scaling/ngram.py --width 32 --tokens 100000      # one run: loss, entropy, reducible loss
 """
@@ -23,7 +24,8 @@ from workbench import parse_settings, run_main
 
 
 class NgramModel(nn.Module):
-    """S independent models: k embeddings of width C/2, joined into C; two blocks; a separate output matrix."""
+    """S independent models: k embeddings of width C/2, joined into C; two blocks; a separate output
+    matrix."""
 
     def __init__(self, order: int, n_symbols: int, width: int, seeds: list[int], n_blocks: int = 2):
         super().__init__()
@@ -39,9 +41,10 @@ class NgramModel(nn.Module):
         self.embedding = matrix(V, E, 1.0)                                              # (S, V, E)
         self.entry = matrix(order * E, C, (order * E) ** -0.5)                          # (S, k*E, C)
         self.up = nn.ParameterList(matrix(C, 2 * C, C ** -0.5) for _ in range(n_blocks))
-        self.down = nn.ParameterList(matrix(2 * C, C, 0.5 * (2 * C * n_blocks) ** -0.5) for _ in range(n_blocks))
+        small = 0.5 * (2 * C * n_blocks) ** -0.5
+        self.down = nn.ParameterList(matrix(2 * C, C, small) for _ in range(n_blocks))
         self.gains = nn.ParameterList(gain() for _ in range(n_blocks + 1))
-        self.head = matrix(C, V, 0.0)                                                   # zero: starts at log V
+        self.head = matrix(C, V, 0.0)                                                  # zero: starts at log V
 
     def forward(self, contexts: torch.Tensor) -> torch.Tensor:
         """contexts (S, B, k) integers, or (B, k) for all seeds alike -> logits (S, B, V)."""
@@ -55,7 +58,8 @@ class NgramModel(nn.Module):
         return rms_norm(x) * self.gains[-1] @ self.head                 # (S, B, V)
 
     def sizes(self) -> tuple[int, int]:
-        """Parameters of one seed's model: all, and without the embedding and output matrices (Kaplan's count)."""
+        """Parameters of one seed's model: all, and without the embedding and output matrices (Kaplan's
+        count)."""
         total = sum(p[0].numel() for p in self.parameters())
         return total, total - self.embedding[0].numel() - self.head[0].numel()
 
@@ -89,13 +93,14 @@ def evaluate(model: NgramModel, source: MarkovSource, chunk: int = 4096) -> list
     return total.tolist()
 
 
-def train(source: MarkovSource, width: int, tokens: int, seeds: list[int], batch: int = 512, rate: float = 0.05,
-          checkpoints: tuple[int, ...] = ()) -> list[dict]:
-    """Train one model per seed on `tokens` symbols; Muon on the matrices, Adam on the rest, linear decay to zero.
+def train(source: MarkovSource, width: int, tokens: int, seeds: list[int], batch: int = 512,
+          rate: float = 0.05, checkpoints: tuple[int, ...] = ()) -> list[dict]:
+    """Train one model per seed on `tokens` symbols; Muon on the matrices, Adam on the rest, linear decay to
+    zero.
 
-    The step size is rate * (1e5 / tokens)^(1/4), tuned in sweep.py. Seed s draws the same data at every width.
-    Returns a row per seed; `unfinished` holds the reducible loss at the given earlier token counts, where the
-    schedule had not ended (what Kaplan et al. used)."""
+    The step size is rate * (1e5 / tokens)^(1/4), tuned in sweep.py. Seed s draws the same data at every
+    width. Returns a row per seed; `unfinished` holds the reducible loss at the given earlier token counts,
+    where the schedule had not ended (what Kaplan et al. used)."""
     model = NgramModel(source.order, source.n_symbols, width, seeds)
     matrices = [model.entry, *model.up, *model.down, model.head]
     momentum = [torch.zeros_like(p) for p in matrices]
@@ -105,7 +110,7 @@ def train(source: MarkovSource, width: int, tokens: int, seeds: list[int], batch
     unfinished = {}
     for step in range(steps):
         data = torch.from_numpy(np.stack([source.batch(rng, batch) for rng in rngs]))         # (S, B, k+1)
-        loss = len(seeds) * cross_entropy(model(data[..., :-1]), data[..., -1])               # sum over seeds of means
+        loss = len(seeds) * cross_entropy(model(data[..., :-1]), data[..., -1])           # sum over seeds of means
         model.zero_grad()
         loss.backward()
         clip_each(list(model.parameters()))
@@ -117,7 +122,8 @@ def train(source: MarkovSource, width: int, tokens: int, seeds: list[int], batch
             unfinished[str(wanted)] = evaluate(model, source)
     total, body = model.sizes()
     return [dict(width=width, tokens=steps * batch, seed=seed, parameters=total, body_parameters=body,
-                 entropy=source.entropy, reducible=reducible, unfinished={c: v[i] for c, v in unfinished.items()})
+                 entropy=source.entropy, reducible=reducible,
+                 unfinished={count: values[i] for count, values in unfinished.items()})
             for i, (seed, reducible) in enumerate(zip(seeds, evaluate(model, source)))]
 
 
@@ -130,11 +136,12 @@ def clip_each(parameters: list[nn.Parameter], longest: float = 1.0) -> None:
 
 
 @torch.no_grad()
-def muon_step(matrices: list[nn.Parameter], momentum: list[torch.Tensor], rate: float, beta: float = 0.95) -> None:
-    """Chapter 3's Muon for stacks of matrices (S, in, out): all seeds' matrices of a shape in one orthogonalization."""
+def muon_step(matrices: list[nn.Parameter], momentum: list[torch.Tensor], rate: float, beta=0.95) -> None:
+    """Chapter 3's Muon for stacks of matrices (S, in, out): all seeds' matrices of a shape in one
+    orthogonalization."""
     for shape in {p.shape for p in matrices}:
         group = [(p, m) for p, m in zip(matrices, momentum) if p.shape == shape]
-        ahead = torch.stack([p.grad + beta * m.mul_(beta).add_(p.grad) for p, m in group])    # (number, S, in, out)
+        ahead = torch.stack([p.grad + beta * m.mul_(beta).add_(p.grad) for p, m in group])  # (number, S, in, out)
         for (p, _), update in zip(group, orthogonalize(ahead)):
             p.sub_(rate * max(1, shape[2] / shape[1]) ** 0.5 * update)
 
@@ -151,8 +158,8 @@ def main() -> None:
     settings = parse_settings(Settings, __doc__)
     source, _ = documentation_source(settings.order)
     for row in train(source, settings.width, settings.tokens, list(range(settings.seeds))):
-        print(f"seed {row['seed']}: {row['parameters']:,} parameters, {row['tokens']:,} symbols, loss "
-              f"{row['entropy'] + row['reducible']:.4f} = entropy {row['entropy']:.4f} + reducible {row['reducible']:.4f}")
+        print(f"seed {row['seed']}: {row['parameters']:,} parameters, {row['tokens']:,} symbols, "
+              f"loss {row['entropy'] + row['reducible']:.4f} = entropy {row['entropy']:.4f} + {row['reducible']:.4f}")
 
 
 if __name__ == "__main__":

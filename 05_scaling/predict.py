@@ -1,9 +1,10 @@
 """Say what a larger run will reach before it is trained, write that down, train it, and compare.
 
-Adds to chinchilla.py the honest part of a scaling law: a forecast with an interval. The form is the law with E set to
-the source's known entropy, fitted to the logarithm of the reducible loss of the runs in a stated window. The interval
-adds three variances: of the law (bootstrap over runs), of a run around the law (residuals), and of the law's own
-extrapolation (backtest: the same fit on the runs below a quarter of the largest compute, tried on those above).
+Adds to chinchilla.py the honest part of a scaling law: a forecast with an interval. The form is the law with
+E set to the source's known entropy, fitted to the logarithm of the reducible loss of the runs in a stated
+window. The interval adds three variances: of the law (bootstrap over runs), of a run around the law
+(residuals), and of the law's own extrapolation (backtest: the same fit on the runs below a quarter of the
+largest compute, tried on those above).
 
     python 05_scaling/predict.py --seeds 10                # the coverage of the interval; minutes
     python 05_scaling/predict.py --order 4 --seeds 3       # a second source
@@ -21,7 +22,7 @@ from chinchilla import Fit, bootstrap, fit
 from sweep import run_cells, sweep, train_cell
 from workbench import RunSettings, parse_settings, read_json, run_main, write_json
 
-TARGETS = ((94, 800_000), (112, 1_130_000))      # width and tokens: 4 and 8 times the compute of the largest in the sweep
+TARGETS = ((94, 800_000), (112, 1_130_000))      # width, tokens: 4 and 8 times the compute of the sweep's largest
 SMALLEST_WIDTH = 12                              # of the fit window: narrower models bend away from the law
 
 
@@ -31,6 +32,7 @@ class Forecast:
     width: int
     tokens: int
     seed: int
+    parameters: int
     times: float          # its compute over the largest in the fit
     loss: float
     low: float            # 90% interval
@@ -47,7 +49,8 @@ def arrays(rows: list[dict]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def backtest(N: np.ndarray, D: np.ndarray, loss: np.ndarray, E: float) -> float:
-    """Root mean square relative error of the reducible loss, above a quarter of the largest compute, predicted from below."""
+    """Root mean square relative error of the reducible loss, above a quarter of the largest compute,
+    predicted from below."""
     small = N * D <= (N * D).max() / 4
     law = fit(N[small], D[small], loss[small], E, delta=1e-2).law
     miss = np.log((law.loss(N[~small], D[~small]) - E) / (loss[~small] - E))
@@ -62,26 +65,28 @@ def forecast(rows: list[dict], width: int, tokens: int, replicas: int = 400) -> 
     target = ngram.NgramModel(rows[0]["order"], 64, width, [0]).sizes()[0]
     fitted = fit(N, D, loss, E, delta=1e-2)
     reducible = fitted.law.loss(target, tokens) - E
-    spread = np.log([law.loss(target, tokens) - E for law in bootstrap(N, D, loss, fitted, replicas, seed, delta=1e-2)])
+    laws = bootstrap(N, D, loss, fitted, replicas, seed, delta=1e-2)
+    spread = np.log([law.loss(target, tokens) - E for law in laws])
     sigma = np.sqrt(spread.var() + fitted.residual ** 2 + backtest(N, D, loss, E) ** 2)
-    return Forecast(width, tokens, seed, target * tokens / (N * D).max(), E + reducible,
+    return Forecast(width, tokens, seed, target, target * tokens / (N * D).max(), E + reducible,
                     E + reducible * np.exp(-1.645 * sigma), E + reducible * np.exp(1.645 * sigma),
                     fit(N, D, loss).law.loss(target, tokens), loss.min(), E), fitted
 
 
-def write_forecasts(path: Path, rows: list[dict], targets: list[tuple[int, int, list[int]]]) -> list[Forecast]:
-    """Forecast every (width, tokens, seeds) and write them to disk with the form and the window of the fit."""
+def write_forecasts(path: Path, rows: list[dict], targets: list[tuple]) -> list[Forecast]:
+    """Forecast every (width, tokens, seeds) and write them to disk with the form and the window of the
+    fit."""
     made = [forecast([r for r in rows if r["seed"] == seed], width, tokens)[0]
             for width, tokens, seeds in targets for seed in seeds]
+    fitted, n_seeds = sum(r["width"] >= SMALLEST_WIDTH for r in rows), len({r["seed"] for r in rows})
     write_json(path, dict(
-        form="loss = H + A/N^alpha + B/D^beta, H the entropy of the source; Huber loss of the log of loss - H",
-        window=f"width at least {SMALLEST_WIDTH}, {len([r for r in rows if r['width'] >= SMALLEST_WIDTH])} runs of "
-               f"{len({r['seed'] for r in rows})} seeds, each seed fitted alone",
+        form="loss = H + A/N^alpha + B/D^beta, H the source's entropy; Huber loss of the log of loss - H",
+        window=f"width at least {SMALLEST_WIDTH}: {fitted} runs of {n_seeds} seeds, each seed fitted alone",
         forecasts=[asdict(f) for f in made]))
     return made
 
 
-def run_targets(folder: Path, path: Path, order: int, targets: list[tuple[int, int, list[int]]], jobs: int) -> list[dict]:
+def run_targets(folder: Path, path: Path, order: int, targets: list[tuple], jobs: int) -> list[dict]:
     """Train what was forecast in the file `path`, which must exist, and return one comparison per run."""
     made = {(f["width"], f["seed"]): f for f in read_json(path)["forecasts"]}
     cells = [dict(order=order, width=w, tokens=t, seeds=seeds) for w, t, seeds in targets]
@@ -91,19 +96,20 @@ def run_targets(folder: Path, path: Path, order: int, targets: list[tuple[int, i
         compared.append(dict(f, measured=loss, error=f["loss"] / loss - 1, cpu_seconds=row["cpu_seconds"],
                              reducible_error=(f["loss"] - f["entropy"]) / row["reducible"] - 1,
                              free_error=f["free_loss"] / loss - 1, stay_put_error=f["stay_put"] / loss - 1,
-                             half_width=(f["high"] - f["low"]) / 2 / loss, inside=f["low"] <= loss <= f["high"]))
+                             half_width=(f["high"] - f["low"]) / 2 / loss,
+                             inside=f["low"] <= loss <= f["high"]))
     return compared
 
 
 def print_comparison(compared: list[dict]) -> None:
     """One line per target and what it was held to."""
-    print("compute  runs  forecast - truth: mean, largest   of reducible   inside 90% interval, half-width   E fitted   stay put")
+    print("compute  runs  error: mean, largest   of reducible   in 90% interval, half-width   E fitted   stay put")
     for width in sorted({c["width"] for c in compared}):
         of = {key: np.array([c[key] for c in compared if c["width"] == width]) for key in compared[0]}
         worst = np.abs(of["error"]).max()
-        print(f"{of['times'][0]:5.1f} x {len(of['error']):>5}  {of['error'].mean():>+18.2%}   {worst:>8.2%}   "
-              f"{np.abs(of['reducible_error']).max():>12.1%}   {of['inside'].sum():>8} of {len(of['inside'])}"
-              f"   +-{of['half_width'].mean():.2%}      {of['free_error'].mean():>+10.1%} {of['stay_put_error'].mean():>+10.1%}")
+        print(f"{of['times'][0]:5.1f} x {len(of['error']):>5}  {of['error'].mean():>+10.2%}   {worst:>6.2%}   "
+              f"{np.abs(of['reducible_error']).max():>12.1%}   {of['inside'].sum():>7} of {len(of['inside']):<2}"
+              f"   {of['half_width'].mean():>8.2%}  {of['free_error'].mean():>+12.1%} {of['stay_put_error'].mean():>+10.1%}")
 
 
 @dataclass

@@ -1,4 +1,5 @@
-"""Chapter 5: fit a scaling law on small runs, say how sure it is, forecast larger runs, train them, and compare.
+"""Chapter 5: fit a scaling law on small runs, say how sure it is, forecast larger runs, train them, and
+compare.
 
     make 05        or  python 05_scaling/run.py --help
 """
@@ -32,22 +33,26 @@ QUICK = dict(seeds=1, bootstraps=100, jobs=1)
 def describe(name: str, fitted: Fit, N, D, loss, replicas: int, delta: float) -> dict:
     """Print a fit with its 90% intervals; returns them."""
     laws = bootstrap(N, D, loss, fitted, replicas, delta=delta)
-    report = {key: (value, *interval(np.array([getattr(law, key) for law in laws]))) for key, value in asdict(fitted.law).items()}
-    print(f"  {name}: " + "  ".join(f"{key} {v:.4g} [{low:.3g}, {high:.3g}]" for key, (v, low, high) in report.items())
-          + f"  typical error {fitted.residual:.1%}, condition {fitted.condition:.3g}{'' if fitted.determined else ': NOT DETERMINED'}")
+    report = {key: (value, *interval(np.array([getattr(law, key) for law in laws])))
+              for key, value in asdict(fitted.law).items()}
+    print(f"  {name}: " + "  ".join(f"{key} {v:.4g} [{low:.3g}, {high:.3g}]" for key, (v, low, high) in report.items()))
+    print(f"    typical error {fitted.residual:.1%}, condition number {fitted.condition:.3g}"
+          + ("" if fitted.determined else ": NOT DETERMINED by these runs"))
     return dict(report, residual=fitted.residual, condition=fitted.condition, determined=fitted.determined)
 
 
 def readings(rows: list[dict]) -> dict:
-    """How best size grows with compute, by approaches 1, 2 and 3, in Kaplan's count of parameters and on unfinished runs."""
+    """How best size grows with compute, by approaches 1, 2 and 3, in Kaplan's count of parameters and on
+    unfinished runs."""
     N, D, loss = arrays(rows)
     body = np.array([r["body_parameters"] for r in rows], float)
-    last = [r for r in rows if r["unfinished"]]
-    early = [(r["parameters"], r["body_parameters"], float(t), r["entropy"] + x) for r in last for t, x in r["unfinished"].items()]
-    early += [(r["parameters"], r["body_parameters"], float(r["tokens"]), r["entropy"] + r["reducible"]) for r in last]
+    early = [(r["parameters"], r["body_parameters"], float(tokens), r["entropy"] + reducible)
+             for r in rows if r["unfinished"]
+             for tokens, reducible in [*r["unfinished"].items(), (r["tokens"], r["reducible"])]]
     early_N, early_body, early_D, early_loss = np.array(early).T
     found = {}
-    for name, (n, d, y) in {"all parameters, finished": (N, D, loss), "without embeddings, finished": (body, D, loss),
+    for name, (n, d, y) in {"all parameters, finished": (N, D, loss),
+                            "without embeddings, finished": (body, D, loss),
                             "all parameters, unfinished": (early_N, early_D, early_loss),
                             "without embeddings, unfinished": (early_body, early_D, early_loss)}.items():
         law = fit(n, d, y, rows[0]["entropy"], delta=1e-2).law
@@ -71,32 +76,34 @@ def known_source(s: Settings, folder: Path) -> dict:
     rows = sweep(folder / "runs", 3, seeds, widths, tokens, s.jobs)
     inside = [r for r in rows if r["width"] >= SMALLEST_WIDTH]
     E, (N, D, loss) = rows[0]["entropy"], arrays(inside)
-    print(f"{len(rows)} runs, {sum(r['cpu_seconds'] for r in rows):.0f} CPU-seconds; entropy of the source {E:.4f} nats")
+    cpu = sum(r["cpu_seconds"] for r in rows)
+    print(f"{len(rows)} runs, {cpu:.0f} CPU-seconds; entropy of the source {E:.4f} nats")
     known, free = fit(N, D, loss, E, delta=1e-2), fit(N, D, loss)
     fits = dict(known=describe("E known ", known, N, D, loss, s.bootstraps, 1e-2),
                 free=describe("E fitted", free, N, D, loss, s.bootstraps, 1e-3))
 
     path = folder / "forecast.json"
-    wanted = [(w, t, seeds if i == 0 else seeds[:1]) for i, (w, t) in enumerate(targets)]     # the dearest for one seed
+    wanted = [(w, t, seeds if i == 0 else seeds[:1]) for i, (w, t) in enumerate(targets)]  # the dearest: one seed
     for f in write_forecasts(path, rows, wanted):
-        print(f"forecast, {f.times:.1f} times the compute, seed {f.seed}: {f.loss:.4f}, 90% within {f.low:.4f} to {f.high:.4f}")
+        print(f"forecast, {f.times:.1f} times the compute, seed {f.seed}: {f.loss:.4f}, 90% {f.low:.4f} to {f.high:.4f}")
     compared = run_targets(folder / "runs", path, 3, wanted, s.jobs)
     print_comparison(compared)
     kaplan = fit_kaplan(N, D, loss)
-    kaplan_error = [kaplan.loss(N_, c["tokens"]) / c["measured"] - 1 for c in compared
-                    for N_ in [c["times"] * (N * D).max() / c["tokens"]]]
-    print(f"Kaplan's form on the same runs: {np.mean(kaplan_error):+.1%} on average\nexponent of best size against compute:")
+    kaplan_error = [float(kaplan.loss(c["parameters"], c["tokens"])) / c["measured"] - 1 for c in compared]
+    print(f"Kaplan's form on the same runs: {np.mean(kaplan_error):+.1%} on average")
+    print("exponent of best size against compute:")
 
     all_N, all_D, all_loss = arrays(rows)
     exponents = readings(rows)
     figures.draw_sweep(folder / "sweep", all_N, all_D, all_loss - E, known.law, N.min())
     figures.draw_forecast(folder / "forecast", all_N * all_D, all_loss, compared, (N * D).max())
     if not s.quick:
-        found = {"1: envelope": envelope(all_N, all_D, all_loss), "2: isoFLOP": isoflop(all_N, all_D, all_loss)}
-        figures.draw_isoflop(folder / "isoflop", all_N, all_D, all_loss, found["2: isoFLOP"])
+        slices = isoflop(all_N, all_D, all_loss)
+        found = {"1: envelope": envelope(all_N, all_D, all_loss), "2: isoFLOP": slices}
+        figures.draw_isoflop(folder / "isoflop", all_N, all_D, all_loss, slices)
         figures.draw_allocation(folder / "allocation", known.law, found, all_N, all_D)
-    return dict(entropy=E, runs=rows, fits=fits, forecasts=compared, kaplan=asdict(kaplan), kaplan_error=kaplan_error,
-                exponents=exponents)
+    return dict(entropy=E, runs=rows, fits=fits, forecasts=compared, kaplan=asdict(kaplan),
+                kaplan_error=kaplan_error, exponents=exponents)
 
 
 def real_text(s: Settings, out: Path, folder: Path) -> dict:
@@ -108,13 +115,16 @@ def real_text(s: Settings, out: Path, folder: Path) -> dict:
     loss = np.array([r["bits_per_byte"] for r in rows])
     fitted = fit(N, D, loss)
     report = describe("real text, E fitted", fitted, N, D, loss, s.bootstraps, 1e-3)
-    main_model, settings = read_json(out / "03_training" / "metrics.json"), read_json(out / "02_transformer" / "metrics.json")
-    size, tokens = settings["parameters"], main_model["settings"]["steps"] * main_model["settings"]["batch"] * main_model["settings"]["length"]
+    main_model = read_json(out / "03_training" / "metrics.json")
+    size = read_json(out / "02_transformer" / "metrics.json")["parameters"]
+    tokens = int(np.prod([main_model["settings"][key] for key in ("steps", "batch", "length")]))
     predicted = float(fitted.law.loss(size, tokens))
-    low, high = interval(np.array([law.loss(size, tokens) for law in bootstrap(N, D, loss, fitted, s.bootstraps)]))
+    laws = bootstrap(N, D, loss, fitted, s.bootstraps)
+    low, high = interval(np.array([law.loss(size, tokens) for law in laws]))
     measured = main_model["after"]["bits_per_byte"]
-    print(f"chapter 3's model ({size:,} parameters, {tokens:,} tokens): forecast {predicted:.3f} [{low:.3f}, {high:.3f}] "
-          f"bits per byte, measured {measured:.3f}: {predicted / measured - 1:+.1%}; best so far {loss.min() / measured - 1:+.1%}")
+    print(f"chapter 3's model ({size:,} parameters, {tokens:,} tokens): forecast {predicted:.3f} [{low:.3f}, {high:.3f}]")
+    print(f"  bits per byte, measured {measured:.3f}: error {predicted / measured - 1:+.1%}; "
+          f"the best run so far {loss.min() / measured - 1:+.1%}")
     figures.draw_skill(folder / "skill", rows)
     return dict(runs=rows, fit=report, forecast=(predicted, low, high), measured=measured)
 
@@ -125,11 +135,11 @@ def main() -> None:
     begin, cpu = time.perf_counter(), os.times()
     out, folder = Path(s.out), Path(s.out, "05_scaling")
     results = dict(seed=s.seed, known_source=known_source(s, folder), real_text=real_text(s, out, folder),
-                   published=published_table())
+                   published=published_table(), settings=asdict(s))
     figures.draw_published(folder / "published", CHINCHILLA, results["published"])
     used = sum(b - a for a, b in zip(cpu[:4], os.times()[:4]))
     print(f"{time.perf_counter() - begin:.0f} s, {used:.0f} CPU-seconds")
-    write_json(folder / "metrics.json", dict(results, seconds=time.perf_counter() - begin, cpu_seconds=used, settings=asdict(s)))
+    write_json(folder / "metrics.json", dict(results, seconds=time.perf_counter() - begin, cpu_seconds=used))
 
 
 if __name__ == "__main__":

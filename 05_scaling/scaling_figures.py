@@ -15,13 +15,16 @@ STYLES = ["-", "--", ":", "-."]
 MARKERS = "osD^vPX*"
 
 
-def draw_sweep(path: Path, N: np.ndarray, D: np.ndarray, reducible: np.ndarray, law: Law, smallest: float) -> None:
-    """Reducible loss against tokens, a line of the law for each size; sizes outside the fit window hollow and without."""
+def draw_sweep(path: Path, N: np.ndarray, D: np.ndarray, reducible: np.ndarray, law: Law,
+               smallest: float) -> None:
+    """Reducible loss against tokens, a line of the law for each size; sizes outside the fit window hollow
+    and without."""
     axes = new_axes("The sweep (3 seeds) and the fitted law (grey); hollow: outside the fit",
                     "training tokens D", "loss - entropy of the source (nats)", 7, 4.2)
     for size, marker in zip(sorted(set(N)), MARKERS):
         d, y = D[N == size], reducible[N == size]
-        axes.loglog(d, y, marker, color="black", fillstyle="full" if size >= smallest else "none", markersize=4)
+        fill = "full" if size >= smallest else "none"
+        axes.loglog(d, y, marker, color="black", fillstyle=fill, markersize=4)
         line = np.geomspace(d.min(), d.max(), 50)
         if size >= smallest:
             axes.loglog(line, law.loss(size, line) - law.E, "-", color=GREY, linewidth=1)
@@ -49,7 +52,8 @@ def draw_isoflop(path: Path, N: np.ndarray, D: np.ndarray, loss: np.ndarray, fou
     save(axes, path)
 
 
-def draw_forecast(path: Path, compute: np.ndarray, loss: np.ndarray, compared: list[dict], largest: float) -> None:
+def draw_forecast(path: Path, compute: np.ndarray, loss: np.ndarray, compared: list[dict],
+                  largest: float) -> None:
     """The sweep's best runs, the forecasts with intervals, the truth, and what the fit with free E said."""
     axes = new_axes("Forecast first, then train: one mark per seed",
                     "compute, relative to the largest run of the sweep", "loss (nats per symbol)", 7, 4.2)
@@ -57,13 +61,15 @@ def draw_forecast(path: Path, compute: np.ndarray, loss: np.ndarray, compared: l
     for i, c in enumerate(compared):
         x = c["times"] * (1 + 0.09 * (c["seed"] - 1))
         label = (lambda text: text if i == 0 else None)
-        axes.errorbar([x], [c["loss"]], [[c["loss"] - c["low"]], [c["high"] - c["loss"]]], fmt="_", color="black", capsize=4,
-                      markersize=8, label=label("forecast, 90% interval (E known)"))
+        bars = [[c["loss"] - c["low"]], [c["high"] - c["loss"]]]
+        axes.errorbar([x], [c["loss"]], bars, fmt="_", color="black", capsize=4, markersize=8,
+                      label=label("forecast, 90% interval (E known)"))
         axes.plot([x], [c["measured"]], "o", color="black", markersize=5, label=label("measured afterwards"))
         axes.plot([x], [c["free_loss"]], "x", color="black", label=label("forecast with E fitted"))
     axes.axhline(compared[0]["entropy"], color="black", linestyle=":", linewidth=1)
-    axes.text(compute.min() / largest, compared[0]["entropy"], "entropy of the source", va="bottom", fontsize=8)
-    axes.set_xlim(left=compute.min() / largest / 1.3)
+    left = compute.min() / largest
+    axes.text(left, compared[0]["entropy"], "entropy of the source", va="bottom", fontsize=8)
+    axes.set_xlim(left=left / 1.3)
     axes.legend(fontsize=8)
     save(axes, path)
 
@@ -77,8 +83,9 @@ def draw_allocation(path: Path, law: Law, found: dict[str, Frontier], N: np.ndar
     exponent = law.beta / (law.alpha + law.beta)
     axes.loglog(line, [optimal(law, C)[0] for C in line], "k-", label=f"3: the law (exponent {exponent:.2f})")
     for (name, frontier), style, marker in zip(found.items(), STYLES[1:], MARKERS):
-        fitted = np.exp(np.polyval(np.polyfit(np.log(frontier.compute), np.log(frontier.size), 1), np.log(line)))
-        axes.loglog(line, fitted, style, color="black", linewidth=1, label=f"{name} (exponent {frontier.exponent:.2f})")
+        straight = np.polyfit(np.log(frontier.compute), np.log(frontier.size), 1)
+        axes.loglog(line, np.exp(np.polyval(straight, np.log(line))), style, color="black", linewidth=1,
+                    label=f"{name} (exponent {frontier.exponent:.2f})")
         axes.loglog(frontier.compute, frontier.size, marker, color="black", fillstyle="none", markersize=4)
     axes.legend(fontsize=8)
     save(axes, path)
@@ -89,10 +96,13 @@ def draw_published(path: Path, law: Law, rows: list[dict]) -> None:
     axes = new_axes("Published runs, and (arrows) the optimum for their compute",
                     "training tokens D", "parameters N used for a token", 7, 4.2)
     C = np.geomspace(1e23, 1e26, 30)
-    axes.loglog(*np.array([optimal(law, c) for c in C]).T[::-1], "k-", label="compute-optimal (refitted Chinchilla law)")
+    N, D = np.array([optimal(law, c) for c in C]).T
+    axes.loglog(D, N, "k-", label="compute-optimal (refitted Chinchilla law)")
     for row, marker in zip(rows, MARKERS):
-        axes.loglog([row["D"]], [row["N"]], marker, color="black", label=f"{row['name']}: {row['ratio']:.3g} tokens a parameter")
-        axes.annotate("", (row["best_D"], row["best_N"]), (row["D"], row["N"]), arrowprops=dict(arrowstyle="->", color=GREY))
+        label = f"{row['name']}: {row['ratio']:.3g} tokens a parameter"
+        axes.loglog([row["D"]], [row["N"]], marker, color="black", label=label)
+        arrow = dict(arrowstyle="->", color=GREY)
+        axes.annotate("", (row["best_D"], row["best_N"]), (row["D"], row["N"]), arrowprops=arrow)
     axes.legend(fontsize=8)
     save(axes, path)
 
@@ -103,11 +113,12 @@ def draw_skill(path: Path, rows: list[dict]) -> None:
     for width, marker in zip(sorted({r["width"] for r in rows}), MARKERS):
         of = [r for r in rows if r["width"] == width]
         x = [r["bits_per_byte"] for r in of]
-        left.plot(x, [r["answer_log_probability"] for r in of], marker, color="black", fillstyle="none", label=f"width {width}")
-        right.plot(x, [100 * r["recall"] for r in of], marker, color="black", fillstyle="none")
+        look = dict(marker=marker, linestyle="", color="black", fillstyle="none", label=f"width {width}")
+        left.plot(x, [r["answer_log_probability"] for r in of], **look)
+        right.plot(x, [100 * r["recall"] for r in of], **look)
     left.invert_xaxis()
-    left.set(xlabel="held-out loss (bits per byte), falling", ylabel="log probability of the right answer (nats)",
-             title="The same knowledge, smooth ...")
-    right.set(xlabel="held-out loss (bits per byte), falling", ylabel="facts completed exactly (%)", title="... and sudden")
+    x = "held-out loss (bits per byte), falling"
+    left.set(xlabel=x, ylabel="log probability of the right answer (nats)", title="The same knowledge, smooth ...")
+    right.set(xlabel=x, ylabel="facts completed exactly (%)", title="... and sudden")
     left.legend(fontsize=8)
     save(left, path)

@@ -53,7 +53,7 @@ class MarkovSource:
 
     def __init__(self, symbols: np.ndarray, order: int = 3, n_symbols: int = 64):
         if not 1 <= order <= 8:
-            raise ValueError(f"order {order} is outside 1 to 8: 64**(order+1) windows must fit in 64-bit numbers")
+            raise ValueError(f"order {order} is outside 1 to 8: 64^(order+1) windows must fit in 64-bit numbers")
         if len(symbols) <= order or symbols.min() < 0 or symbols.max() >= n_symbols:
             raise ValueError(f"the text needs more than {order} symbols, all from 0 to {n_symbols - 1}")
         self.order, self.n_symbols, self.symbols = order, n_symbols, symbols
@@ -72,11 +72,13 @@ class MarkovSource:
         self._state = state
 
     def batch(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """(size, order+1) independent windows from the stationary law: context and next symbol, without end."""
+        """(size, order+1) independent windows from the stationary law: context and next symbol, without
+        end."""
         return self.windows[rng.integers(len(self.windows), size=size)]
 
     def sample(self, rng: np.random.Generator, length: int) -> np.ndarray:
-        """(length,) symbols written by the chain: jump to a random place with the same context, copy what follows."""
+        """(length,) symbols written by the chain: jump to a random place with the same context, copy what
+        follows."""
         position = int(rng.integers(len(self.symbols)))
         out = []
         for _ in range(length):
@@ -94,7 +96,8 @@ def text_digest() -> str:
 
 
 def documentation_source(order: int = 3) -> tuple[MarkovSource, str]:
-    """The chapter's source, made from the Python documentation that every interpreter carries, and its alphabet."""
+    """The chapter's source, made from the Python documentation that every interpreter carries, and its
+    alphabet."""
     symbols, alphabet = to_symbols("\n\n".join(real_text()))
     return MarkovSource(symbols, order), alphabet
 

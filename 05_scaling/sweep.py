@@ -1,8 +1,9 @@
-"""A scaling sequence: the same small model at a grid of sizes and token counts, every schedule run to its end.
+"""A scaling sequence: the same small model at a grid of sizes and token counts, every schedule run to its
+end.
 
-Adds to ngram.py the bookkeeping of an experiment: a cell of the grid is cached under the hash of its settings and
-of the code that trains it, so an interrupted sweep continues and a repeated one is free. The step size is tuned
-once (--tune) at several widths and token counts; the rule it gave is in ngram.train.
+Adds to ngram.py the bookkeeping of an experiment: a cell of the grid is cached under the hash of its settings
+and of the code that trains it, so an interrupted sweep continues and a repeated one is free. The step size is
+tuned once (--tune) at several widths and token counts; the rule it gave is in ngram.train.
 
     python 05_scaling/sweep.py --seeds 3               # 28 cells x 3 seeds, about 80 CPU-seconds
     python 05_scaling/sweep.py --tune                  # which step size is best at which width
@@ -33,25 +34,37 @@ WIDTHS = (8, 12, 16, 24, 32, 48, 64)
 TOKENS = (50_000, 100_000, 200_000, 400_000)
 
 
+def code_of(module) -> str:
+    """The syntax tree of a module without comments and docstrings: explaining it better is no other code."""
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            del body[0]
+    return ast.dump(tree)
+
+
 def cell_key(cell: dict, modules: list) -> str:
-    """The name under which a cell's result is kept: it changes with any setting and with the code that trains it."""
-    code = [ast.dump(ast.parse(Path(m.__file__).read_text(encoding="utf-8"))) for m in modules]    # comments don't count
-    text = json.dumps([cell, code, torch.__version__, source.text_digest()], sort_keys=True)
+    """The name under which a cell's result is kept: it changes with any setting and with the code that
+    trains it."""
+    text = json.dumps([cell, [code_of(m) for m in modules], torch.__version__, source.text_digest()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def one_thread(job: Callable[..., list[dict]], cell: dict) -> list[dict]:
-    """Run a cell on one thread (small matrices gain nothing from two) and note its CPU-seconds in every row."""
+    """Run a cell on one thread (small matrices gain nothing from two) and note its CPU-seconds in every
+    row."""
     torch.set_num_threads(1)
     begin = time.process_time()
-    with contextlib.redirect_stderr(io.StringIO()):           # one progress line for all cells, not one for each
+    with contextlib.redirect_stderr(io.StringIO()):          # one progress line for all cells, not one for each
         rows = job(**cell)
     return [dict(row, cpu_seconds=(time.process_time() - begin) / len(rows)) for row in rows]
 
 
 def run_cells(job: Callable[..., list[dict]], cells: list[dict], modules: list, folder: Path, jobs: int,
               label: str) -> list[dict]:
-    """The rows of job(**cell) for every cell, in order, from the cache where it has them, else in `jobs` processes.
+    """The rows of job(**cell) for every cell, in order, from the cache where it has them, else in `jobs`
+    processes.
 
     job is a function at the top of a module; `modules` are those whose code decides the result."""
     paths = [folder / f"{cell_key(cell, modules)}.json" for cell in cells]
@@ -85,10 +98,11 @@ def train_cell(order: int, width: int, tokens: int, seeds: list[int], rate: floa
     return [dict(row, order=order, rate=rate) for row in rows]
 
 
-def sweep(folder: Path, order: int, seeds: list[int], widths=WIDTHS, tokens=TOKENS, jobs: int = 2) -> list[dict]:
-    """The grid of runs. The longest run of each width also notes its loss at the other token counts, unfinished."""
-    cells = [dict(order=order, width=w, tokens=t, seeds=seeds, checkpoints=tokens[:-1] if t == tokens[-1] else ())
-             for w in widths for t in tokens]
+def sweep(folder: Path, order: int, seeds: list[int], widths=WIDTHS, tokens=TOKENS, jobs=2) -> list[dict]:
+    """The grid of runs. The longest run of each width also notes its loss at the other token counts,
+    unfinished."""
+    cells = [dict(order=order, width=w, tokens=t, seeds=seeds,
+                  checkpoints=tokens[:-1] if t == tokens[-1] else ()) for w in widths for t in tokens]
     return run_cells(train_cell, cells, [ngram, source, muon], folder, jobs, "sweep")
 
 
@@ -96,7 +110,8 @@ def tune(folder: Path, order: int, seeds: list[int], jobs: int) -> None:
     """Reducible loss at multiples of the step-size rule, for several widths and token counts, as a table."""
     multiples = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
     shapes = [(w, t) for t in (50_000, 200_000) for w in (8, 16, 32, 64)]
-    cells = [dict(order=order, width=w, tokens=t, seeds=seeds, rate=0.05 * m) for w, t in shapes for m in multiples]
+    cells = [dict(order=order, width=w, tokens=t, seeds=seeds, rate=0.05 * m)
+             for w, t in shapes for m in multiples]
     rows = run_cells(train_cell, cells, [ngram, source, muon], folder, jobs, "tune")
     mean = {}
     for row in rows:
@@ -106,7 +121,8 @@ def tune(folder: Path, order: int, seeds: list[int], jobs: int) -> None:
     print("width  tokens  " + "".join(f"{m:>8g}" for m in multiples) + "   rule above best")
     for w, t in shapes:
         values = [mean[w, t, m] for m in multiples]
-        print(f"{w:>5} {t:>7}  " + "".join(f"{v:8.4f}" for v in values) + f"   {values[3] / min(values) - 1:+.1%}")
+        row = "".join(f"{v:8.4f}" for v in values)
+        print(f"{w:>5} {t:>7}  {row}   {values[3] / min(values) - 1:+.1%}")
 
 
 @dataclass

@@ -1,10 +1,11 @@
 """The same questions on real text: a sweep of the course's own transformer, and from loss to skill.
 
-Adds to sweep.py runs of chapter 2's model on chapter 1's stream (real text, facts, questions), smaller and shorter
-than chapter 3's run, each schedule ended. Depth (4 layers) and head width (32) stay fixed: the law does not bend with
-the shape. Two things are measured on every run: held-out loss in bits per byte of real text, to be extrapolated to
-chapter 3's model, and what it knows of the facts: the probability of each right answer, and exact match (Schaeffer et
-al. 2023, Are Emergent Abilities a Mirage?, arXiv 2304.15004: the metric can make smooth progress look sudden).
+Adds to sweep.py runs of chapter 2's model on chapter 1's stream (real text, facts, questions), smaller and
+shorter than chapter 3's run, each schedule ended. Depth (4 layers) and head width (32) stay fixed: the law
+does not bend with the shape. Two things are measured on every run: held-out loss in bits per byte of real
+text, to be extrapolated to chapter 3's model, and what it knows of the facts: the probability of each right
+answer, and exact match (Schaeffer et al. 2023, Are Emergent Abilities a Mirage?, arXiv 2304.15004: the metric
+can make smooth progress look sudden).
 
     python 05_scaling/transformer_sweep.py          # 8 runs; needs `make 01`
     python 05_scaling/transformer_sweep.py --wide   # 16 runs, up to chapter 3's width
@@ -35,7 +36,7 @@ from transformer import Config, Transformer
 from workbench import RunSettings, parse_settings, run_main, seed_everything
 
 BATCH, LENGTH = 8, 128                                             # as in chapter 3
-GRID = [(32, 80), (32, 160), (32, 320), (64, 80), (64, 160), (64, 320), (96, 80), (96, 160)]      # width, steps
+GRID = [(32, 80), (32, 160), (32, 320), (64, 80), (64, 160), (64, 320), (96, 80), (96, 160)]   # width, steps
 WIDE_GRID = [(width, steps) for width in (32, 64, 96, 128) for steps in (80, 160, 320, 640)]
 
 
@@ -46,7 +47,7 @@ def answer_log_probability(model: Transformer, tokenizer: Tokenizer, questions: 
     for q in questions:
         prompt = [tokenizer.special[EOS]] + tokenizer.encode(q.completion)
         answer = tokenizer.encode(f" {q.answer}.")
-        logits = model(torch.tensor([prompt + answer]))[0, len(prompt) - 1:-1]                  # (answer length, V)
+        logits = model(torch.tensor([prompt + answer]))[0, len(prompt) - 1:-1]              # (answer length, V)
         total -= cross_entropy(logits, torch.tensor(answer)).item() * len(answer)
     return total / len(questions)
 
@@ -55,11 +56,13 @@ def config_for(width: int, vocab_size: int) -> Config:
     """Chapter 3's shape at another width: 4 layers, heads of 32, feed-forward 2.75 times the width."""
     if width % 32:
         raise ValueError(f"width {width} is not a multiple of the head width 32: choose {width // 32 * 32 + 32}")
-    return Config(vocab_size=vocab_size, d_model=width, n_heads=width // 32, n_kv_heads=width // 32, d_ff=width * 11 // 4)
+    heads = width // 32
+    return Config(vocab_size=vocab_size, d_model=width, n_heads=heads, n_kv_heads=heads, d_ff=width * 11 // 4)
 
 
 def train_cell(folder: str, text: str, width: int, tokens: int, seed: int) -> list[dict]:
-    """Train one transformer on `tokens` tokens of the stream in `folder` (its hash is `text`); a row of measurements."""
+    """Train one transformer on `tokens` tokens of the stream in `folder` (its hash is `text`); a row of
+    measurements."""
     tokenizer, tasks = Tokenizer.load(Path(folder, "tokenizer.json")), load_tasks(Path(folder, "tasks.json"))
     stream, valid = open_tokens(Path(folder, "train.bin")), open_tokens(Path(folder, "valid.bin"))
     seed_everything(seed)
@@ -84,7 +87,8 @@ def train_cell(folder: str, text: str, width: int, tokens: int, seed: int) -> li
 def transformer_sweep(text_folder: Path, cache: Path, seed: int, grid=GRID, jobs: int = 2) -> list[dict]:
     """The rows of every (width, steps) of the grid."""
     digest = hashlib.sha256(Path(text_folder, "train.bin").read_bytes()).hexdigest()[:16]
-    cells = [dict(folder=str(text_folder), text=digest, width=w, tokens=s * BATCH * LENGTH, seed=seed) for w, s in grid]
+    cells = [dict(folder=str(text_folder), text=digest, width=w, tokens=steps * BATCH * LENGTH, seed=seed)
+             for w, steps in grid]
     return run_cells(train_cell, cells, [sys.modules[__name__], transformer, muon], cache, jobs, "real text")
 
 

@@ -1,4 +1,5 @@
-"""Plausible wrong solutions of chapter 5's exercises: id, what is wrong, the right fragment, the wrong one."""
+"""Plausible wrong solutions of chapter 5's exercises: id, what is wrong, the right fragment, the wrong
+one."""
 
 MUTANTS = [
     ("5.1", "forgets the irreducible loss", "loss - law.E - law.A", "loss - law.A"),
