@@ -52,8 +52,8 @@ def slice_at(compute: float, found: dict, slack: float = 1.1) -> tuple[np.ndarra
 
 def frontier(compute: list[float], size: list[float], loss: list[float]) -> Frontier:
     """The points with their exponent, size = scale * compute^exponent, by least squares of the logarithms."""
-    if len(compute) < 2:
-        raise ValueError(f"{len(compute)} isoFLOP slice(s) have their optimum inside the sizes run: widen the grid")
+    if len(compute) < 3:
+        raise ValueError(f"only {len(compute)} isoFLOP slices have their optimum inside the sizes run: widen the grid")
     exponent = float(np.polyfit(np.log(compute), np.log(size), 1)[0])
     return Frontier(np.array(compute), np.array(size), np.array(loss), exponent)
 
@@ -86,7 +86,7 @@ def parabola_minimum(log_size: np.ndarray, loss: np.ndarray) -> tuple[float, flo
     # END EXERCISE 5.6
 
 
-def isoflop(N, D, loss, n_slices: int = 9) -> Frontier:
+def isoflop(N, D, loss, n_slices: int = 15) -> Frontier:
     """Approach 2: at several values of compute a parabola through the sizes; its bottom is the best size."""
     N, D, loss = map(np.asarray, (N, D, loss))
     found = curves(N, D, loss)
