@@ -162,6 +162,9 @@ def main() -> None:
     hours, memory = gpu_hours(s.flops), training_memory(N) / 1e9
     print(f"  {hours:,.0f} H100-hours at 40% utilization, {hours / s.gpus / 24:.1f} days on {s.gpus}; "
           f"{memory:,.0f} GB of state, {memory / s.gpus:.1f} a GPU")
+    print("  training compute for the same loss (and tokens a parameter) of a model that is smaller")
+    print("  " + "   ".join(f"{k:g} times: {times:.2f} ({ratio:,.0f})" for k in (1, 1.5, 2, 3, 4, 5)
+                          for times, ratio in [overtraining(CHINCHILLA, s.flops, k)]))
     print("\nrun            parameters   tokens  a param. |  the law: N   tokens  a param. | loss above optimum")
     for r in published_table():
         print(f"{r['name']:<14} {r['N']:>10.3g} {r['D']:>8.3g} {r['ratio']:>9.1f} | {r['best_N']:>11.3g} "

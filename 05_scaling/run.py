@@ -49,6 +49,9 @@ def readings(rows: list[dict]) -> dict:
     early = [(r["parameters"], r["body_parameters"], float(tokens), r["entropy"] + reducible)
              for r in rows if r["unfinished"]
              for tokens, reducible in [*r["unfinished"].items(), (r["tokens"], r["reducible"])]]
+    finished = {(r["width"], r["seed"], round(r["tokens"], -3)): r["reducible"] for r in rows}
+    worse = max(x / finished[r["width"], r["seed"], int(t)] - 1 for r in rows for t, x in r["unfinished"].items())
+    print(f"  before its schedule ends a run's reducible loss is up to {worse:.0%} above that of one which ends there")
     early_N, early_body, early_D, early_loss = np.array(early).T
     found = {}
     for name, (n, d, y) in {"all parameters, finished": (N, D, loss),
@@ -81,6 +84,9 @@ def known_source(s: Settings, folder: Path) -> dict:
     known, free = fit(N, D, loss, E, delta=1e-2), fit(N, D, loss)
     fits = dict(known=describe("E known ", known, N, D, loss, s.bootstraps, 1e-2),
                 free=describe("E fitted", free, N, D, loss, s.bootstraps, 1e-3))
+    for smallest in widths[:3]:
+        law = fit(*arrays([r for r in rows if r["width"] >= smallest]), E, delta=1e-2).law
+        print(f"  window from width {smallest:>2}: alpha {law.alpha:.2f}, beta {law.beta:.2f}")
 
     path = folder / "forecast.json"
     wanted = [(w, t, seeds if i == 0 else seeds[:1]) for i, (w, t) in enumerate(targets)]  # the dearest: one seed

@@ -11,25 +11,17 @@ import torch
 import allocate
 import isoflop
 import predict
-from chinchilla import NAMES, Law, bootstrap, fit, huber, interval, log_law, objective, read_runs
+from chinchilla import (BESIROGLU, NAMES, Law, bootstrap, fit, huber, interval, log_law, objective,
+                        published_like_runs, read_runs)
 from lbfgs import minimize, two_loop
 
 ROOT = Path(__file__).resolve().parent.parent
-BESIROGLU = Law(E=1.82, A=482, alpha=0.348, B=2085, beta=0.366)
-
-
-def chinchilla_like_runs(seed: int, noise: float = 0.01, n: int = 245) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Runs at the sizes and budgets of Hoffmann et al.: 50M to 16B parameters, 6e18 to 3e21 FLOPs."""
-    rng = np.random.default_rng(seed)
-    N = np.exp(rng.uniform(np.log(5e7), np.log(1.6e10), n))
-    D = np.exp(rng.uniform(np.log(6e18), np.log(3e21), n)) / 6 / N
-    return N, D, BESIROGLU.loss(N, D) * np.exp(rng.normal(0, noise, n))
 
 
 def test_the_published_constants_come_back_within_their_intervals():
     inside = []
     for seed in range(6):
-        runs = chinchilla_like_runs(seed)
+        runs = published_like_runs(seed)
         fitted = fit(*runs)
         assert fitted.determined and fitted.residual == pytest.approx(0.01, rel=0.15)
         laws = bootstrap(*runs, fitted, 200, seed)
@@ -40,14 +32,14 @@ def test_the_published_constants_come_back_within_their_intervals():
 
 
 def test_without_noise_the_constants_come_back_exactly():
-    N, D, loss = chinchilla_like_runs(0, noise=0.0)
+    N, D, loss = published_like_runs(0, noise=0.0)
     for E in (None, 1.82):
         law = fit(N, D, loss, E).law
         np.testing.assert_allclose([getattr(law, n) for n in NAMES], [getattr(BESIROGLU, n) for n in NAMES], rtol=1e-3)
 
 
 def test_one_absurd_run_hardly_moves_the_fit():
-    N, D, loss = chinchilla_like_runs(0, noise=0.0)
+    N, D, loss = published_like_runs(0, noise=0.0)
     loss[7] *= 3
     assert fit(N, D, loss).law.E == pytest.approx(1.82, abs=0.01)
 
@@ -70,7 +62,7 @@ def test_the_gradient_of_the_objective_is_torchs():
 
 
 def test_the_optimizer_finds_what_torchs_finds_and_treats_problems_apart():
-    N, D, loss = chinchilla_like_runs(3)
+    N, D, loss = published_like_runs(3)
     n, d, y = np.log(N), np.log(D), np.log(loss)
     function = objective(n - n.mean(), d - d.mean(), y, 1e-3)
     starts = np.array([[0.3, -1.0, 0.5, -1.0, 0.5], [0.5, -0.5, 0.2, -0.5, 0.9], [-0.2, 0.0, 0.3, -2.0, 0.2]])
@@ -122,7 +114,7 @@ def test_two_loops_are_the_bfgs_matrix_written_out():
 ])
 def test_runs_that_determine_nothing_are_refused_with_the_reason(change, message):
     with pytest.raises(ValueError, match=message):
-        fit(*change(chinchilla_like_runs(0, n=20)))
+        fit(*change(published_like_runs(0, n=20)))
 
 
 def test_runs_whose_parameters_can_be_traded_are_reported_as_undetermined():
@@ -132,7 +124,7 @@ def test_runs_whose_parameters_can_be_traded_are_reported_as_undetermined():
     assert not ray.determined and ray.condition > 1e5
     N, D = np.repeat([1e8, 1e9], 6), np.tile(np.geomspace(1e9, 1e11, 6), 2)                  # two sizes: A, alpha or E?
     assert not fit(N, D, BESIROGLU.loss(N, D)).determined
-    assert fit(*chinchilla_like_runs(0)).condition < 1e3
+    assert fit(*published_like_runs(0)).condition < 1e3
 
 
 def write_csv(path: Path, N, D, loss) -> Path:
@@ -145,10 +137,10 @@ def test_the_command_fits_any_csv_and_says_in_one_sentence_what_is_wrong_with_it
     def command(*arguments):
         return subprocess.run([sys.executable, ROOT / "05_scaling" / "chinchilla.py", *arguments], capture_output=True, text=True)
 
-    path = write_csv(tmp_path / "runs.csv", *chinchilla_like_runs(1))
+    path = write_csv(tmp_path / "runs.csv", *published_like_runs(1))
     good = command("--csv", str(path), "--bootstraps", "50")
     assert good.returncode == 0 and "245 runs" in good.stdout and "beta" in good.stdout and "NOT" not in good.stdout
-    N, D, loss = chinchilla_like_runs(1)
+    N, D, loss = published_like_runs(1)
     loss[3] = np.nan
     bad = command("--csv", str(write_csv(tmp_path / "bad.csv", N, D, loss)))
     assert bad.returncode != 0 and "run 4 has loss = nan" in bad.stderr and "Traceback" not in bad.stderr
@@ -263,6 +255,10 @@ def test_a_plan_has_about_the_parameters_it_was_asked_for():
         assert sum(allocate.count_parameters(shape).values()) == pytest.approx(N, rel=0.12)
         assert 60 < shape.d_model / shape.n_layers < 160
     assert allocate.gpu_hours(3.6e21, peak=1e15, utilization=0.5) == pytest.approx(2000)
+    reported = {"Llama 3 405B": 30.84e6, "DeepSeek-V3": 2.664e6}         # model card; arXiv 2412.19437, table 1
+    for name, N, D, _ in allocate.PUBLISHED:
+        if name in reported:
+            assert allocate.gpu_hours(6 * N * D) == pytest.approx(reported[name], rel=0.2)
     assert allocate.training_memory(1e9) == 16e9
 
 
