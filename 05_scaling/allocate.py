@@ -128,8 +128,9 @@ def published_table(law: Law = CHINCHILLA) -> list[dict]:
     for name, N, D, report in PUBLISHED:
         C = 6 * N * D
         best_N, best_D = optimal(law, C)
-        rows.append(dict(name=name, N=N, D=D, compute=C, ratio=D / N, best_N=best_N, best_D=best_D, report=report,
-                         best_ratio=best_D / best_N, excess=float(law.loss(N, D) - law.loss(best_N, best_D))))
+        rows.append(dict(name=name, report=report, compute=C, N=N, D=D, ratio=D / N,
+                         best_N=best_N, best_D=best_D, best_ratio=best_D / best_N,
+                         excess=float(law.loss(N, D) - law.loss(best_N, best_D))))
     return rows
 
 
@@ -147,15 +148,15 @@ def main() -> None:
         raise ValueError("--flops must be positive and --gpus at least 1")
     N, D = optimal(CHINCHILLA, s.flops)
     loss = float(CHINCHILLA.loss(N, D))
-    print(f"{s.flops:.3g} FLOPs: {N:.3g} parameters, {D:.3g} tokens ({D / N:.1f} a parameter), loss {loss:.3f}")
+    print(f"{s.flops:.3g} FLOPs: {N:.3g} parameters, {D:.3g} tokens ({D / N:.1f} each), loss {loss:.3f}")
     if s.unique and D > s.unique:
         worth = effective_tokens(s.unique, D)
         print(f"  {D / s.unique:.1f} epochs of {s.unique:.3g} tokens are worth {worth:.3g}: "
               f"loss {CHINCHILLA.loss(N, worth):.3f}")
     if s.served:
         n, d, cost = lifetime_optimal(CHINCHILLA, loss, s.served)
-        print(f"  with {s.served:.3g} tokens served: {n:.3g} parameters, {d:.3g} tokens ({d / n:.0f} a parameter), "
-              f"{cost / (s.flops + 2 * N * s.served):.1%} of the lifetime FLOPs of the first plan, same loss")
+        print(f"  with {s.served:.3g} tokens served: {n:.3g} parameters, {d:.3g} tokens ({d / n:.0f} each); "
+              f"same loss, {cost / (s.flops + 2 * N * s.served):.1%} of the lifetime FLOPs")
     shape = shape_for(N)
     print(f"  shape: {shape.n_layers} layers of width {shape.d_model}, {shape.n_heads} heads, "
           f"{sum(count_parameters(shape).values()):.3g} parameters")
@@ -165,7 +166,7 @@ def main() -> None:
     print("  training compute for the same loss (and tokens a parameter) of a model that is smaller")
     print("  " + "   ".join(f"{k:g} times: {times:.2f} ({ratio:,.0f})" for k in (1, 1.5, 2, 3, 4, 5)
                           for times, ratio in [overtraining(CHINCHILLA, s.flops, k)]))
-    print("\nrun            parameters   tokens  a param. |  the law: N   tokens  a param. | loss above optimum")
+    print("\nrun            parameters   tokens      each |  the law: N   tokens      each | above optimum")
     for r in published_table():
         print(f"{r['name']:<14} {r['N']:>10.3g} {r['D']:>8.3g} {r['ratio']:>9.1f} | {r['best_N']:>11.3g} "
               f"{r['best_D']:>8.3g} {r['best_ratio']:>9.1f} | {r['excess']:.3f}")

@@ -30,7 +30,8 @@ class Law:
 
     def loss(self, N, D):
         """The loss of N parameters trained on D tokens (numbers or arrays)."""
-        return self.E + self.A * np.power(N, -self.alpha, dtype=float) + self.B * np.power(D, -self.beta, dtype=float)
+        N, D = np.asarray(N, dtype=float), np.asarray(D, dtype=float)
+        return self.E + self.A / N ** self.alpha + self.B / D ** self.beta
 
 
 # The refit of the runs of Hoffmann et al. by Besiroglu et al. (2024), as they print it.
@@ -42,7 +43,7 @@ class Fit:
     """A fitted law with what is needed to judge it."""
     law: Law
     residual: float       # typical relative error on the fitted runs (degrees of freedom counted)
-    condition: float      # of the Jacobian by log E, log A, alpha, log B, beta: large = not determined by the runs
+    condition: float      # of the Jacobian by log E, log A, alpha, log B, beta: large = not determined
     theta: np.ndarray     # (5,), or (4,) when E is given: the fitted numbers in centred logs
 
     @property
@@ -104,14 +105,15 @@ def check(N, D, loss, free: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for name, v in (("N", N), ("D", D), ("loss", loss)):
         bad = np.flatnonzero(~(np.isfinite(v) & (v > 0)))
         if len(bad):
-            raise ValueError(f"run {bad[0] + 1} has {name} = {v[bad[0]]}: the law is fitted in logarithms, so "
-                             f"every N, D and loss must be a positive number (remove or repair the run)")
+            raise ValueError(f"run {bad[0] + 1} has {name} = {v[bad[0]]}: the law is fitted in logarithms, "
+                             "so every N, D and loss must be a positive number: repair or remove the run")
     distinct = len(set(zip(N, D)))
     if distinct < free:
-        raise ValueError(f"{distinct} different (N, D) can't determine {free} parameters: add runs at several N and D")
+        raise ValueError(f"{distinct} different (N, D) can't determine {free} parameters: add runs")
     for name, v, term in (("N", N, "A and alpha"), ("D", D, "B and beta")):
         if len(set(v)) == 1:
-            raise ValueError(f"all runs have {name} = {v[0]:g}, so {term} are not determined: add another {name}")
+            raise ValueError(f"all runs have {name} = {v[0]:g}, so {term} are not determined: "
+                             f"add runs of another {name}")
     return N, D, loss
 
 
@@ -125,7 +127,8 @@ def fit(N, D, loss, E: float | None = None, delta: float = 1e-3) -> Fit:
     n, d, y = np.log(N), np.log(D), np.log(loss)
     n0, d0 = n.mean(), d.mean()                       # centred, or A and alpha could hardly be told apart
     mean = loss.mean()
-    starts = np.array([(np.log(floor * loss.min()), np.log(share * mean), alpha, np.log((1 - share) * mean), beta)
+    starts = np.array([(np.log(floor * loss.min()), np.log(share * mean), alpha,
+                        np.log((1 - share) * mean), beta)
                        for floor in (0.1, 0.3, 0.5, 0.7, 0.9) for share in (0.2, 0.5, 0.8)
                        for alpha in (0.2, 0.5, 0.9) for beta in (0.2, 0.5, 0.9)])
     if E is not None:
@@ -184,8 +187,8 @@ def read_runs(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return tuple(columns)
 
 
-def published_like_runs(seed: int, noise: float = 0.01, n: int = 245) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Made-up runs that follow the published refit, at Hoffmann et al.'s sizes and budgets (6e18 to 3e21 FLOPs)."""
+def published_like_runs(seed: int, noise: float = 0.01, n: int = 245) -> tuple[np.ndarray, ...]:
+    """N, D, loss of made-up runs that follow the published refit, at the original's sizes and budgets."""
     rng = np.random.default_rng(seed)
     N = np.exp(rng.uniform(np.log(5e7), np.log(1.6e10), n))
     D = np.exp(rng.uniform(np.log(6e18), np.log(3e21), n)) / 6 / N
@@ -215,8 +218,8 @@ def main() -> None:
         low, high = interval(np.array([getattr(law, name) for law in laws]))
         print(f"  {name:<6} {getattr(fitted.law, name):>10.4g}   90% interval {low:.4g} to {high:.4g}")
     if not fitted.determined:
-        print("  NOT DETERMINED: these runs fit almost as well with very different parameters (condition number "
-              "above 1e4). Vary N and D independently.")
+        print("  NOT DETERMINED (condition number above 1e4): very different parameters fit these runs "
+              "almost as well. Vary N and D independently.")
 
 
 if __name__ == "__main__":

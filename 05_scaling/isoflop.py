@@ -34,7 +34,7 @@ def curves(N: np.ndarray, D: np.ndarray, loss: np.ndarray) -> dict[float, tuple[
     for size in sorted(set(N)):
         d, y = np.log(D[N == size]), np.log(loss[N == size])
         if len(set(np.round(d, 2))) < 3:
-            raise ValueError(f"size N = {size:g} was run at fewer than 3 token counts: add some to draw its curve")
+            raise ValueError(f"size N = {size:g} was run at fewer than 3 token counts: add some")
         found[size] = (np.polyfit(d, y, 2), np.exp(d.min()), np.exp(d.max()))
     return found
 
@@ -53,7 +53,7 @@ def slice_at(compute: float, found: dict, slack: float = 1.1) -> tuple[np.ndarra
 def frontier(compute: list[float], size: list[float], loss: list[float]) -> Frontier:
     """The points with their exponent, size = scale * compute^exponent, by least squares of the logarithms."""
     if len(compute) < 3:
-        raise ValueError(f"only {len(compute)} isoFLOP slices have their optimum inside the sizes run: widen the grid")
+        raise ValueError(f"only {len(compute)} slices have their optimum inside the sizes: widen the grid")
     exponent = float(np.polyfit(np.log(compute), np.log(size), 1)[0])
     return Frontier(np.array(compute), np.array(size), np.array(loss), exponent)
 

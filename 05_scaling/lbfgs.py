@@ -56,10 +56,10 @@ def minimize(function: Callable, x: np.ndarray, iterations: int = 1000, memory: 
         uphill = ~(slope < 0)
         direction[uphill], slope[uphill] = -gradient[rows][uphill], -np.square(gradient[rows][uphill]).sum(1)
         longest = np.abs(direction).max(1)
-        fraction = np.minimum(1.0, 1.0 / np.maximum(longest, 1e-300))           # no variable moves by more than 1
+        fraction = np.minimum(1.0, 1.0 / np.maximum(longest, 1e-300))       # no variable moves by more than 1
         new_x, new_value, new_gradient = x[rows].copy(), value[rows].copy(), gradient[rows].copy()
         waiting = np.arange(len(rows))
-        for _ in range(40):                                                     # halve until the value has decreased
+        for _ in range(40):                                             # halve until the value has decreased
             trial = x[rows[waiting]] + fraction[waiting, None] * direction[waiting]
             v, g = function(trial, rows[waiting])
             good = v <= value[rows[waiting]] + 1e-4 * fraction[waiting] * slope[waiting]
@@ -73,7 +73,7 @@ def minimize(function: Callable, x: np.ndarray, iterations: int = 1000, memory: 
         y[flat] = 0                                                             # keep only positive curvature
         steps[:-1, rows], changes[:-1, rows] = steps[1:, rows], changes[1:, rows]
         steps[-1, rows], changes[-1, rows] = s, y
-        steps[:, rows[waiting]] = 0                                             # stuck: forget, try the gradient once
+        steps[:, rows[waiting]] = 0                                # stuck: forget, try the gradient once
         small = value[rows] - new_value <= tolerance * np.abs(new_value) + 1e-300
         patience[rows] = np.where(small, patience[rows] - 1, 3)
         x[rows], value[rows], gradient[rows] = new_x, new_value, new_gradient

@@ -110,7 +110,7 @@ def train(source: MarkovSource, width: int, tokens: int, seeds: list[int], batch
     unfinished = {}
     for step in range(steps):
         data = torch.from_numpy(np.stack([source.batch(rng, batch) for rng in rngs]))         # (S, B, k+1)
-        loss = len(seeds) * cross_entropy(model(data[..., :-1]), data[..., -1])           # sum over seeds of means
+        loss = len(seeds) * cross_entropy(model(data[..., :-1]), data[..., -1])     # sum over seeds of means
         model.zero_grad()
         loss.backward()
         clip_each(list(model.parameters()))
@@ -141,8 +141,8 @@ def muon_step(matrices: list[nn.Parameter], momentum: list[torch.Tensor], rate: 
     orthogonalization."""
     for shape in {p.shape for p in matrices}:
         group = [(p, m) for p, m in zip(matrices, momentum) if p.shape == shape]
-        ahead = torch.stack([p.grad + beta * m.mul_(beta).add_(p.grad) for p, m in group])  # (number, S, in, out)
-        for (p, _), update in zip(group, orthogonalize(ahead)):
+        ahead = [p.grad + beta * m.mul_(beta).add_(p.grad) for p, m in group]
+        for (p, _), update in zip(group, orthogonalize(torch.stack(ahead))):          # (number, S, in, out)
             p.sub_(rate * max(1, shape[2] / shape[1]) ** 0.5 * update)
 
 
@@ -159,7 +159,7 @@ def main() -> None:
     source, _ = documentation_source(settings.order)
     for row in train(source, settings.width, settings.tokens, list(range(settings.seeds))):
         print(f"seed {row['seed']}: {row['parameters']:,} parameters, {row['tokens']:,} symbols, "
-              f"loss {row['entropy'] + row['reducible']:.4f} = entropy {row['entropy']:.4f} + {row['reducible']:.4f}")
+              f"entropy {row['entropy']:.4f} + reducible {row['reducible']:.4f} nats")
 
 
 if __name__ == "__main__":

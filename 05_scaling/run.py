@@ -35,7 +35,8 @@ def describe(name: str, fitted: Fit, N, D, loss, replicas: int, delta: float) ->
     laws = bootstrap(N, D, loss, fitted, replicas, delta=delta)
     report = {key: (value, *interval(np.array([getattr(law, key) for law in laws])))
               for key, value in asdict(fitted.law).items()}
-    print(f"  {name}: " + "  ".join(f"{key} {v:.4g} [{low:.3g}, {high:.3g}]" for key, (v, low, high) in report.items()))
+    parts = (f"{key} {v:.4g} [{low:.3g}, {high:.3g}]" for key, (v, low, high) in report.items())
+    print(f"  {name}: " + "  ".join(parts))
     print(f"    typical error {fitted.residual:.1%}, condition number {fitted.condition:.3g}"
           + ("" if fitted.determined else ": NOT DETERMINED by these runs"))
     return dict(report, residual=fitted.residual, condition=fitted.condition, determined=fitted.determined)
@@ -50,8 +51,9 @@ def readings(rows: list[dict]) -> dict:
              for r in rows if r["unfinished"]
              for tokens, reducible in [*r["unfinished"].items(), (r["tokens"], r["reducible"])]]
     finished = {(r["width"], r["seed"], round(r["tokens"], -3)): r["reducible"] for r in rows}
-    worse = max(x / finished[r["width"], r["seed"], int(t)] - 1 for r in rows for t, x in r["unfinished"].items())
-    print(f"  before its schedule ends a run's reducible loss is up to {worse:.0%} above that of one which ends there")
+    worse = max(reducible / finished[r["width"], r["seed"], int(tokens)] - 1
+                for r in rows for tokens, reducible in r["unfinished"].items())
+    print(f"  an unfinished run's reducible loss is up to {worse:.0%} above that of a run which ends there")
     early_N, early_body, early_D, early_loss = np.array(early).T
     found = {}
     for name, (n, d, y) in {"all parameters, finished": (N, D, loss),
@@ -89,9 +91,10 @@ def known_source(s: Settings, folder: Path) -> dict:
         print(f"  window from width {smallest:>2}: alpha {law.alpha:.2f}, beta {law.beta:.2f}")
 
     path = folder / "forecast.json"
-    wanted = [(w, t, seeds if i == 0 else seeds[:1]) for i, (w, t) in enumerate(targets)]  # the dearest: one seed
+    wanted = [(w, t, seeds if i == 0 else seeds[:1]) for i, (w, t) in enumerate(targets)]  # dearest: one seed
     for f in write_forecasts(path, rows, wanted):
-        print(f"forecast, {f.times:.1f} times the compute, seed {f.seed}: {f.loss:.4f}, 90% {f.low:.4f} to {f.high:.4f}")
+        print(f"forecast, {f.times:.1f} times the compute, seed {f.seed}: "
+              f"{f.loss:.4f} ({f.low:.4f} to {f.high:.4f})")
     compared = run_targets(folder / "runs", path, 3, wanted, s.jobs)
     print_comparison(compared)
     kaplan = fit_kaplan(N, D, loss)
@@ -128,8 +131,8 @@ def real_text(s: Settings, out: Path, folder: Path) -> dict:
     laws = bootstrap(N, D, loss, fitted, s.bootstraps)
     low, high = interval(np.array([law.loss(size, tokens) for law in laws]))
     measured = main_model["after"]["bits_per_byte"]
-    print(f"chapter 3's model ({size:,} parameters, {tokens:,} tokens): forecast {predicted:.3f} [{low:.3f}, {high:.3f}]")
-    print(f"  bits per byte, measured {measured:.3f}: error {predicted / measured - 1:+.1%}; "
+    print(f"chapter 3's model, {size:,} parameters and {tokens:,} tokens: forecast {predicted:.3f} "
+          f"[{low:.3f}, {high:.3f}]\n  bits per byte, measured {measured:.3f}: error {predicted / measured - 1:+.1%}; "
           f"the best run so far {loss.min() / measured - 1:+.1%}")
     figures.draw_skill(folder / "skill", rows)
     return dict(runs=rows, fit=report, forecast=(predicted, low, high), measured=measured)

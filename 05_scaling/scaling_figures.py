@@ -57,9 +57,10 @@ def draw_forecast(path: Path, compute: np.ndarray, loss: np.ndarray, compared: l
     """The sweep's best runs, the forecasts with intervals, the truth, and what the fit with free E said."""
     axes = new_axes("Forecast first, then train: one mark per seed",
                     "compute, relative to the largest run of the sweep", "loss (nats per symbol)", 7, 4.2)
-    axes.semilogx(compute / largest, loss, ".", color=GREY, label="runs of the sweep")
+    late = compute > 0.1 * largest
+    axes.semilogx(compute[late] / largest, loss[late], ".", color=GREY, label="largest runs of the sweep")
     for i, c in enumerate(compared):
-        x = c["times"] * (1 + 0.09 * (c["seed"] - 1))
+        x = c["times"] * 1.12 ** (c["seed"] - compared[0]["seed"])
         label = (lambda text: text if i == 0 else None)
         bars = [[c["loss"] - c["low"]], [c["high"] - c["loss"]]]
         axes.errorbar([x], [c["loss"]], bars, fmt="_", color="black", capsize=4, markersize=8,
@@ -67,9 +68,9 @@ def draw_forecast(path: Path, compute: np.ndarray, loss: np.ndarray, compared: l
         axes.plot([x], [c["measured"]], "o", color="black", markersize=5, label=label("measured afterwards"))
         axes.plot([x], [c["free_loss"]], "x", color="black", label=label("forecast with E fitted"))
     axes.axhline(compared[0]["entropy"], color="black", linestyle=":", linewidth=1)
-    left = compute.min() / largest
-    axes.text(left, compared[0]["entropy"], "entropy of the source", va="bottom", fontsize=8)
-    axes.set_xlim(left=left / 1.3)
+    axes.text(0.1, compared[0]["entropy"], "entropy of the source", va="bottom", fontsize=8)
+    axes.set_xticks([0.1, 0.25, 1, 4, 8], ["1/10", "1/4", "1", "4", "8"])
+    axes.minorticks_off()
     axes.legend(fontsize=8)
     save(axes, path)
 
@@ -118,7 +119,7 @@ def draw_skill(path: Path, rows: list[dict]) -> None:
         right.plot(x, [100 * r["recall"] for r in of], **look)
     left.invert_xaxis()
     x = "held-out loss (bits per byte), falling"
-    left.set(xlabel=x, ylabel="log probability of the right answer (nats)", title="The same knowledge, smooth ...")
+    left.set(xlabel=x, ylabel="log probability of the right answer", title="The same knowledge, smooth ...")
     right.set(xlabel=x, ylabel="facts completed exactly (%)", title="... and sudden")
     left.legend(fontsize=8)
     save(left, path)

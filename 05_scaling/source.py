@@ -53,7 +53,7 @@ class MarkovSource:
 
     def __init__(self, symbols: np.ndarray, order: int = 3, n_symbols: int = 64):
         if not 1 <= order <= 8:
-            raise ValueError(f"order {order} is outside 1 to 8: 64^(order+1) windows must fit in 64-bit numbers")
+            raise ValueError(f"order {order} is outside 1 to 8: numbers of windows must fit in 64 bits")
         if len(symbols) <= order or symbols.min() < 0 or symbols.max() >= n_symbols:
             raise ValueError(f"the text needs more than {order} symbols, all from 0 to {n_symbols - 1}")
         self.order, self.n_symbols, self.symbols = order, n_symbols, symbols

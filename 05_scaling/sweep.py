@@ -28,7 +28,7 @@ import torch
 import muon
 import ngram
 import source
-from workbench import Progress, RunSettings, parse_settings, read_json, run_main, write_json
+from workbench import Progress, parse_settings, read_json, run_main, write_json
 
 WIDTHS = (8, 12, 16, 24, 32, 48, 64)
 TOKENS = (50_000, 100_000, 200_000, 400_000)
@@ -39,7 +39,8 @@ def code_of(module) -> str:
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
             del body[0]
     return ast.dump(tree)
 
@@ -47,7 +48,8 @@ def code_of(module) -> str:
 def cell_key(cell: dict, modules: list) -> str:
     """The name under which a cell's result is kept: it changes with any setting and with the code that
     trains it."""
-    text = json.dumps([cell, [code_of(m) for m in modules], torch.__version__, source.text_digest()], sort_keys=True)
+    parts = [cell, [code_of(m) for m in modules], torch.__version__, source.text_digest()]
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
@@ -56,7 +58,7 @@ def one_thread(job: Callable[..., list[dict]], cell: dict) -> list[dict]:
     row."""
     torch.set_num_threads(1)
     begin = time.process_time()
-    with contextlib.redirect_stderr(io.StringIO()):          # one progress line for all cells, not one for each
+    with contextlib.redirect_stderr(io.StringIO()):     # one progress line for all cells, not one for each
         rows = job(**cell)
     return [dict(row, cpu_seconds=(time.process_time() - begin) / len(rows)) for row in rows]
 
@@ -126,7 +128,9 @@ def tune(folder: Path, order: int, seeds: list[int], jobs: int) -> None:
 
 
 @dataclass
-class Settings(RunSettings):
+class Settings:
+    out: str = "out"  # folder for the results of all chapters
+    seed: int = 0  # the first seed
     order: int = 3  # of the Markov source
     seeds: int = 3  # independent models, trained side by side
     tune: bool = False  # compare step sizes instead of running the grid

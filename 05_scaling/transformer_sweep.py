@@ -33,7 +33,7 @@ from tasks import load_tasks
 from token_file import open_tokens
 from train import train
 from transformer import Config, Transformer
-from workbench import RunSettings, parse_settings, run_main, seed_everything
+from workbench import parse_settings, run_main, seed_everything
 
 BATCH, LENGTH = 8, 128                                             # as in chapter 3
 GRID = [(32, 80), (32, 160), (32, 320), (64, 80), (64, 160), (64, 320), (96, 80), (96, 160)]   # width, steps
@@ -47,7 +47,7 @@ def answer_log_probability(model: Transformer, tokenizer: Tokenizer, questions: 
     for q in questions:
         prompt = [tokenizer.special[EOS]] + tokenizer.encode(q.completion)
         answer = tokenizer.encode(f" {q.answer}.")
-        logits = model(torch.tensor([prompt + answer]))[0, len(prompt) - 1:-1]              # (answer length, V)
+        logits = model(torch.tensor([prompt + answer]))[0, len(prompt) - 1:-1]          # (answer length, V)
         total -= cross_entropy(logits, torch.tensor(answer)).item() * len(answer)
     return total / len(questions)
 
@@ -55,7 +55,7 @@ def answer_log_probability(model: Transformer, tokenizer: Tokenizer, questions: 
 def config_for(width: int, vocab_size: int) -> Config:
     """Chapter 3's shape at another width: 4 layers, heads of 32, feed-forward 2.75 times the width."""
     if width % 32:
-        raise ValueError(f"width {width} is not a multiple of the head width 32: choose {width // 32 * 32 + 32}")
+        raise ValueError(f"width {width} is no multiple of the head width 32: choose {width // 32 * 32 + 32}")
     heads = width // 32
     return Config(vocab_size=vocab_size, d_model=width, n_heads=heads, n_kv_heads=heads, d_ff=width * 11 // 4)
 
@@ -93,7 +93,9 @@ def transformer_sweep(text_folder: Path, cache: Path, seed: int, grid=GRID, jobs
 
 
 @dataclass
-class Settings(RunSettings):
+class Settings:
+    out: str = "out"  # folder for the results of all chapters
+    seed: int = 0  # the first seed
     wide: bool = False  # the larger grid, about 10 times the work
     jobs: int = min(2, os.cpu_count() or 1)  # processes
 
