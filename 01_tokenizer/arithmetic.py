@@ -28,8 +28,10 @@ def right_answer(pair: Pair) -> str:
 
 def careless_answer(pair: Pair) -> str:
     """What somebody writes who forgets every carry: (5, 7) gives "2000" in place of "2100"."""
+    # EXERCISE 1.3 careless sums
     columns = zip(reverse_digits(pair[0]), reverse_digits(pair[1]))
     return "".join(str((int(a) + int(b)) % 10) for a, b in columns) + "0"
+    # END EXERCISE 1.3
 
 
 def carries(pair: Pair) -> int:

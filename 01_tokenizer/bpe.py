@@ -5,20 +5,23 @@ training updates the pair counts where a merge happened in place of counting aga
 and can never be produced by ordinary text.
 
     python 01_tokenizer/run.py             trains it on the corpus
+    python 01_tokenizer/bpe.py             trains both versions side by side and compares
 """
 import heapq
 import itertools
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 import regex
 
-from bpe_naive import merge
+from bpe_naive import merge, train_naive
 from workbench import read_json, write_json
 
 # A word with its leading space | one digit (so that numbers line up digit by digit) | punctuation | white space.
 PATTERN = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s+(?!\S)|\s+"
+Pair = tuple[int, int]
 EOS, USER, BOT, PAD = SPECIAL = ("<|eos|>", "<|user|>", "<|bot|>", "<|pad|>")
 
 
@@ -51,21 +54,33 @@ def train(texts: Iterable[str], vocab_size: int, pattern: str = PATTERN) -> list
             continue
         new_id = 256 + len(merges)
         merges.append(pair)
-        changed = set()
-        for w in where.pop(pair):
-            before, after = words[w], merge(words[w], pair, new_id)
-            for p in zip(before, before[1:]):
-                counts[p] -= times[w]
-            for p in zip(after, after[1:]):
-                counts[p] += times[w]
-                if new_id in p:
-                    where[p].add(w)
-                    changed.add(p)
-            words[w] = after
         # Counts of old pairs only fall, so their stale entries are caught above; only new pairs must be pushed.
-        for p in changed:
+        for p in merge_everywhere(words, times, counts, where, pair, new_id):
             heapq.heappush(heap, (-counts[p], p))
     return merges
+
+
+def merge_everywhere(words: list[list[int]], times: list[int], counts: Counter, where: dict[Pair, set[int]],
+                     pair: Pair, new_id: int) -> set[Pair]:
+    """Merge `pair` in the words that `where` names and correct all tables in place; returns the pairs with `new_id`.
+
+    words[w] occurs times[w] times; counts[p] is how often p occurs in all; where[p] has every w whose word contains p,
+    and maybe some that did once. Afterwards `pair` is in no table of `where`.
+    """
+    # EXERCISE 1.9 counts after a merge
+    created = set()
+    for w in where.pop(pair):
+        before, after = words[w], merge(words[w], pair, new_id)
+        for p in zip(before, before[1:]):
+            counts[p] -= times[w]
+        for p in zip(after, after[1:]):
+            counts[p] += times[w]
+            if new_id in p:
+                where[p].add(w)
+                created.add(p)
+        words[w] = after
+    return created
+    # END EXERCISE 1.9
 
 
 class Tokenizer:
@@ -89,12 +104,14 @@ class Tokenizer:
 
     def encode_piece(self, ids: list[int]) -> list[int]:
         """Merge the bytes of one piece: always the pair that was learned first, until none is left."""
+        # EXERCISE 1.7 encode one piece
         while len(ids) > 1:
             pair = min(zip(ids, ids[1:]), key=lambda p: self.rank.get(p, len(self.merges)))
             if pair not in self.rank:
                 break
             ids = merge(ids, pair, 256 + self.rank[pair])
         return ids
+        # END EXERCISE 1.7
 
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text. A special token's name inside it is text too: a user cannot forge structure."""
@@ -108,6 +125,7 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The exact bytes behind ids; special tokens appear by name. Raises ValueError for an id that does not exist."""
+        # EXERCISE 1.5 ids to bytes
         out = []
         for i in ids:
             if 0 <= i < len(self.bytes_of):
@@ -117,6 +135,7 @@ class Tokenizer:
             else:
                 raise ValueError(f"token id {i} is outside the vocabulary of {self.vocab_size}: was another tokenizer used?")
         return b"".join(out)
+        # END EXERCISE 1.5
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids to text. Bytes that are not UTF-8 (a character cut in half) become U+FFFD."""
@@ -137,3 +156,15 @@ class Tokenizer:
             return cls(merges, tuple(data["special"]), data["pattern"])
         except (KeyError, TypeError, ValueError, regex.error) as error:
             raise ValueError(f"{path} is not a tokenizer file ({error}): delete it and run `make 01` again") from None
+
+
+if __name__ == "__main__":
+    from corpus import real_text
+
+    sample = real_text()[:400]
+    begin = time.process_time()
+    fast = train(sample, 256 + 300)
+    middle = time.process_time()
+    slow = train_naive(Counter(itertools.chain.from_iterable(regex.findall(PATTERN, text) for text in sample)), 300)
+    print(f"{sum(map(len, sample)):,} characters, 300 merges: the same merges {fast == slow}, "
+          f"{(time.process_time() - middle) / (middle - begin):.0f} times as fast as counting again")

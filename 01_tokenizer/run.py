@@ -36,7 +36,7 @@ QUICK = dict(vocab_size=512, names=60, held_out=20, real_chars=120_000, exposure
 def compression(tokenizer: Tokenizer, texts: list[str]) -> dict[int, float]:
     """Bytes a token on `texts` for growing prefixes of the merges: {vocabulary size: bytes a token}."""
     sample = "\n".join(texts)[:100_000]
-    sizes = sorted({2**k for k in range(8, 16) if 2**k < len(tokenizer.bytes_of)} | {len(tokenizer.bytes_of)})
+    sizes = [256 + len(tokenizer.merges) * i // 8 for i in range(9)]
     return {n: len(sample.encode()) / len(Tokenizer(tokenizer.merges[:n - 256]).encode(sample)) for n in sizes}
 
 
@@ -44,9 +44,7 @@ def draw(path: Path, curve: dict[int, float]) -> None:
     """Bytes a token against the size of the vocabulary."""
     axes = new_axes("What a larger vocabulary buys, on held-out text", "vocabulary (tokens)", "bytes a token")
     axes.plot(list(curve), list(curve.values()), "o-", color="black")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(list(curve), [str(n) for n in curve])
-    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
     save(axes, path)
 
 

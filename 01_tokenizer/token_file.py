@@ -20,12 +20,14 @@ def pack(tokenizer: Tokenizer, documents: Iterable[str]) -> np.ndarray:
     """Ids of all documents in one row, (N,) uint16. It starts with <|eos|>: every document follows one, also the first."""
     if tokenizer.vocab_size > 2**16:
         raise ValueError(f"a vocabulary of {tokenizer.vocab_size} does not fit two bytes a token: use 65536 or fewer")
+    # EXERCISE 1.4 pack documents
     eos = tokenizer.special[EOS]
     ids = [eos]
     for text in documents:
         ids += tokenizer.encode(text)
         ids.append(eos)
     return np.array(ids, dtype=DTYPE)
+    # END EXERCISE 1.4
 
 
 def shuffled(*sources: list[str], rng: random.Random) -> list[str]:

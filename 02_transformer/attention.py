@@ -15,8 +15,10 @@ from positions import alibi_bias, apply_rope
 
 def softmax(x: Tensor) -> Tensor:
     """exp(x) / sum(exp(x)) over the last dimension. Subtracting the maximum changes nothing and prevents overflow."""
+    # EXERCISE 2.1 softmax
     e = (x - x.amax(-1, keepdim=True)).exp()
     return e / e.sum(-1, keepdim=True)
+    # END EXERCISE 2.1
 
 
 def causal_mask(n_queries: int, n_keys: int, device: torch.device | None = None) -> Tensor:
@@ -24,12 +26,19 @@ def causal_mask(n_queries: int, n_keys: int, device: torch.device | None = None)
 
     With a cache there are fewer queries than keys: the queries are the newest tokens.
     """
-    return torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).triu(1 + n_keys - n_queries)
+    # EXERCISE 2.2 causal mask
+    query = torch.arange(n_keys - n_queries, n_keys, device=device)[:, None]   # where each query stands
+    key = torch.arange(n_keys, device=device)
+    return key > query                                                         # (queries, keys)
+    # END EXERCISE 2.2
 
 
 def repeat_heads(x: Tensor, n_heads: int) -> Tensor:
     """Grouped-query attention: give each of K key/value heads to H/K query heads. (B, K, T, D) to (B, H, T, D)."""
-    return x if x.shape[1] == n_heads else x.repeat_interleave(n_heads // x.shape[1], dim=1)
+    # EXERCISE 2.4 grouped heads
+    group = n_heads // x.shape[1]   # query heads that share one key/value head
+    return x if group == 1 else x.repeat_interleave(group, dim=1)
+    # END EXERCISE 2.4
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -37,6 +46,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
 
     q (B, H, T, D); k and v (B, H, S, D) with S >= T, the queries being the last T positions. Returns (B, H, T, D).
     """
+    # EXERCISE 2.12 scaled dot-product attention
     T, S, D = q.shape[-2], k.shape[-2], q.shape[-1]
     scores = (q * D**-0.5) @ k.transpose(-1, -2)                              # (B, H, T, S)
     if bias is not None:
@@ -44,6 +54,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     if T > 1:   # a single newest token may see everything
         scores = scores.masked_fill(causal_mask(T, S, q.device), float("-inf"))
     return softmax(scores) @ v                                                # (B, H, T, D)
+    # END EXERCISE 2.12
 
 
 class Attention(nn.Module):
@@ -67,6 +78,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache=None) -> Tensor:
         """x (B, T, C) to (B, T, C); cos and sin (T, D/2) belong to the positions of x."""
+        # EXERCISE 2.13 attention layer
         B, T, _ = x.shape
         D = self.head_width
         q = self.q_norm(self.q_proj(x).view(B, T, self.heads, D)).transpose(1, 2)      # (B, H, T, D)
@@ -80,3 +92,4 @@ class Attention(nn.Module):
         bias = alibi_bias(self.heads, T, k.shape[2]).to(x) if self.positions == "alibi" else None
         out = attend(q, k, v, bias)                                                    # (B, H, T, D)
         return self.o_proj(out.transpose(1, 2).reshape(B, T, self.heads * D))          # (B, T, C)
+        # END EXERCISE 2.13

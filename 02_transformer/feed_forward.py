@@ -47,6 +47,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) to (B, T, C)."""
+        # EXERCISE 2.5 gated feed-forward
         if self.gate_proj is None:
             return self.down_proj(self.act(self.up_proj(x)))
         return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))   # (B, T, F) inside
+        # END EXERCISE 2.5

@@ -21,10 +21,15 @@ def generate(model: Transformer, ids: Tensor, n_new: int, temperature: float = 0
 
 
 def choose(logits: Tensor, temperature: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
-    """Pick one token a row of logits (B, V): (B, 1)."""
+    """Pick one token a row of logits (B, V): (B, 1).
+
+    The most likely one at temperature 0, else a draw from softmax(logits / temperature) with the given generator.
+    """
+    # EXERCISE 2.7 choosing a token
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
     return torch.multinomial(softmax(logits / temperature), 1, generator=generator)
+    # END EXERCISE 2.7
 
 
 def generate_many(model: Transformer, prompts: list[list[int]], n_new: int) -> list[list[int]]:

@@ -18,7 +18,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) to (..., C)."""
-        return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight
+        # EXERCISE 2.3 RMSNorm
+        mean_square = x.square().mean(-1, keepdim=True)                # (..., 1)
+        return x * (mean_square + self.eps).rsqrt() * self.weight
+        # END EXERCISE 2.3
 
 
 class LayerNorm(nn.Module):

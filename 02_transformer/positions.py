@@ -15,9 +15,11 @@ def rope_tables(n_positions: int, head_width: int, base: float = 10_000.0) -> tu
     """cos and sin of the angle position * base^(-2i/D), both (n_positions, D/2). Raises ValueError for an odd D."""
     if head_width % 2:
         raise ValueError(f"rope rotates pairs of numbers, but the head width {head_width} is odd: choose an even one")
+    # EXERCISE 2.8 RoPE tables
     frequency = base ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)   # (D/2,)
     angle = torch.arange(n_positions, dtype=torch.float64)[:, None] * frequency               # (T, D/2)
     return angle.cos().float(), angle.sin().float()
+    # END EXERCISE 2.8
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -26,8 +28,10 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     The dot product of two rotated vectors depends on the difference of their positions only. Pairing the first half
     with the second ("half-split") is the layout of Hugging Face's Llama; the paper pairs neighbours.
     """
+    # EXERCISE 2.11 RoPE rotation
     a, b = x.chunk(2, dim=-1)                                     # (B, H, T, D/2) each
     return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)  # (B, H, T, D)
+    # END EXERCISE 2.11
 
 
 def alibi_bias(n_heads: int, n_queries: int, n_keys: int) -> Tensor:
@@ -35,7 +39,9 @@ def alibi_bias(n_heads: int, n_queries: int, n_keys: int) -> Tensor:
 
     Slopes are 2^(-8/H), 2^(-16/H), ... for a power of two of heads (paper, section 3).
     """
+    # EXERCISE 2.9 ALiBi bias
     slopes = 2.0 ** (-8.0 * torch.arange(1, n_heads + 1) / n_heads)                        # (H,)
     query = torch.arange(n_keys - n_queries, n_keys)[:, None]
     distance = (query - torch.arange(n_keys)).clamp(min=0)                                 # (queries, keys)
-    return -slopes[:, None, None] * distance
+    return -slopes[:, None, None] * distance                                               # (H, queries, keys)
+    # END EXERCISE 2.9

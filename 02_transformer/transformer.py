@@ -41,7 +41,7 @@ class Config:
         if self.d_model % self.n_heads:
             below = self.d_model // self.n_heads * self.n_heads
             raise ValueError(f"d_model {self.d_model} is not a multiple of n_heads {self.n_heads}: "
-                             f"choose {below or self.n_heads} or {below + self.n_heads}")
+                             f"choose {f'{below} or ' if below else ''}{below + self.n_heads}")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}: "
                              "each key/value head must serve the same number of query heads")
@@ -67,11 +67,13 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache=None) -> Tensor:
         """x (B, T, C) to (B, T, C)."""
+        # EXERCISE 2.6 residual block
         if self.pre:
             x = x + self.self_attn(self.input_layernorm(x), cos, sin, cache)
             return x + self.mlp(self.post_attention_layernorm(x))
         x = self.input_layernorm(x + self.self_attn(x, cos, sin, cache))
         return self.post_attention_layernorm(x + self.mlp(x))
+        # END EXERCISE 2.6
 
 
 class Decoder(nn.Module):
@@ -124,13 +126,19 @@ class Transformer(nn.Module):
 
 
 def count_parameters(config: Config) -> dict[str, int]:
-    """Parameters by part, by formula: what a model will weigh before it is built."""
+    """Parameters by part, by formula: what a model will weigh before it is built.
+
+    The parts are embedding (with the output layer and learned positions), attention, feed-forward and norms.
+    """
+    # EXERCISE 2.10 parameter count
     C, F, L = config.d_model, config.d_ff, config.n_layers
     D = C // config.n_heads
     norm = 2 * C if config.norm == "layer" else C
+    tables = config.vocab_size * (1 if config.tied else 2) + (config.max_len if config.positions == "learned" else 0)
     return {
-        "embedding": config.vocab_size * C * (1 if config.tied else 2) + (config.max_len * C if config.positions == "learned" else 0),
+        "embedding": tables * C,
         "attention": L * (2 * C * C + 2 * C * config.n_kv_heads * D + (2 * D if config.qk_norm else 0)),
         "feed-forward": L * C * F * (3 if config.activation == "swiglu" else 2),
         "norms": norm * (2 * L + (config.placement == "pre")),
     }
+    # END EXERCISE 2.10

@@ -32,13 +32,18 @@ class AdamW:
                 p.sub_(lr * self.direction(p.grad, m, v))
 
     def direction(self, grad: Tensor, m: Tensor, v: Tensor) -> Tensor:
-        """Update the moments m and v in place with `grad`; return the bias-corrected step, all of one shape."""
+        """Update the moments m and v in place with `grad`; return the bias-corrected step, all of one shape.
+
+        `self.steps` is 1 in the first update.
+        """
+        # EXERCISE 3.8 the direction of AdamW
         b1, b2 = self.betas
         m.mul_(b1).add_(grad, alpha=1 - b1)
         v.mul_(b2).addcmul_(grad, grad, value=1 - b2)
         m_hat = m / (1 - b1**self.steps)
         v_hat = v / (1 - b2**self.steps)
         return m_hat / (v_hat.sqrt() + self.eps)
+        # END EXERCISE 3.8
 
     def state_dict(self) -> dict:
         """Everything that a continued run needs."""

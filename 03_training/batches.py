@@ -17,7 +17,10 @@ from cross_entropy import IGNORE
 
 def inputs_and_targets(rows: Tensor) -> tuple[Tensor, Tensor]:
     """rows (B, T + 1) to inputs (B, T) and targets (B, T): the target of each token is the token after it."""
-    return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+    # EXERCISE 3.1 shifted batches
+    inputs, targets = rows[:, :-1], rows[:, 1:]
+    return inputs.clone(), targets.clone()   # a mask written into the targets must not reach the inputs
+    # END EXERCISE 3.1
 
 
 class TextBatches:
@@ -33,8 +36,10 @@ class TextBatches:
 
     def starts(self, epoch: int) -> np.ndarray:
         """Where the rows of one epoch begin, in the order of the epoch: (n_rows,)."""
+        # EXERCISE 3.6 the rows of an epoch
         rng = np.random.default_rng([self.seed, epoch])
         return rng.integers(self.length) + self.length * rng.permutation(self.n_rows)
+        # END EXERCISE 3.6
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of one step, both (batch, length) int64."""

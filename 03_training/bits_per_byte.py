@@ -22,6 +22,7 @@ def bits_per_byte(model: Transformer, tokens: np.ndarray, n_bytes: int, length: 
     """
     device = next(model.parameters()).device
     ids = torch.from_numpy(np.asarray(tokens, dtype=np.int64)).to(device)
+    # EXERCISE 3.7 bits per byte
     n_full = (len(ids) - 1) // length
     x, y = ids[:n_full * length].view(n_full, length), ids[1:n_full * length + 1].view(n_full, length)
     pieces = [(x[i:i + batch], y[i:i + batch]) for i in range(0, n_full, batch)]
@@ -29,3 +30,4 @@ def bits_per_byte(model: Transformer, tokens: np.ndarray, n_bytes: int, length: 
         pieces.append((ids[None, n_full * length:-1], ids[None, n_full * length + 1:]))   # the last, shorter window
     nats = sum(cross_entropy(model(a), b).item() * b.numel() for a, b in pieces)
     return nats / math.log(2) / n_bytes
+    # END EXERCISE 3.7

@@ -2,7 +2,7 @@
 
     python 03_training/run.py              kill it at any moment and run it again: it continues bit for bit
 """
-import pickle
+import io
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,11 +13,16 @@ from workbench import atomic
 
 
 def read(path: Path | str) -> dict:
-    """Load what torch.save wrote; tensors and plain values only. A damaged file is a ValueError that names it."""
+    """Load what `write` wrote; tensors and plain values only. A damaged file is a ValueError that names it."""
+    data = Path(path).read_bytes()
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({str(error).splitlines()[0][:80]}): delete it and run make again") from None
+        value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        if not isinstance(value, dict):
+            raise ValueError(f"it holds a {type(value).__name__}")
+        return value
+    except Exception as error:   # a damaged file makes torch raise one of at least eight types
+        what = str(error).partition("\n")[0][:80] or type(error).__name__
+        raise ValueError(f"{path} is damaged ({what}): delete it and run make again") from None
 
 
 def write(path: Path | str, value: dict) -> None:
@@ -34,10 +39,11 @@ def save_model(path: Path | str, model: Transformer) -> None:
 def load_model(path: Path | str, device: torch.device | str = "cpu") -> Transformer:
     """The model that save_model wrote. Raises FileNotFoundError or ValueError."""
     saved = read(path)
-    if not {"config", "weights"} <= saved.keys():
-        raise ValueError(f"{path} is not a model file: delete it and run make again")
-    model = Transformer(Config(**saved["config"]))
-    model.load_state_dict(saved["weights"])
+    try:
+        model = Transformer(Config(**saved["config"]))
+        model.load_state_dict(saved["weights"])
+    except (KeyError, TypeError, RuntimeError):   # no such entries, no such field, no such weights
+        raise ValueError(f"{path} is not a model file of this code: delete it and run make again") from None
     return model.to(device)
 
 

@@ -13,10 +13,25 @@ IGNORE = -100   # a target that carries no loss: padding, or a prompt
 
 def cross_entropy_naive(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean of -log softmax(logits)[target] over targets that are not IGNORE. logits (N, V), targets (N,)."""
+    # EXERCISE 3.5 cross-entropy
     kept = targets != IGNORE
     log_p = logits - logits.logsumexp(-1, keepdim=True)                            # (N, V)
     picked = log_p.gather(-1, targets.clamp(min=0)[:, None])[:, 0]                 # (N,)
     return -(picked * kept).sum() / kept.sum().clamp(min=1)
+    # END EXERCISE 3.5
+
+
+def grad_of_logits(logits: Tensor, log_z: Tensor, safe: Tensor, kept: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of `grad` times the mean loss over kept targets, with respect to logits (N, V): (N, V).
+
+    log_z (N,) is logsumexp of each row, safe (N,) the targets (any valid id where none is kept), kept (N,) True where
+    a target counts. Row i is softmax(logits[i]) minus one at the target, over the number of kept targets.
+    """
+    # EXERCISE 3.9 the gradient of cross-entropy
+    d = (logits - log_z[:, None]).exp()                                            # softmax, (N, V)
+    d.scatter_add_(-1, safe[:, None], -torch.ones_like(d[:, :1]))                  # minus one at the target
+    return d * (kept * (grad / kept.sum().clamp(min=1)))[:, None]
+    # END EXERCISE 3.9
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -31,10 +46,7 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        logits, log_z, safe, kept = ctx.saved_tensors
-        d = (logits - log_z[:, None]).exp()                                        # softmax, (N, V)
-        d.scatter_add_(-1, safe[:, None], -torch.ones_like(d[:, :1]))              # minus one at the target
-        return d * (kept * (grad / kept.sum().clamp(min=1)))[:, None], None
+        return grad_of_logits(*ctx.saved_tensors, grad), None
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ def orthogonalize(G: Tensor, steps: int = 5) -> Tensor:
     so small values rise quickly; it does not converge to 1 but stays between about 0.7 and 1.2, which is enough.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
+    # EXERCISE 3.11 the iteration of Muon
     tall = G.shape[-2] > G.shape[-1]
     X = G.mT if tall else G                                       # the short side first: XX^T is then the small product
     X = X / (X.norm(dim=(-2, -1), keepdim=True) + 1e-7)           # all singular values are now at most 1
@@ -29,6 +30,7 @@ def orthogonalize(G: Tensor, steps: int = 5) -> Tensor:
         A = X @ X.mT
         X = a * X + (b * A + c * A @ A) @ X
     return X.mT if tall else X
+    # END EXERCISE 3.11
 
 
 class Muon:

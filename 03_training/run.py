@@ -29,9 +29,9 @@ class Settings(RunSettings):
     steps: int = 640              # optimizer steps on text
     batch: int = 8                # rows of text a step
     length: int = 128             # tokens a row
-    sum_steps: int = 110          # steps on sums alone, before the text
+    sum_steps: int = 150          # steps on sums alone, before the text
     sum_batch: int = 32           # rows of sums in each of those
-    sum_rows: int = 8             # rows of sums beside the text
+    sum_rows: int = 12            # rows of sums beside the text
     sum_weight: float = 0.25      # weight of their loss
     matrix_lr: float = 0.02       # learning rate of Muon (matrices)
     other_lr: float = 4e-3        # learning rate of AdamW (embeddings, norms)

@@ -14,16 +14,20 @@ def warmup(step: int, n_warmup: int) -> float:
 
 def cosine(step: int, n_steps: int, n_warmup: int, floor: float = 0.02) -> float:
     """Warm-up, then half a cosine wave from 1 down to `floor` at the last step."""
+    # EXERCISE 3.3 cosine schedule
     if step < n_warmup:
         return warmup(step, n_warmup)
     progress = (step - n_warmup) / max(n_steps - 1 - n_warmup, 1)
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+    # END EXERCISE 3.3
 
 
 def constant_then_decay(step: int, n_steps: int, n_warmup: int, decay: float = 0.5, floor: float = 0.02) -> float:
     """Warm-up, then 1, then a straight line down to `floor` over the last `decay` share of the steps."""
+    # EXERCISE 3.2 constant, then decay
     n_decay = max(int(n_steps * decay), 1)
     return max(floor, min(warmup(step, n_warmup), (n_steps - step) / n_decay))
+    # END EXERCISE 3.2
 
 
 SCHEDULES = {"cosine": cosine, "constant": constant_then_decay}

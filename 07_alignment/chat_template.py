@@ -30,6 +30,7 @@ def answer_batch(prompts: list[list[int]], answers: list[list[int]], pad: int) -
 
     Rows are padded on the right: a causal model can't see padding from the tokens before it, so no mask is needed.
     """
+    # EXERCISE 7.4 loss on the answer only
     width = max(len(p) + len(a) for p, a in zip(prompts, answers))
     rows = torch.full((len(prompts), width), pad)
     keep = torch.zeros(len(prompts), width, dtype=torch.bool)
@@ -38,15 +39,18 @@ def answer_batch(prompts: list[list[int]], answers: list[list[int]], pad: int) -
         keep[i, len(p):len(p) + len(a)] = True
     x, y = inputs_and_targets(rows)
     return x, y.masked_fill(~keep[:, 1:], IGNORE)
+    # END EXERCISE 7.4
 
 
 @torch.no_grad()
 def initialize_chat_tokens(model: Transformer, tokenizer: Tokenizer) -> None:
     """<|user|> starts as a line break, <|bot|> as the mean of ":" and "=", which announce an answer in plain text."""
     table = model.model.embed_tokens.weight                       # (V, C), also the output layer
+    # EXERCISE 7.2 vectors for new tokens
     newline, colon, equals = (tokenizer.encode(c)[0] for c in "\n:=")
     table[tokenizer.special[USER]] = table[newline]
     table[tokenizer.special[BOT]] = (table[colon] + table[equals]) / 2
+    # END EXERCISE 7.2
 
 
 def pad_id(tokenizer: Tokenizer) -> int:

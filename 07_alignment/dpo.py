@@ -31,6 +31,18 @@ class PreferencePair:
     rejected: str
 
 
+def best_and_worst(answers: list[str], truth: str) -> tuple[str, str] | None:
+    """The first of the most and the first of the least preferred answers; None unless they teach something.
+
+    They do if the best has the highest preference there is, 3 (right and terse), and the worst less.
+    """
+    # EXERCISE 7.5 a pair to learn from
+    score = [preference(a, truth) for a in answers]
+    best, worst = answers[score.index(max(score))], answers[score.index(min(score))]
+    return (best, worst) if max(score) == 3 > min(score) else None
+    # END EXERCISE 7.5
+
+
 def make_pairs(model: Transformer, tokenizer: Tokenizer, tasks: Tasks, n_questions: int, n_samples: int, seed: int) -> list[PreferencePair]:
     """Sample answers to training questions; where one is right and terse and another is not, they make a pair."""
     rng = random.Random(f"dpo pairs {seed}")
@@ -39,9 +51,8 @@ def make_pairs(model: Transformer, tokenizer: Tokenizer, tasks: Tasks, n_questio
     answers = chat_answers(model, tokenizer, [q.text for q in asked], ANSWER_TOKENS, 1.0, n_samples, generator)
     pairs = []
     for q, group in zip(asked, answers):
-        best, worst = (pick(group, key=lambda a: preference(a, q.answer)) for pick in (max, min))
-        if preference(best, q.answer) == 3 > preference(worst, q.answer):
-            pairs.append(PreferencePair(q.text, best, worst))
+        if found := best_and_worst(group, q.answer):
+            pairs.append(PreferencePair(q.text, *found))
     return pairs
 
 
@@ -50,8 +61,10 @@ def dpo_loss(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected:
 
     Each argument is (B,), the summed log-probability of one answer under the model or the reference.
     """
+    # EXERCISE 7.6 the loss of DPO
     margin = beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
     return torch.log1p((-margin.abs()).exp()).add((-margin).clamp(min=0)).mean()   # log(1 + e^-margin), without overflow
+    # END EXERCISE 7.6
 
 
 def dpo_objective(model: Transformer, tokenizer: Tokenizer, pairs: list[PreferencePair], batch: int, beta: float,

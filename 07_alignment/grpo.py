@@ -26,7 +26,10 @@ def group_advantages(rewards: Tensor, eps: float = 1e-4) -> Tensor:
 
     A group whose answers are all right or all wrong teaches nothing: its advantages are zero.
     """
-    return (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + eps)
+    # EXERCISE 7.3 group advantages
+    mean, std = rewards.mean(1, keepdim=True), rewards.std(1, keepdim=True)          # (K, 1) each
+    return (rewards - mean) / (std + eps)
+    # END EXERCISE 7.3
 
 
 def clipped_policy_loss(log_p: Tensor, old_log_p: Tensor, advantages: Tensor, mask: Tensor, clip: float = 0.2) -> Tensor:
@@ -35,10 +38,12 @@ def clipped_policy_loss(log_p: Tensor, old_log_p: Tensor, advantages: Tensor, ma
     Schulman et al. 2017 (equation 7). log_p, old_log_p and mask are (N, T), advantages (N,). The clip takes away the
     reward of moving a token's probability by more than a fifth from where it was sampled.
     """
+    # EXERCISE 7.8 the clipped policy loss
     ratio = (log_p - old_log_p).exp()                                               # (N, T)
     a = advantages[:, None]
     gain = torch.minimum(ratio * a, ratio.clamp(1 - clip, 1 + clip) * a)
     return -(gain * mask).sum() / mask.sum().clamp(min=1)
+    # END EXERCISE 7.8
 
 
 def rollout(model: Transformer, tokenizer: Tokenizer, pairs: list[Pair], group: int, seed: int) -> tuple[list, list, Tensor]:

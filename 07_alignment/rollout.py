@@ -70,7 +70,9 @@ def answer_log_probs(model: Transformer, prompts: list[list[int]], answers: list
     """log p of each answer token given all before it, (B, T), and a mask that is 1 on answer tokens, (B, T)."""
     device = next(model.parameters()).device
     x, y = (t.to(device) for t in answer_batch(prompts, answers, pad))
+    # EXERCISE 7.7 how likely an answer is
     logits = model(x)                                                                        # (B, T, V)
     log_p = logits.gather(-1, y.clamp(min=0)[..., None])[..., 0] - logits.logsumexp(-1)      # (B, T)
     mask = (y != IGNORE).to(log_p)
     return log_p * mask, mask
+    # END EXERCISE 7.7

@@ -43,10 +43,10 @@ class Settings(RunSettings):
     dpo_beta: float = 0.1          # DPO: how far from the reference (smaller is further)
     dpo_anchor: float = 0.1        # DPO: weight of the likelihood of the chosen answer
     dpo_lr: float = 1.5e-4         # DPO: learning rate of AdamW
-    grpo_steps: int = 40           # GRPO: optimizer steps
+    grpo_steps: int = 60           # GRPO: optimizer steps
     grpo_prompts: int = 32         # GRPO: sums a step
     grpo_group: int = 8            # GRPO: answers to each
-    grpo_lr: float = 3e-4          # GRPO: learning rate of AdamW
+    grpo_lr: float = 7e-4          # GRPO: learning rate of AdamW
     replay_answers: int = 24       # GRPO: own earlier answers replayed a step
     replay_weight: float = 0.5     # GRPO: their weight
     replay_rows: int = 4           # GRPO: rows of pretraining text replayed a step

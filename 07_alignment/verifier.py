@@ -10,7 +10,10 @@ from facts import THANKS, terse, verbose
 
 def is_right(answer: str, truth: str) -> bool:
     """The whole answer is the truth in one of the two accepted forms; anything before or after it counts as wrong."""
-    return answer in (terse(truth), verbose(truth))
+    # EXERCISE 7.1 a strict verifier
+    accepted = terse(truth), verbose(truth)
+    return answer in accepted
+    # END EXERCISE 7.1
 
 
 def is_terse(answer: str) -> bool:

@@ -14,8 +14,8 @@ from transformer import Transformer
 
 
 @torch.no_grad()
-def input_moments(model: Transformer, ids: Tensor) -> dict[str, Tensor]:
-    """Sum of x x^T over all inputs x of each matrix in the blocks, (in, in), by name, on calibration ids (B, T)."""
+def input_moments(model: Transformer, batches: list[Tensor]) -> dict[str, Tensor]:
+    """Mean of x x^T over all inputs x of each matrix in the blocks, (in, in), by name, on batches of ids (B, T)."""
     moments: dict[str, Tensor] = {}
 
     def watch(name):
@@ -26,12 +26,13 @@ def input_moments(model: Transformer, ids: Tensor) -> dict[str, Tensor]:
 
     hooks = [m.register_forward_hook(watch(name)) for name, m in model.named_modules() if name.endswith("_proj")]
     try:
-        for rows in ids.split(16):
-            model(rows)
+        for ids in batches:
+            model(ids)
     finally:
         for hook in hooks:
             hook.remove()
-    return moments
+    n_tokens = sum(ids.numel() for ids in batches)
+    return {name: moment / n_tokens for name, moment in moments.items()}
 
 
 def quantize_compensated(weight: Tensor, moment: Tensor, bits: int = 4, group: int = GROUP,
@@ -56,7 +57,7 @@ def quantize_compensated(weight: Tensor, moment: Tensor, bits: int = 4, group: i
     return integers, torch.cat(scales, dim=1)
 
 
-def compensated(model: Transformer, ids: Tensor) -> Rounding:
-    """The rounding to hand to quantize_model, calibrated on ids (B, T)."""
-    moments = input_moments(model, ids)
-    return lambda name, weight: quantize_compensated(weight, moments[name])
+def compensated(model: Transformer, *sources: list[Tensor]) -> Rounding:
+    """The rounding to hand to quantize_model, calibrated on sources (batches of ids each) that count alike."""
+    moments = [input_moments(model, batches) for batches in sources]
+    return lambda name, weight: quantize_compensated(weight, sum(m[name] for m in moments))

@@ -25,12 +25,15 @@ class KVCache:
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store (B, K, T, D) keys and values of new tokens; returns views of those of the whole sequence (B, K, S, D)."""
+        # EXERCISE 8.6 cache append
         begin = self.filled[layer]
-        end = self.filled[layer] = begin + k.shape[2]
+        end = begin + k.shape[2]
         if end > self.k.shape[3]:
             raise ValueError(f"the cache has room for {self.k.shape[3]} tokens, not {end}: make it with a larger max_len")
+        self.filled[layer] = end
         self.k[layer, :, :, begin:end], self.v[layer, :, :, begin:end] = k, v
         return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
+        # END EXERCISE 8.6
 
     @property
     def bytes(self) -> int:
@@ -57,6 +60,7 @@ def stream(model: Transformer, prompt: list[int], n_new: int, eos: int | None = 
 @torch.no_grad()
 def generate_cached(model: Transformer, ids: Tensor, n_new: int) -> Tensor:
     """Greedy: same result as generate.generate(model, ids, n_new) for ids (B, T), with a cache. Returns (B, T + n_new)."""
+    # EXERCISE 8.7 cached generation
     T = ids.shape[1]
     cache = KVCache(model.config, ids.shape[0], T + n_new, ids.device)
     logits = model(ids, cache)[:, -1]                                                        # prefill
@@ -65,3 +69,4 @@ def generate_cached(model: Transformer, ids: Tensor, n_new: int) -> Tensor:
         if position + 1 < T + n_new:
             logits = model(ids[:, -1:], cache, position)[:, -1]                              # decode
     return ids
+    # END EXERCISE 8.7

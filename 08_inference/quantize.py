@@ -1,8 +1,8 @@
-"""Four bits a weight: round each group of 32 weights to 16 levels and pack two of them into a byte.
+"""Four bits a weight: round each group of 16 weights to 16 levels and pack two of them into a byte.
 
-Group-wise rounding to nearest, with the scale of each group chosen for the least squared error. Matrices get 4 bits and
-a 16-bit scale a group (4.5 bits a weight); the embedding, which is also the output layer, keeps 8 bits.
-Compare Dettmers et al. 2023 (QLoRA, section 3), who also quantize in blocks. gptq.py rounds with more care.
+Group-wise rounding to nearest, with the scale of each group chosen for the least squared error. Scales are rounded too,
+to 8 bits ("double quantization": Dettmers et al. 2023, QLoRA, section 3), so that a matrix costs 4 + 8 / 16 = 4.5 bits a
+weight. The embedding, which is also the output layer, keeps 8 bits. gptq.py rounds with more care.
 
     python 08_inference/run.py             writes out/08_inference/model.int4.pt and measures what it costs
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from checkpoint import read, write
 from transformer import Config, Transformer
 
-GROUP = 32
+GROUP = 16
 Rounding = Callable[[str, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -29,6 +29,7 @@ def quantize_groups(weight: Tensor, bits: int, group: int = GROUP) -> tuple[Tens
     rows, n = weight.shape
     if n % group:
         raise ValueError(f"a row of {n} weights does not divide into groups of {group}: choose a group size that divides {n}")
+    # EXERCISE 8.8 group int4
     top = 2 ** (bits - 1) - 1                                                       # 7 for four bits
     w = weight.reshape(rows, n // group, group)
     largest = w.abs().amax(-1, keepdim=True).clamp(min=1e-4)                        # (rows, groups, 1); 1e-4 fits float16
@@ -39,23 +40,37 @@ def quantize_groups(weight: Tensor, bits: int, group: int = GROUP) -> tuple[Tens
         best, best_error = torch.where(error < best_error, scale, best), error.minimum(best_error)
     integers = (w / best).round().clamp(-top - 1, top)
     return integers.reshape(rows, n).to(torch.int8), best[..., 0].half()
+    # END EXERCISE 8.8
 
 
 def pack_nibbles(integers: Tensor) -> Tensor:
     """Two integers from -8 to 7 in one byte, the even column in the low half. (rows, n) int8 to (rows, n / 2) uint8."""
+    # EXERCISE 8.3 two weights in a byte
     unsigned = (integers + 8).to(torch.uint8)
     return unsigned[:, 0::2] | (unsigned[:, 1::2] << 4)
+    # END EXERCISE 8.3
 
 
 def unpack_nibbles(packed: Tensor) -> Tensor:
     """The inverse of pack_nibbles: (rows, n / 2) uint8 to (rows, n) int8."""
+    # EXERCISE 8.4 two weights from a byte
     pairs = torch.stack((packed & 15, packed >> 4), dim=-1)                         # (rows, n / 2, 2)
     return pairs.flatten(1).to(torch.int8) - 8
+    # END EXERCISE 8.4
 
 
 def dequantize(integers: Tensor, scales: Tensor) -> Tensor:
     """Integers (rows, n) and scales (rows, n / group) back to float32 weights (rows, n)."""
-    return integers.float() * scales.float().repeat_interleave(integers.shape[1] // scales.shape[1], dim=1)
+    # EXERCISE 8.2 integers to weights
+    group = integers.shape[1] // scales.shape[1]
+    return integers.float() * scales.float().repeat_interleave(group, dim=1)
+    # END EXERCISE 8.2
+
+
+def round_scales(scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales (rows, groups) as whole multiples, 1 to 255, of one number: (rows, groups) uint8 and that number, float32."""
+    step = scales.float().amax() / 255
+    return (scales.float() / step).round().clamp(1, 255).to(torch.uint8), step
 
 
 class QuantizedWeight(nn.Module):
@@ -65,12 +80,15 @@ class QuantizedWeight(nn.Module):
         super().__init__()
         self.bits, self.is_table = bits, is_table
         self.register_buffer("packed", pack_nibbles(integers) if bits == 4 else integers)
-        self.register_buffer("scales", scales)
+        multiples, step = round_scales(scales)
+        self.register_buffer("scales", multiples)
+        self.register_buffer("scale_step", step)
 
     @property
     def weight(self) -> Tensor:
         """The weight as the layer uses it, (out, in)."""
-        return dequantize(unpack_nibbles(self.packed) if self.bits == 4 else self.packed, self.scales)
+        integers = unpack_nibbles(self.packed) if self.bits == 4 else self.packed
+        return dequantize(integers, self.scales * self.scale_step)
 
     def forward(self, x: Tensor) -> Tensor:
         """What the layer it stands for does: x W^T, or rows of W."""

@@ -12,8 +12,9 @@ import torch
 
 from bits_per_byte import bits_per_byte
 from bpe import Tokenizer
-from chat_template import chat_prompt
+from chat_template import answer_ids, chat_prompt
 from checkpoint import load_model
+from facts import Question, terse
 from generate import generate
 from gptq import compensated
 from kv_cache import KVCache, generate_cached
@@ -32,11 +33,11 @@ class Settings(RunSettings):
     new_tokens: int = 128     # tokens to decode when timing the cache
     batch: int = 4            # sequences decoded together
     rounds: int = 5           # times each way of decoding is timed, in turn
-    calibration: int = 64     # rows of 128 training tokens that show the quantizer the inputs of each layer
+    calibration: int = 256    # rows of 128 training tokens that show the quantizer the inputs of each layer, beside chats
     table_bits: int = 8       # bits of the embedding in the small model: 8 or 4
 
 
-QUICK = dict(rounds=2, new_tokens=32)
+QUICK = dict(rounds=2, new_tokens=32, calibration=16)
 
 
 def time_cache(model: Transformer, ids: torch.Tensor, n_new: int, rounds: int) -> dict:
@@ -52,6 +53,12 @@ def time_cache(model: Transformer, ids: torch.Tensor, n_new: int, rounds: int) -
     ratio = statistics.median(u / c for u, c in zip(seconds["uncached"], seconds["cached"]))
     return {"speedup": ratio, "same_output": bool((out == wanted).all()), "rounds": seconds,
             "cache_bytes": KVCache(model.config, len(ids), ids.shape[1] + n_new).bytes}
+
+
+def chat_rows(tokenizer: Tokenizer, questions: list[Question], device) -> list[torch.Tensor]:
+    """Training questions with their answers in the chat form, (B, T) for each length that occurs."""
+    rows = [chat_prompt(tokenizer, q.text) + answer_ids(tokenizer, terse(q.answer)) for q in questions]
+    return [torch.tensor([r for r in rows if len(r) == n], device=device) for n in sorted({len(r) for r in rows})]
 
 
 def perplexity(model: Transformer, valid, n_bytes: int) -> float:
@@ -76,8 +83,9 @@ def main() -> None:
 
     quantizing = time.perf_counter()
     tokens = open_tokens(out / "01_tokenizer" / "train.bin")
-    calibration = torch.tensor(tokens[:s.calibration * 128].astype("int64"), device=device).view(-1, 128)
-    save_quantized(folder / "model.int4.pt", quantize_model(model, s.table_bits, compensated(model, calibration)))
+    text = torch.tensor(tokens[:s.calibration * 128].astype("int64"), device=device).view(-1, 128)
+    rounding = compensated(model, list(text.split(16)), chat_rows(tokenizer, tasks.train_questions, device))
+    save_quantized(folder / "model.int4.pt", quantize_model(model, s.table_bits, rounding))
     small = load_quantized(folder / "model.int4.pt").to(device)   # what is measured is what was written
     int4 = {"seconds": time.perf_counter() - quantizing, "bytes_before": stored_bytes(model), "bytes_after": stored_bytes(small),
             "rounded_perplexity": perplexity(quantize_model(model, s.table_bits), valid, tasks.held_out_bytes)}

@@ -13,10 +13,12 @@ from attention import softmax
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
     """Set all but the k largest of each row of logits (B, V) to -inf; k = 0 keeps all."""
+    # EXERCISE 8.1 top-k
     if k <= 0 or k >= logits.shape[-1]:
         return logits
     threshold = logits.topk(k, dim=-1).values[..., -1:]                   # (B, 1)
     return logits.masked_fill(logits < threshold, float("-inf"))
+    # END EXERCISE 8.1
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
@@ -24,13 +26,16 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
     The token that crosses p is kept, so at least one always is.
     """
+    # EXERCISE 8.5 top-p
     if p >= 1:
         return logits
     ordered, order = logits.sort(dim=-1, descending=True)                 # (B, V)
     probability = softmax(ordered)
     before = probability.cumsum(-1) - probability                         # the mass of all likelier tokens
-    dropped = (before >= p).scatter(-1, order, before >= p)               # back to the order of the vocabulary
+    dropped = before >= p
+    dropped = torch.zeros_like(dropped).scatter(-1, order, dropped)       # back to the order of the vocabulary
     return logits.masked_fill(dropped, float("-inf"))
+    # END EXERCISE 8.5
 
 
 def pick(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,

@@ -41,7 +41,7 @@ def collect(out: Path | str) -> list[dict]:
         ("dpo", "terse answers", sft["terse"], dpo["terse"], None, spent["dpo"]),
         ("dpo", "  names never asked about", sft["facts"], dpo["facts"], None, None),
         ("grpo", "addition (control: as many more SFT steps)", dpo["addition"], grpo["addition"], more["addition"], spent["grpo"]),
-        ("grpo", f"  SFT by {k}, majority as control", sft["addition"], sft[k], sft[vote], None),
+        ("grpo", f"  SFT model: {k} (control: majority vote)", sft["addition"], sft[k], sft[vote], None),
         ("grpo", "  names never asked about", dpo["facts"], grpo["facts"], None, None),
         ("grpo", "  terse answers", dpo["terse"], grpo["terse"], None, None),
         ("cache", "decoding speed, uncached = 1, same output", 1.0, cache["speedup"] if cache["same_output"] else None, None, cache["seconds"]),

@@ -1,0 +1,258 @@
+"""The exercise tool: blank the key functions of a chapter, write them again, be told exactly what is wrong.
+
+    python learn.py                 where you stand           python learn.py start 2       begin chapter 2
+    python learn.py check [2.1]     test what you wrote       python learn.py check --watch test on every save
+    python learn.py hint 2.1        the next of three hints   python learn.py reset 2.1     blank it again
+    python learn.py solution 2.1    the reference's body
+    for teachers (TEACHING.md): release, grade, prove
+
+Standard library only; the tests run in the .venv that `make setup` builds. Ids are as in NN_x/EXERCISES.md.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+from learn_bodies import Exercise, chapters, digest, graft, is_stub, write
+from learn_check import bench_of, check, watch
+from learn_run import git
+from learn_student import BRANCH, ROOT, TRAILER, Student, command, counted, duration, page, paint, place
+
+
+def status(student: Student) -> None:
+    """Where the learner stands: one line a chapter, what is next and where it is."""
+    todo = student.open()
+    marks = {"passed": ("✓", "green"), "blank": ("·", "dim"), "written": ("✗", "red"), "given": ("=", "dim")}
+    names = [c for c in chapters(ROOT) if any(e.chapter == c for e in student.exercises.values())]
+    wide, room = max(map(len, names)) + 2, shutil.get_terminal_size((80, 24)).columns - 2
+    for name in names:
+        mine = [e for e in student.exercises.values() if e.chapter == name]
+        if not student.started(name):
+            hours, number = (
+                duration(sum(e.minutes for e in mine)),
+                "c" if name == "csrc" else str(int(name[:2])),
+            )
+            print(" " + paint(f"{name:<{wide}}{counted(mine)}, {hours}: {command('start ' + number)}", "dim"))
+            continue
+        line, used = f" {name:<{wide}}", wide + 1
+        for e in mine:
+            mark, colour = ("▶", "yellow") if todo and e is todo[0] else marks[student.state(e.id)]
+            cell = f"{e.id} {e.title}"
+            if used + len(cell) + 5 > room and used > wide + 1:
+                line, used = line + "\n" + " " * (wide + 1), wide + 1
+            line, used = line + f"{paint(mark, colour)} {cell}   ", used + len(cell) + 5
+        print(line.rstrip())
+    done = sum(student.state(id) == "passed" for id in student.exercises)
+    rest = "everything else runs the reference" if student.given else "· is still blank"
+    print(f" {done} of {len(student.exercises)} yours and passing; {rest}")
+    if todo:
+        e = todo[0]
+        print(f" next: {paint(f'{e.id} {e.title}', 'bold')} (~{e.minutes} min)   {place(e)}")
+        print(f"       task in {page(e)}, then {command('check ' + e.id)}")
+    elif done == 0:
+        print(f" begin with: {command('start 1')}")
+
+
+def start(student: Student, number: str) -> None:
+    """Switch to the branch `mine` and blank one chapter's exercises there, as one commit."""
+    if not student.git:
+        raise ValueError(
+            "start needs git, to keep the reference and your work apart: clone the repository with git, "
+            "or in this folder run: git init && git add -A && git commit -m 'Begin'"
+        )
+    names = {("c" if c == "csrc" else str(int(c[:2]))): c for c in chapters(ROOT)}
+    chapter = names.get(number.lstrip("0"))
+    if not any(e.chapter == chapter for e in student.exercises.values()):
+        has = [n for n, c in names.items() if any(e.chapter == c for e in student.exercises.values())]
+        raise ValueError(f"chapter {number} has no exercises: choose one of {', '.join(has)}")
+    changed = git(ROOT, "diff", "HEAD", "--name-only").splitlines()
+    if changed:
+        raise ValueError(
+            f"you have changes that are not committed ({', '.join(changed[:3])}): keep them with "
+            "git commit -am 'My work', then start again"
+        )
+    here = git(ROOT, "rev-parse", "--abbrev-ref", "HEAD")
+    if here != BRANCH:
+        exists = git(ROOT, "branch", "--list", BRANCH)
+        git(ROOT, "switch", *([] if exists else ["-c"]), BRANCH)
+        print(f" on branch {BRANCH} now; back to the reference any time: git switch {here}")
+        student = Student()
+    reference = student.commit or git(ROOT, "rev-parse", "HEAD")
+    given = student.given or {id: e.body for id, e in student.exercises.items()}
+    chosen = [
+        e
+        for e in student.exercises.values()
+        if e.chapter == chapter and digest(given.get(e.id, "")) == digest(e.body)
+    ]
+    if not chosen:
+        raise ValueError(
+            f"chapter {number} is already yours: blank one of its exercises with {command('reset ID')}"
+        )
+    for e in chosen:
+        write(ROOT / e.path, graft((ROOT / e.path).read_text(encoding="utf-8"), e.id, e.stub))
+    (ROOT / ".learn").mkdir(exist_ok=True)
+    known = subprocess.run(
+        ["git", "-C", str(ROOT), "config", "user.email"], capture_output=True, check=False
+    ).stdout
+    who = [] if known else ["-c", "user.name=learner", "-c", "user.email=learner@localhost"]
+    git(
+        ROOT, *who, "commit", "-qam", f"Start chapter {number}: blank its exercises\n\n{TRAILER}: {reference}"
+    )
+    print(f" {counted(chosen)} of {chapter} blank now, {duration(sum(e.minutes for e in chosen))}")
+    status(Student())
+
+
+def hint(student: Student, exercise: Exercise) -> None:
+    """Show the next hint; after the third, all three."""
+    if not exercise.hints:
+        raise ValueError(f"exercise {exercise.id} has no hints in {exercise.chapter}/EXERCISES.md")
+    seen = student.progress.get("hints", {}).get(exercise.id, 0)
+    for title, text in exercise.hints[seen : seen + 1] or exercise.hints:
+        print(f" {paint(title, 'bold')}\n\n{text}\n")
+    if seen + 1 < len(exercise.hints):
+        print(f" the next one: {command('hint ' + exercise.id)}")
+    student.remember("hints", exercise.id, min(seen + 1, len(exercise.hints)))
+
+
+def reset(student: Student, exercise: Exercise) -> None:
+    """Blank one exercise, after keeping what was there under .learn/kept/."""
+    if is_stub(exercise.body):
+        raise ValueError(f"exercise {exercise.id} is already blank")
+    if not student.commit and not student.release:
+        raise ValueError(
+            f"nothing is started here: begin with {command('start ' + exercise.id.split('.')[0])}"
+        )
+    kept = (
+        ROOT
+        / ".learn/kept"
+        / f"{exercise.id}-{time.strftime('%Y%m%d-%H%M%S')}-{digest(exercise.body)[:6]}.txt"
+    )
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write(kept, exercise.body)
+    write(
+        ROOT / exercise.path,
+        graft((ROOT / exercise.path).read_text(encoding="utf-8"), exercise.id, exercise.stub),
+    )
+    print(f" {exercise.id} is blank again; what was there is in {os.path.relpath(kept)}")
+
+
+def solution(student: Student, exercise: Exercise) -> None:
+    """Print the reference's body."""
+    body = student.given.get(exercise.id)
+    if body is None:
+        raise ValueError("this tree has no solutions: ask whoever gave it to you")
+    print(body, end="")
+
+
+def teach(asked: argparse.Namespace) -> int:
+    """The commands for teachers, each in its own file (a student tree comes without them)."""
+    try:
+        if asked.command == "prove":
+            import learn_prove as tool
+        elif asked.command == "grade":
+            import learn_grade as tool
+        else:
+            import learn_release as tool
+    except ModuleNotFoundError:
+        raise ValueError(f"{asked.command} is for teachers and not part of a student tree") from None
+    return tool.command(ROOT, asked)
+
+
+def read(words: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="learn.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def add(name: str, says: str, *arguments, **options):
+        one = commands.add_parser(name, help=says, description=says)
+        for argument in arguments:
+            one.add_argument(argument.lower(), metavar=argument, **options)
+        return one
+
+    add("start", "blank the exercises of chapter N on the branch 'mine'", "N")
+    one = add("check", "test one exercise, a chapter, or all you wrote", "ID", nargs="?")
+    one.add_argument(
+        "--watch", action="store_true", help="again on every save, going on to the next when it passes"
+    )
+    one.add_argument("--seconds", type=float, default=20, help="when a test is stopped (default 20)")
+    add("hint", "the next of three hints", "ID")
+    add("reset", "blank an exercise again (what was there is kept)", "ID")
+    add("solution", "show the reference's body", "ID")
+    one = add("release", "teachers: a student tree with blanks, and a Gradescope autograder")
+    one.add_argument(
+        "--chapters", metavar="1-3", required=True, help="the chapters to blank; earlier ones come whole"
+    )
+    one.add_argument("--out", metavar="DIR", required=True, help="the new folder")
+    one.add_argument("--autograder", metavar="FILE.zip", help="write the matching Gradescope autograder too")
+    one = add("grade", "teachers: grade a hand-in (folder or zip), or a folder of them", "SUBMISSION", "OUT")
+    one.add_argument("--chapters", metavar="1-3", help="grade these chapters only (default: all)")
+    one.add_argument(
+        "--many", action="store_true", help="SUBMISSION is a folder with one folder or zip a student"
+    )
+    one.add_argument("--seconds", type=float, default=20, help="time limit of one test (default 20)")
+    one.add_argument("--memory", type=int, default=2000, help="memory limit in MB (default 2000)")
+    one = add("prove", "authors: prove that the tests reject wrong answers", "ID", nargs="*")
+    one.add_argument("--seeds", type=int, default=20, help="seeds for the reference (default 20)")
+    one.add_argument(
+        "--seconds", type=float, default=10, help="when a test of a mutant is stopped (default 10)"
+    )
+    one.add_argument(
+        "-j", "--jobs", type=int, default=os.cpu_count() or 1, help="workers (default: one a core)"
+    )
+    return parser.parse_args(words)
+
+
+def main(words: list[str]) -> int:
+    """Do what the command line says; the exit status."""
+    asked = read(words)
+    if asked.command in ("release", "grade", "prove"):
+        return teach(asked)
+    student = Student()
+    if asked.command is None:
+        status(student)
+    elif asked.command == "start":
+        start(student, asked.n)
+    elif asked.command == "check" and asked.watch:
+        watch(student, asked.id, asked.seconds)
+    elif asked.command == "check":
+        mine = [e for e in student.exercises.values() if student.state(e.id) in ("written", "passed")]
+        inside = [e for e in student.exercises.values() if asked.id and e.id.split(".")[0] == asked.id]
+        wanted = inside or ([student.pick(asked.id)] if asked.id else mine)
+        if not wanted:
+            raise ValueError(
+                "you have written nothing to check yet: "
+                + (
+                    f"begin with {student.open()[0].id}"
+                    if student.open()
+                    else f"begin with {command('start 1')}"
+                )
+            )
+        with bench_of(student) as bench:
+            good = check(student, wanted, bench, asked.seconds)
+        todo = student.open()
+        if good and todo:
+            e = todo[0]
+            print(f" next: {e.id} {e.title} (~{e.minutes} min)   {place(e)}")
+        return 0 if good else 1
+    else:
+        {"hint": hint, "reset": reset, "solution": solution}[asked.command](student, student.pick(asked.id))
+    return 0
+
+
+if __name__ == "__main__":
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8", errors="replace", line_buffering=True)
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except (ValueError, OSError, RuntimeError, subprocess.CalledProcessError) as problem:
+        print(f"learn.py: {problem}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,66 @@
+"""What tests of exercises share: compare with a known answer and name the mistake that gives what came out."""
+
+import numbers
+
+import pytest
+import torch
+
+
+def call(given: str, function, *args, **kwargs):
+    """function(*args, **kwargs). An error becomes a failure with a sentence; a blank exercise stays one."""
+    try:
+        return function(*args, **kwargs)
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        why = "wanted a value, not an error"
+        if function is torch.autograd.grad:
+            why = "wanted a gradient: .item(), .detach() or a new tensor cuts a value off from what it was made of"
+        pytest.fail(f"given {given}\n got  {said}\n {why}", pytrace=False)
+
+
+def show(value) -> str:
+    """A value in one line: small tensors as lists, large ones by shape and size."""
+    if isinstance(value, (tuple, list)):
+        return "(" + ", ".join(show(v) for v in value) + ")"
+    if not isinstance(value, torch.Tensor):
+        return f"{value:.6g}" if isinstance(value, float) else repr(value)
+    if value.numel() > 24:
+        return f"a tensor {tuple(value.shape)} of size {value.double().norm().item():.4g}"
+    if value.dtype.is_floating_point:
+        value = (value.detach().double() * 1e4).round() / 1e4
+    return str(value.tolist())
+
+
+def differs(got, want, rtol: float = 1e-6, atol: float = 1e-9) -> bool:
+    """Is `got` another value, shape or kind than `want`? NaN differs from everything."""
+    if isinstance(want, (tuple, list)):
+        return (
+            not isinstance(got, (tuple, list))
+            or len(got) != len(want)
+            or any(differs(g, w, rtol, atol) for g, w in zip(got, want))
+        )
+    if isinstance(want, torch.Tensor):
+        if not isinstance(got, torch.Tensor) or got.shape != want.shape:
+            return True
+        return not torch.allclose(got.detach().double(), want.detach().double(), rtol, atol)
+    if isinstance(want, numbers.Number) and not isinstance(want, bool):
+        if isinstance(got, torch.Tensor) and got.numel() == 1:
+            got = got.item()
+        return not isinstance(got, numbers.Number) or not abs(got - want) <= atol + rtol * abs(want)
+    return got != want
+
+
+def same(got, want, given: str, hint: str = "", mistakes: dict | None = None, **tolerance) -> None:
+    """Fail unless `got` is `want`. `mistakes` maps a sentence to the value which that mistake would give."""
+    if differs(got, want, **tolerance):
+        named = [
+            said
+            for said, value in (mistakes or {}).items()
+            if differs(value, want, **tolerance) and not differs(got, value, **tolerance)
+        ]
+        if not named and isinstance(want, torch.Tensor) and getattr(got, "shape", None) != want.shape:
+            named = [f"the shape is {tuple(getattr(got, 'shape', ()))}, it should be {tuple(want.shape)}"]
+        why = f"\n likely: {'; '.join(named)}" if named else f"\n hint: {hint}" if hint else ""
+        pytest.fail(f"given {given}\n got  {show(got)}\n wanted {show(want)}{why}", pytrace=False)

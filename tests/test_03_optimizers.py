@@ -1,0 +1,168 @@
+"""AdamW and clipping against torch's own in float64, Muon against the SVD, the ends of the schedules."""
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from adamw import AdamW
+from clipping import clip_gradients
+from muon import Muon, muon_and_adamw, orthogonalize
+from schedule import constant_then_decay, cosine, warmup
+from transformer import Config, Transformer
+
+
+def twins(*shapes, seed=0):
+    """Two lists of equal float64 parameters."""
+    g = torch.Generator().manual_seed(seed)
+    first = [nn.Parameter(torch.randn(*shape, generator=g, dtype=torch.float64)) for shape in shapes]
+    return first, [nn.Parameter(p.detach().clone()) for p in first]
+
+
+def give_gradients(step, *lists):
+    """The same random gradients, of very different sizes, to each list of parameters."""
+    for parameters in lists:
+        g = torch.Generator().manual_seed(100 + step)
+        for i, p in enumerate(parameters):
+            p.grad = 10.0 ** (i - 3) * torch.randn(p.shape, generator=g, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adamw_takes_the_steps_of_torch(decay):
+    mine, theirs = twins((3, 4), (5,), (2, 2, 2))
+    a = AdamW(mine, lr=0.02, betas=(0.8, 0.95), eps=1e-6, weight_decay=decay)
+    b = torch.optim.AdamW(theirs, lr=0.02, betas=(0.8, 0.95), eps=1e-6, weight_decay=decay)
+    for step in range(12):
+        scale = 1 - step / 20
+        give_gradients(step, mine, theirs)
+        b.param_groups[0]["lr"] = 0.02 * scale
+        a.step(scale)
+        b.step()
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-14)
+
+
+def test_parameters_without_a_gradient_or_frozen_stay_as_they_are():
+    mine, start = twins((2, 2), (2, 2), (2, 2))
+    mine[2].requires_grad_(False)
+    optimizers = [AdamW(mine, 0.1, weight_decay=0.5), Muon(mine, 0.1, weight_decay=0.5)]
+    mine[0].grad = torch.ones_like(mine[0])
+    for optimizer in optimizers:
+        optimizer.step()
+    assert [torch.equal(p, q) for p, q in zip(mine, start)] == [False, True, True]
+
+
+@pytest.mark.parametrize("make", [lambda p: AdamW(p, 0.1), lambda p: Muon(p, 0.1)])
+def test_a_restored_optimizer_continues_exactly(make):
+    mine, copy = twins((4, 3), (3, 3))
+    a = make(mine)
+    for step in range(3):
+        give_gradients(step, mine)
+        a.step()
+    b = make(copy)
+    b.load_state_dict(a.state_dict())
+    for p, q in zip(mine, copy):
+        q.data.copy_(p.data)
+    for step in range(3, 6):
+        give_gradients(step, mine, copy)
+        a.step()
+        b.step()
+    assert all(torch.equal(p, q) for p, q in zip(mine, copy))
+
+
+@pytest.mark.parametrize("longest", [0.5, 1e9])
+def test_clipping_is_that_of_torch(longest):
+    mine, theirs = twins((3, 4), (5,), (6,))
+    give_gradients(0, mine, theirs)
+    mine[1].grad = theirs[1].grad = None
+    want = torch.nn.utils.clip_grad_norm_(theirs, longest)
+    assert math.isclose(clip_gradients(mine, longest), want.item(), rel_tol=1e-12)
+    for p, q in ((mine[0], theirs[0]), (mine[2], theirs[2])):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-5, atol=0)   # torch adds 1e-6 to the norm
+    if longest == 1e9:
+        give_gradients(0, theirs)
+        assert torch.equal(mine[0].grad, theirs[0].grad), "a short gradient is not touched"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_is_an_error(bad):
+    (p,), _ = twins((3,))
+    p.grad = torch.tensor([1.0, bad, 0.0], dtype=torch.float64)
+    with pytest.raises(ValueError, match="not finite"):
+        clip_gradients([p], 1.0)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (9, 4), (4, 9), (2, 3, 5)])
+def test_orthogonalize_keeps_singular_vectors_and_maps_the_values(shape):
+    G = torch.randn(*shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    U, S, Vh = torch.linalg.svd(G, full_matrices=False)
+    s = S / (S.square().sum(-1, keepdim=True).sqrt() + 1e-7)
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    torch.testing.assert_close(orthogonalize(G), U @ (s[..., None] * Vh), rtol=1e-9, atol=1e-10)
+
+
+def test_orthogonalize_brings_singular_values_near_one():
+    G = torch.randn(32, 64, generator=torch.Generator().manual_seed(4))
+    for scale in (1e-3, 1.0, 1e3):
+        S = torch.linalg.svdvals(orthogonalize(scale * G))
+        assert 0.6 < S.min() and S.max() < 1.3
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon to compare with")
+@pytest.mark.parametrize("shape", [(16, 16), (24, 8), (8, 24)])
+def test_muon_takes_the_steps_of_torch(shape):
+    """torch iterates in bfloat16, and its momentum differs by a factor that the normalization removes."""
+    start = torch.randn(*shape, generator=torch.Generator().manual_seed(5))
+    mine, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    a = Muon([mine], lr=0.1, momentum=0.9, weight_decay=0.1)
+    b = torch.optim.Muon([theirs], lr=0.1, momentum=0.9, weight_decay=0.1, adjust_lr_fn="original")
+    for step in range(4):
+        mine.grad = torch.randn(*shape, generator=torch.Generator().manual_seed(step))
+        theirs.grad = mine.grad.clone()
+        a.step()
+        b.step()
+    moved, want = mine.detach() - start, theirs.detach() - start
+    assert (moved - want).norm() < 0.03 * want.norm()
+
+
+def test_muon_moves_matrices_of_one_shape_independently():
+    both, alone = twins((4, 6), (4, 6))
+    give_gradients(0, both, alone)
+    Muon(both, 0.1).step()
+    for p in alone:
+        Muon([p], 0.1).step()
+    torch.testing.assert_close(both, alone, rtol=1e-12, atol=1e-14)
+
+
+def test_muon_refuses_what_is_not_a_matrix():
+    with pytest.raises(ValueError, match="AdamW"):
+        Muon([nn.Parameter(torch.zeros(3))], 0.1)
+
+
+def test_every_weight_of_a_model_has_exactly_one_optimizer():
+    config = Config(vocab_size=16, d_model=8, n_layers=2, n_heads=2, n_kv_heads=1, d_ff=8, max_len=8)
+    model = Transformer(config)
+    muon, adamw = muon_and_adamw(model, 0.02, 0.004)
+    ids = [id(p) for p in muon.parameters + adamw.parameters]
+    assert sorted(ids) == sorted(id(p) for p in model.parameters())
+    assert id(model.model.embed_tokens.weight) in {id(p) for p in adamw.parameters}
+    assert len(muon.parameters) == 2 * 7 and all(p.ndim == 2 for p in muon.parameters)
+
+
+def test_warmup_rises_in_equal_parts_to_one():
+    assert [warmup(i, 4) for i in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert warmup(0, 0) == 1.0
+
+
+def test_cosine_begins_at_one_passes_the_middle_and_ends_at_the_floor():
+    factors = [cosine(i, 25, 4, floor=0.1) for i in range(25)]
+    assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert math.isclose(factors[14], 0.55) and math.isclose(factors[24], 0.1)
+    assert all(a >= b for a, b in zip(factors[4:], factors[5:]))
+
+
+def test_constant_then_decay_ends_one_step_above_nothing():
+    factors = [constant_then_decay(i, 20, 2, decay=0.5, floor=0.02) for i in range(20)]
+    assert factors[:11] == [0.5] + [1.0] * 10
+    torch.testing.assert_close(factors[10:], [1 - k / 10 for k in range(10)])
+    assert constant_then_decay(99, 100, 1, decay=1.0, floor=0.3) == 0.3

@@ -1,0 +1,66 @@
+"""The real course: what must hold of the exercises of every chapter that has some."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from learn_bodies import audit, chapters, course, is_stub
+from learn_prove import LEAST, mutant, mutants
+from learn_release import leaks, number, release, span
+from learn_run import git, has_git
+
+ROOT = Path(__file__).resolve().parent.parent
+EXERCISES = course(ROOT)
+LAST = max((number(e.chapter) for e in EXERCISES.values()), default=0)
+pytestmark = [
+    pytest.mark.skipif(not EXERCISES, reason="no chapter has exercises yet"),
+    pytest.mark.skipif(any(is_stub(e.body) for e in EXERCISES.values()), reason="a learner's tree"),
+]
+
+
+def test_pages_markers_and_tests_agree():
+    assert audit(ROOT) == []
+
+
+def test_every_exercise_has_enough_mutants_that_fit_its_body():
+    bank = mutants(ROOT)
+    for id, exercise in EXERCISES.items():
+        named = [m for m in bank if m[0] == id]
+        assert len(named) >= LEAST, f"{id} has {len(named)} mutants"
+        for _, what, right, wrong in named:
+            assert mutant(exercise.body, right, wrong) != exercise.body, f"{id}: {what}"
+    assert {m[0] for m in bank} <= set(EXERCISES)
+
+
+def test_the_pages_ask_for_the_easiest_first_in_order_of_their_ids():
+    for chapter in chapters(ROOT):
+        mine = [e for e in EXERCISES.values() if e.chapter == chapter]
+        assert [int(e.id.split(".")[1]) for e in mine] == list(range(1, len(mine) + 1))
+        assert all(e.minutes > 0 and e.points > 0 for e in mine)
+
+
+def committed():
+    """A release is made of what is committed, so there must be git and nothing else."""
+    if not has_git(ROOT) or git(ROOT, "diff", "HEAD", "--name-only"):
+        pytest.skip("the tree has changes that are not committed, or no git")
+
+
+@pytest.mark.parametrize("last", range(1, LAST + 1))
+def test_no_solution_survives_in_a_release_which_collects_its_own_tests(last, tmp_path):
+    committed()
+    out = tmp_path / "students"
+    taken = release(ROOT, span(f"1-{last}"), out)
+    assert list(taken) == [id for id, e in EXERCISES.items() if number(e.chapter) <= last]
+    run = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(run, cwd=out, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_the_search_for_solutions_finds_each_of_them_in_the_reference():
+    for chapter in sorted({e.chapter for e in EXERCISES.values()}):
+        bodies = {id: e.body for id, e in EXERCISES.items() if e.chapter == chapter}
+        found = {re.search(r"exercise (\S+)", line)[1] for line in leaks(ROOT / chapter, bodies)}
+        assert found == set(bodies)
