@@ -15,11 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-import muon
 import ngram
-import source
 from chinchilla import Fit, bootstrap, fit
-from sweep import run_cells, sweep, train_cell
+from sweep import CODE, run_cells, sweep, train_cell
 from workbench import parse_settings, read_json, run_main, write_json
 
 TARGETS = ((94, 800_000), (112, 1_130_000))   # width, tokens: 4 and 8 times the sweep's largest compute
@@ -91,7 +89,7 @@ def run_targets(folder: Path, path: Path, order: int, targets: list[tuple], jobs
     made = {(f["width"], f["seed"]): f for f in read_json(path)["forecasts"]}
     cells = [dict(order=order, width=w, tokens=t, seeds=seeds) for w, t, seeds in targets]
     compared = []
-    for row in run_cells(train_cell, cells, [ngram, source, muon], folder, jobs, "target"):
+    for row in run_cells(train_cell, cells, CODE, folder, jobs, "target"):
         f, loss = made[row["width"], row["seed"]], row["entropy"] + row["reducible"]
         compared.append(dict(f, measured=loss, error=f["loss"] / loss - 1, cpu_seconds=row["cpu_seconds"],
                              reducible_error=(f["loss"] - f["entropy"]) / row["reducible"] - 1,
@@ -109,8 +107,8 @@ def print_comparison(compared: list[dict]) -> None:
         worst = np.abs(of["error"]).max()
         of_reducible, inside = np.abs(of["reducible_error"]).max(), of["inside"].sum()
         print(f"{of['times'][0]:5.1f} x {len(of['error']):>5}  {of['error'].mean():>+10.2%}   {worst:>6.2%}"
-              f"  {of_reducible:>12.1%}  {inside:>5} of {len(of['error']):<2}   {of['half_width'].mean():>8.2%}"
-              f"  {of['free_error'].mean():>+11.1%} {of['stay_put_error'].mean():>+9.1%}")
+              f"  {of_reducible:>12.1%}  {inside:>5} of {len(of['error']):<2}"
+              f"   {of['half_width'].mean():>8.2%}  {of['free_error'].mean():>+11.1%} {of['stay_put_error'].mean():>+9.1%}")
 
 
 @dataclass

@@ -132,7 +132,8 @@ def real_text(s: Settings, out: Path, folder: Path) -> dict:
     low, high = interval(np.array([law.loss(size, tokens) for law in laws]))
     measured = main_model["after"]["bits_per_byte"]
     print(f"chapter 3's model, {size:,} parameters and {tokens:,} tokens: forecast {predicted:.3f} "
-          f"[{low:.3f}, {high:.3f}]\n  bits per byte, measured {measured:.3f}: error {predicted / measured - 1:+.1%}; "
+          f"[{low:.3f}, {high:.3f}]")
+    print(f"  bits per byte, measured {measured:.3f}: error {predicted / measured - 1:+.1%}; "
           f"the best run so far {loss.min() / measured - 1:+.1%}")
     figures.draw_skill(folder / "skill", rows)
     return dict(runs=rows, fit=report, forecast=(predicted, low, high), measured=measured)

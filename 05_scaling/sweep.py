@@ -25,13 +25,17 @@ from typing import Callable, Iterator
 
 import torch
 
+import adamw
+import cross_entropy
 import muon
 import ngram
+import schedule
 import source
 from workbench import Progress, parse_settings, read_json, run_main, write_json
 
 WIDTHS = (8, 12, 16, 24, 32, 48, 64)
 TOKENS = (50_000, 100_000, 200_000, 400_000)
+CODE = [ngram, source, muon, adamw, cross_entropy, schedule]     # a change of these makes all cells new
 
 
 def code_of(module) -> str:
@@ -105,7 +109,7 @@ def sweep(folder: Path, order: int, seeds: list[int], widths=WIDTHS, tokens=TOKE
     unfinished."""
     cells = [dict(order=order, width=w, tokens=t, seeds=seeds,
                   checkpoints=tokens[:-1] if t == tokens[-1] else ()) for w in widths for t in tokens]
-    return run_cells(train_cell, cells, [ngram, source, muon], folder, jobs, "sweep")
+    return run_cells(train_cell, cells, CODE, folder, jobs, "sweep")
 
 
 def tune(folder: Path, order: int, seeds: list[int], jobs: int) -> None:
@@ -114,7 +118,7 @@ def tune(folder: Path, order: int, seeds: list[int], jobs: int) -> None:
     shapes = [(w, t) for t in (50_000, 200_000) for w in (8, 16, 32, 64)]
     cells = [dict(order=order, width=w, tokens=t, seeds=seeds, rate=0.05 * m)
              for w, t in shapes for m in multiples]
-    rows = run_cells(train_cell, cells, [ngram, source, muon], folder, jobs, "tune")
+    rows = run_cells(train_cell, cells, CODE, folder, jobs, "tune")
     mean = {}
     for row in rows:
         key = row["width"], round(row["tokens"], -4), round(row["rate"] / 0.05, 2)

@@ -18,7 +18,14 @@ from pathlib import Path
 
 import torch
 
+import adamw
+import attention
+import feed_forward
+import linear
 import muon
+import normalization
+import positions
+import schedule
 import transformer
 from batches import TextBatches
 from bits_per_byte import bits_per_byte
@@ -35,6 +42,7 @@ from train import train
 from transformer import Config, Transformer
 from workbench import parse_settings, run_main, seed_everything
 
+CODE = [transformer, attention, feed_forward, linear, normalization, positions, muon, adamw, schedule]
 BATCH, LENGTH = 8, 128                                             # as in chapter 3
 GRID = [(32, 80), (32, 160), (32, 320), (64, 80), (64, 160), (64, 320), (96, 80), (96, 160)]   # width, steps
 WIDE_GRID = [(width, steps) for width in (32, 64, 96, 128) for steps in (80, 160, 320, 640)]
@@ -89,7 +97,7 @@ def transformer_sweep(text_folder: Path, cache: Path, seed: int, grid=GRID, jobs
     digest = hashlib.sha256(Path(text_folder, "train.bin").read_bytes()).hexdigest()[:16]
     cells = [dict(folder=str(text_folder), text=digest, width=w, tokens=steps * BATCH * LENGTH, seed=seed)
              for w, steps in grid]
-    return run_cells(train_cell, cells, [sys.modules[__name__], transformer, muon], cache, jobs, "real text")
+    return run_cells(train_cell, cells, [sys.modules[__name__], *CODE], cache, jobs, "real text")
 
 
 @dataclass
