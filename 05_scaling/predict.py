@@ -108,7 +108,8 @@ def print_comparison(compared: list[dict]) -> None:
         of_reducible, inside = np.abs(of["reducible_error"]).max(), of["inside"].sum()
         print(f"{of['times'][0]:5.1f} x {len(of['error']):>5}  {of['error'].mean():>+10.2%}   {worst:>6.2%}"
               f"  {of_reducible:>12.1%}  {inside:>5} of {len(of['error']):<2}"
-              f"   {of['half_width'].mean():>8.2%}  {of['free_error'].mean():>+11.1%} {of['stay_put_error'].mean():>+9.1%}")
+              f"   {of['half_width'].mean():>8.2%}  {of['free_error'].mean():>+11.1%}"
+              f" {of['stay_put_error'].mean():>+9.1%}")
 
 
 @dataclass

@@ -12,11 +12,12 @@ import numpy as np
 
 import scaling_figures as figures
 from allocate import CHINCHILLA, published_table
+from checkpoint import load_model
 from chinchilla import Fit, bootstrap, fit, interval
 from isoflop import envelope, fit_kaplan, isoflop
 from predict import SMALLEST_WIDTH, TARGETS, arrays, print_comparison, run_targets, write_forecasts
 from sweep import TOKENS, WIDTHS, sweep
-from transformer_sweep import GRID, print_rows, transformer_sweep
+from transformer_sweep import GRID, measure, print_rows, transformer_sweep
 from workbench import RunSettings, announce, parse_settings, read_json, run_main, write_json
 
 
@@ -130,11 +131,14 @@ def real_text(s: Settings, out: Path, folder: Path) -> dict:
     predicted = float(fitted.law.loss(size, tokens))
     laws = bootstrap(N, D, loss, fitted, s.bootstraps)
     low, high = interval(np.array([law.loss(size, tokens) for law in laws]))
-    measured = main_model["after"]["bits_per_byte"]
+    trained = load_model(out / "03_training" / "model.pt")
+    rows.append(dict(width=trained.config.d_model, tokens=tokens, **measure(trained, out / "01_tokenizer")))
+    measured = rows[-1]["bits_per_byte"]
     print(f"chapter 3's model, {size:,} parameters and {tokens:,} tokens: forecast {predicted:.3f} "
           f"[{low:.3f}, {high:.3f}]")
     print(f"  bits per byte, measured {measured:.3f}: error {predicted / measured - 1:+.1%}; "
           f"the best run so far {loss.min() / measured - 1:+.1%}")
+    print_rows(rows[-1:])
     figures.draw_skill(folder / "skill", rows)
     return dict(runs=rows, fit=report, forecast=(predicted, low, high), measured=measured)
 

@@ -71,11 +71,10 @@ def config_for(width: int, vocab_size: int) -> Config:
 def train_cell(folder: str, text: str, width: int, tokens: int, seed: int) -> list[dict]:
     """Train one transformer on `tokens` tokens of the stream in `folder` (its hash is `text`); a row of
     measurements."""
-    tokenizer, tasks = Tokenizer.load(Path(folder, "tokenizer.json")), load_tasks(Path(folder, "tasks.json"))
-    stream, valid = open_tokens(Path(folder, "train.bin")), open_tokens(Path(folder, "valid.bin"))
+    vocab_size = Tokenizer.load(Path(folder, "tokenizer.json")).vocab_size
     seed_everything(seed)
-    model = Transformer(config_for(width, tokenizer.vocab_size))
-    batches, steps = TextBatches(stream, BATCH, LENGTH, seed), tokens // (BATCH * LENGTH)
+    model = Transformer(config_for(width, vocab_size))
+    batches, steps = TextBatches(open_tokens(Path(folder, "train.bin")), BATCH, LENGTH, seed), tokens // (BATCH * LENGTH)
 
     def loss_of(step: int) -> torch.Tensor:
         x, y = batches(step)
@@ -84,12 +83,18 @@ def train_cell(folder: str, text: str, width: int, tokens: int, seed: int) -> li
     def scale_of(step: int) -> float:
         return constant_then_decay(step, steps, n_warmup=max(steps // 33, 1))
 
-    log = train(model, muon_and_adamw(model, 0.02, 4e-3), loss_of, steps, scale_of, f"{width} x {steps}")
-    size = sum(p.numel() for p in model.parameters())
-    return [dict(width=width, tokens=tokens, seed=seed, parameters=size, last_loss=log[-1]["loss"],
-                 bits_per_byte=bits_per_byte(model, valid, tasks.held_out_bytes),
-                 recall=fact_recall(model, tokenizer, tasks.held_out_questions),
-                 answer_log_probability=answer_log_probability(model, tokenizer, tasks.held_out_questions))]
+    train(model, muon_and_adamw(model, 0.02, 4e-3), loss_of, steps, scale_of, f"{width} x {steps}")
+    return [dict(width=width, tokens=tokens, seed=seed, **measure(model, Path(folder)))]
+
+
+def measure(model: Transformer, folder: Path) -> dict:
+    """Size, held-out loss in bits per byte, and the two measures of the same knowledge."""
+    tokenizer, tasks = Tokenizer.load(folder / "tokenizer.json"), load_tasks(folder / "tasks.json")
+    questions = tasks.held_out_questions
+    return dict(parameters=sum(p.numel() for p in model.parameters()),
+                bits_per_byte=bits_per_byte(model, open_tokens(folder / "valid.bin"), tasks.held_out_bytes),
+                recall=fact_recall(model, tokenizer, questions),
+                answer_log_probability=answer_log_probability(model, tokenizer, questions))
 
 
 def transformer_sweep(text_folder: Path, cache: Path, seed: int, grid=GRID, jobs: int = 2) -> list[dict]:
