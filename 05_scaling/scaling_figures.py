@@ -48,6 +48,8 @@ def draw_isoflop(path: Path, N: np.ndarray, D: np.ndarray, loss: np.ndarray, fou
         axes.semilogx(n, y, marker, color="black", fillstyle="none", label=f"{C:.1e} FLOPs")
         axes.semilogx(line, np.polyval(bend, np.log(line)), "-", color=GREY, linewidth=1)
         axes.semilogx([size], [low], marker, color="black", markersize=9)
+    axes.set_xticks([2e3, 5e3, 1e4, 2e4, 4e4], ["2,000", "5,000", "10,000", "20,000", "40,000"])
+    axes.minorticks_off()
     axes.legend(fontsize=8)
     save(axes, path)
 
@@ -104,6 +106,7 @@ def draw_published(path: Path, law: Law, rows: list[dict]) -> None:
         axes.loglog([row["D"]], [row["N"]], marker, color="black", label=label)
         arrow = dict(arrowstyle="->", color=GREY)
         axes.annotate("", (row["best_D"], row["best_N"]), (row["D"], row["N"]), arrowprops=arrow)
+    axes.set_ylim(top=4e12)                          # room for the legend
     axes.legend(fontsize=8)
     save(axes, path)
 
