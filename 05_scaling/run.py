@@ -1,0 +1,160 @@
+"""Chapter 5: fit a scaling law on small runs, say how sure it is, forecast larger runs, train them, and
+compare.
+
+    make 05        or  python 05_scaling/run.py --help
+"""
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+import scaling_figures as figures
+from allocate import CHINCHILLA, published_table
+from checkpoint import load_model
+from chinchilla import Fit, bootstrap, fit, interval
+from isoflop import envelope, fit_kaplan, isoflop
+from predict import SMALLEST_WIDTH, TARGETS, arrays, print_comparison, run_targets, write_forecasts
+from sweep import TOKENS, WIDTHS, sweep
+from transformer_sweep import GRID, measure, print_rows, transformer_sweep
+from workbench import RunSettings, announce, parse_settings, read_json, run_main, write_json
+
+
+@dataclass
+class Settings(RunSettings):
+    seeds: int = 3  # sweeps on the Markov source, trained side by side
+    bootstraps: int = 1000  # resamplings for the intervals of the fits
+    jobs: int = min(2, os.cpu_count() or 1)  # processes
+
+
+QUICK = dict(seeds=1, bootstraps=100, jobs=1)
+
+
+def describe(name: str, fitted: Fit, N, D, loss, replicas: int, delta: float) -> dict:
+    """Print a fit with its 90% intervals; returns them."""
+    laws = bootstrap(N, D, loss, fitted, replicas, delta=delta)
+    report = {key: (value, *interval(np.array([getattr(law, key) for law in laws])))
+              for key, value in asdict(fitted.law).items()}
+    parts = (f"{key} {v:.4g} [{low:.3g}, {high:.3g}]" for key, (v, low, high) in report.items())
+    print(f"  {name}: " + "  ".join(parts))
+    print(f"    typical error {fitted.residual:.1%}, condition number {fitted.condition:.3g}"
+          + ("" if fitted.determined else ": NOT DETERMINED by these runs"))
+    return dict(report, residual=fitted.residual, condition=fitted.condition, determined=fitted.determined)
+
+
+def readings(rows: list[dict]) -> dict:
+    """How best size grows with compute, by approaches 1, 2 and 3, in Kaplan's count of parameters and on
+    unfinished runs."""
+    N, D, loss = arrays(rows)
+    body = np.array([r["body_parameters"] for r in rows], float)
+    early = [(r["parameters"], r["body_parameters"], float(tokens), r["entropy"] + reducible)
+             for r in rows if r["unfinished"]
+             for tokens, reducible in [*r["unfinished"].items(), (r["tokens"], r["reducible"])]]
+    finished = {(r["width"], r["seed"], round(r["tokens"], -3)): r["reducible"] for r in rows}
+    worse = max(reducible / finished[r["width"], r["seed"], int(tokens)] - 1
+                for r in rows for tokens, reducible in r["unfinished"].items())
+    print(f"  an unfinished run's reducible loss is up to {worse:.0%} above that of a run which ends there")
+    early_N, early_body, early_D, early_loss = np.array(early).T
+    found = {}
+    for name, (n, d, y) in {"all parameters, finished": (N, D, loss),
+                            "without embeddings, finished": (body, D, loss),
+                            "all parameters, unfinished": (early_N, early_D, early_loss),
+                            "without embeddings, unfinished": (early_body, early_D, early_loss)}.items():
+        law = fit(n, d, y, rows[0]["entropy"], delta=1e-2).law
+        found[name] = dict(law=law.beta / (law.alpha + law.beta))
+        for approach in (envelope, isoflop):
+            try:
+                found[name][approach.__name__] = approach(n, d, y).exponent
+            except ValueError:
+                found[name][approach.__name__] = None            # no slice holds its own optimum
+        show = {key: "  --" if value is None else f"{value:.2f}" for key, value in found[name].items()}
+        print(f"  {name:<31} envelope {show['envelope']}   isoFLOP {show['isoflop']}   law {show['law']}")
+    return found
+
+
+def known_source(s: Settings, folder: Path) -> dict:
+    """The sweep on the source of known entropy, its fits, the forecasts, and then their targets."""
+    widths, tokens, targets = WIDTHS, TOKENS, TARGETS
+    if s.quick:
+        widths, tokens, targets = (12, 16, 24, 32), (3_000, 6_000, 12_000), ((40, 40_000),)
+    seeds = list(range(s.seed, s.seed + s.seeds))
+    rows = sweep(folder / "runs", 3, seeds, widths, tokens, s.jobs)
+    inside = [r for r in rows if r["width"] >= SMALLEST_WIDTH]
+    E, (N, D, loss) = rows[0]["entropy"], arrays(inside)
+    cpu = sum(r["cpu_seconds"] for r in rows)
+    print(f"{len(rows)} runs, {cpu:.0f} CPU-seconds; entropy of the source {E:.4f} nats")
+    known, free = fit(N, D, loss, E, delta=1e-2), fit(N, D, loss)
+    fits = dict(known=describe("E known ", known, N, D, loss, s.bootstraps, 1e-2),
+                free=describe("E fitted", free, N, D, loss, s.bootstraps, 1e-3))
+    for smallest in widths[:3]:
+        law = fit(*arrays([r for r in rows if r["width"] >= smallest]), E, delta=1e-2).law
+        print(f"  window from width {smallest:>2}: alpha {law.alpha:.2f}, beta {law.beta:.2f}")
+
+    path = folder / "forecast.json"
+    wanted = [(w, t, seeds if i == 0 else seeds[:1]) for i, (w, t) in enumerate(targets)]  # dearest: one seed
+    for f in write_forecasts(path, rows, wanted):
+        print(f"forecast, {f.times:.1f} times the compute, seed {f.seed}: "
+              f"{f.loss:.4f} ({f.low:.4f} to {f.high:.4f})")
+    compared = run_targets(folder / "runs", path, 3, wanted, s.jobs)
+    print_comparison(compared)
+    kaplan = fit_kaplan(N, D, loss)
+    kaplan_error = [float(kaplan.loss(c["parameters"], c["tokens"])) / c["measured"] - 1 for c in compared]
+    print(f"Kaplan's form on the same runs: {np.mean(kaplan_error):+.1%} on average")
+    print("exponent of best size against compute:")
+
+    all_N, all_D, all_loss = arrays(rows)
+    exponents = readings(rows)
+    figures.draw_sweep(folder / "sweep", all_N, all_D, all_loss - E, known.law, N.min())
+    figures.draw_forecast(folder / "forecast", all_N * all_D, all_loss, compared, (N * D).max())
+    if not s.quick:
+        slices = isoflop(all_N, all_D, all_loss)
+        found = {"1: envelope": envelope(all_N, all_D, all_loss), "2: isoFLOP": slices}
+        figures.draw_isoflop(folder / "isoflop", all_N, all_D, all_loss, slices)
+        figures.draw_allocation(folder / "allocation", known.law, found, all_N, all_D)
+    return dict(entropy=E, runs=rows, fits=fits, forecasts=compared, kaplan=asdict(kaplan),
+                kaplan_error=kaplan_error, exponents=exponents)
+
+
+def real_text(s: Settings, out: Path, folder: Path) -> dict:
+    """The transformer sweep, its forecast for chapter 3's model, and then what that model measured."""
+    grid = [(w, steps) for w in (32, 64) for steps in (10, 20, 40)] if s.quick else GRID
+    rows = transformer_sweep(out / "01_tokenizer", folder / "runs", s.seed, grid, s.jobs)
+    print_rows(rows)
+    N, D = (np.array([r[key] for r in rows], float) for key in ("parameters", "tokens"))
+    loss = np.array([r["bits_per_byte"] for r in rows])
+    fitted = fit(N, D, loss)
+    report = describe("real text, E fitted", fitted, N, D, loss, s.bootstraps, 1e-3)
+    main_model = read_json(out / "03_training" / "metrics.json")
+    size = read_json(out / "02_transformer" / "metrics.json")["parameters"]
+    tokens = int(np.prod([main_model["settings"][key] for key in ("steps", "batch", "length")]))
+    predicted = float(fitted.law.loss(size, tokens))
+    laws = bootstrap(N, D, loss, fitted, s.bootstraps)
+    low, high = interval(np.array([law.loss(size, tokens) for law in laws]))
+    trained = load_model(out / "03_training" / "model.pt")
+    rows.append(dict(width=trained.config.d_model, tokens=tokens, **measure(trained, out / "01_tokenizer")))
+    measured = rows[-1]["bits_per_byte"]
+    print(f"chapter 3's model, {size:,} parameters and {tokens:,} tokens: forecast {predicted:.3f} "
+          f"[{low:.3f}, {high:.3f}]")
+    print(f"  bits per byte, measured {measured:.3f}: error {predicted / measured - 1:+.1%}; "
+          f"the best run so far {loss.min() / measured - 1:+.1%}")
+    print_rows(rows[-1:])
+    figures.draw_skill(folder / "skill", rows)
+    return dict(runs=rows, fit=report, forecast=(predicted, low, high), measured=measured)
+
+
+def main() -> None:
+    s = parse_settings(Settings, __doc__, QUICK)
+    announce("05 scaling", s)
+    begin, cpu = time.perf_counter(), os.times()
+    out, folder = Path(s.out), Path(s.out, "05_scaling")
+    results = dict(seed=s.seed, known_source=known_source(s, folder), real_text=real_text(s, out, folder),
+                   published=published_table(), settings=asdict(s))
+    figures.draw_published(folder / "published", CHINCHILLA, results["published"])
+    used = sum(b - a for a, b in zip(cpu[:4], os.times()[:4]))
+    print(f"{time.perf_counter() - begin:.0f} s, {used:.0f} CPU-seconds")
+    write_json(folder / "metrics.json", dict(results, seconds=time.perf_counter() - begin, cpu_seconds=used))
+
+
+if __name__ == "__main__":
+    run_main(main)

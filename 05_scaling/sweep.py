@@ -1,0 +1,159 @@
+"""A scaling sequence: the same small model at a grid of sizes and token counts, every schedule run to its
+end.
+
+Adds to ngram.py the bookkeeping of an experiment: a cell of the grid is cached under the hash of its settings
+and of the code that trains it, so an interrupted sweep continues and a repeated one is free. The step size is
+tuned once (--tune) at several widths and token counts; the rule it gave is in ngram.train.
+
+    python 05_scaling/sweep.py --seeds 3               # 28 cells x 3 seeds, about 80 CPU-seconds
+    python 05_scaling/sweep.py --tune                  # which step size is best at which width
+    python 05_scaling/sweep.py --order 4 --seeds 10    # a second source, more seeds
+"""
+import ast
+import contextlib
+import functools
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Iterator
+
+import torch
+
+import adamw
+import cross_entropy
+import muon
+import ngram
+import schedule
+import source
+from workbench import Progress, parse_settings, read_json, run_main, write_json
+
+WIDTHS = (8, 12, 16, 24, 32, 48, 64)
+TOKENS = (50_000, 100_000, 200_000, 400_000)
+CODE = [ngram, source, muon, adamw, cross_entropy, schedule]     # a change of these makes all cells new
+
+
+def code_of(module) -> str:
+    """The syntax tree of a module without comments and docstrings: explaining it better is no other code."""
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            del body[0]
+    return ast.dump(tree)
+
+
+def cell_key(cell: dict, modules: list) -> str:
+    """The name under which a cell's result is kept: it changes with any setting and with the code that
+    trains it."""
+    parts = [cell, [code_of(m) for m in modules], torch.__version__, source.text_digest()]
+    text = json.dumps(parts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def one_thread(job: Callable[..., list[dict]], cell: dict) -> list[dict]:
+    """Run a cell on one thread (small matrices gain nothing from two) and note its CPU-seconds in every
+    row."""
+    torch.set_num_threads(1)
+    begin = time.process_time()
+    with contextlib.redirect_stderr(io.StringIO()):     # one progress line for all cells, not one for each
+        rows = job(**cell)
+    return [dict(row, cpu_seconds=(time.process_time() - begin) / len(rows)) for row in rows]
+
+
+def run_cells(job: Callable[..., list[dict]], cells: list[dict], modules: list, folder: Path, jobs: int,
+              label: str) -> list[dict]:
+    """The rows of job(**cell) for every cell, in order, from the cache where it has them, else in `jobs`
+    processes.
+
+    job is a function at the top of a module; `modules` are those whose code decides the result."""
+    paths = [folder / f"{cell_key(cell, modules)}.json" for cell in cells]
+    missing = [i for i, path in enumerate(paths) if not path.exists()]
+    missing.sort(key=lambda i: -cells[i]["width"] * cells[i]["tokens"])            # the longest first
+    progress = Progress(label, len(cells), done=len(cells) - len(missing), unit="run")
+
+    def finished() -> Iterator[tuple[int, list[dict]]]:
+        if jobs == 1:
+            yield from ((i, one_thread(job, cells[i])) for i in missing)
+            return
+        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+            running = {pool.submit(one_thread, job, cells[i]): i for i in missing}
+            yield from ((running[future], future.result()) for future in as_completed(running))
+
+    for done, (i, rows) in enumerate(finished(), start=len(cells) - len(missing) + 1):
+        write_json(paths[i], rows)
+        progress.update(done)
+    return [row for path in paths for row in read_json(path)]
+
+
+@functools.lru_cache(maxsize=1)
+def _source(order: int) -> source.MarkovSource:
+    return source.documentation_source(order)[0]      # once in each process
+
+
+def train_cell(order: int, width: int, tokens: int, seeds: list[int], rate: float = 0.05,
+               checkpoints: tuple[int, ...] = ()) -> list[dict]:
+    """One cell of the sweep (see ngram.train): a row per seed, with order and rate noted."""
+    rows = ngram.train(_source(order), width, tokens, seeds, rate=rate, checkpoints=checkpoints)
+    return [dict(row, order=order, rate=rate) for row in rows]
+
+
+def sweep(folder: Path, order: int, seeds: list[int], widths=WIDTHS, tokens=TOKENS, jobs=2) -> list[dict]:
+    """The grid of runs. The longest run of each width also notes its loss at the other token counts,
+    unfinished."""
+    cells = [dict(order=order, width=w, tokens=t, seeds=seeds,
+                  checkpoints=tokens[:-1] if t == tokens[-1] else ()) for w in widths for t in tokens]
+    return run_cells(train_cell, cells, CODE, folder, jobs, "sweep")
+
+
+def tune(folder: Path, order: int, seeds: list[int], jobs: int) -> None:
+    """Reducible loss at multiples of the step-size rule, for several widths and token counts, as a table."""
+    multiples = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
+    shapes = [(w, t) for t in (50_000, 200_000) for w in (8, 16, 32, 64)]
+    cells = [dict(order=order, width=w, tokens=t, seeds=seeds, rate=0.05 * m)
+             for w, t in shapes for m in multiples]
+    rows = run_cells(train_cell, cells, CODE, folder, jobs, "tune")
+    mean = {}
+    for row in rows:
+        key = row["width"], round(row["tokens"], -4), round(row["rate"] / 0.05, 2)
+        mean[key] = mean.get(key, 0) + row["reducible"] / len(seeds)
+    print("reducible loss in nats at a multiple of the rule 0.05 (1e5 / tokens)^(1/4)")
+    print("width  tokens  " + "".join(f"{m:>8g}" for m in multiples) + "   rule above best")
+    for w, t in shapes:
+        values = [mean[w, t, m] for m in multiples]
+        row = "".join(f"{v:8.4f}" for v in values)
+        print(f"{w:>5} {t:>7}  {row}   {values[3] / min(values) - 1:+.1%}")
+
+
+@dataclass
+class Settings:
+    out: str = "out"  # folder for the results of all chapters
+    seed: int = 0  # the first seed
+    order: int = 3  # of the Markov source
+    seeds: int = 3  # independent models, trained side by side
+    tune: bool = False  # compare step sizes instead of running the grid
+    jobs: int = min(2, os.cpu_count() or 1)  # processes
+
+
+def main() -> None:
+    settings = parse_settings(Settings, __doc__)
+    folder = Path(settings.out) / "05_scaling" / "runs"
+    seeds = list(range(settings.seed, settings.seed + settings.seeds))
+    if settings.tune:
+        return tune(folder, settings.order, seeds, settings.jobs)
+    rows = sweep(folder, settings.order, seeds, jobs=settings.jobs)
+    for row in rows:
+        if row["seed"] == settings.seed:
+            print(f"width {row['width']:>3}  N {row['parameters']:>7,}  D {row['tokens']:>9,}  "
+                  f"loss {row['entropy'] + row['reducible']:.4f}  reducible {row['reducible']:.4f}")
+    print(f"{len(rows)} runs, {sum(row['cpu_seconds'] for row in rows):.0f} CPU-seconds in all")
+
+
+if __name__ == "__main__":
+    run_main(main)
