@@ -45,13 +45,19 @@ def start(folder: Path, pause: float) -> subprocess.Popen:
     folder.mkdir(exist_ok=True)
     (folder / "run.py").write_text(RUN)
     return subprocess.Popen([sys.executable, folder / "run.py", folder, str(pause)], stdout=subprocess.PIPE,
-                            text=True, env={**os.environ, "OMP_NUM_THREADS": "1",
+                            stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1",
                                  "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)})
 
 
 def steps_of(run: subprocess.Popen):
-    """The steps that a run says it takes, as it takes them."""
-    return (int(line) for line in run.stdout if line.strip().isdigit())
+    """The steps that a run says it takes, as it takes them; an AssertionError with its last words if it fails."""
+    words = []
+    for line in run.stdout:
+        if line.strip().isdigit():
+            yield int(line)
+        else:
+            words.append(line)
+    assert run.wait(60) == 0, "the run failed: " + "".join(words[-3:])
 
 
 def test_a_run_that_is_killed_twice_ends_with_the_bits_of_one_that_is_not(tmp_path):
