@@ -15,16 +15,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 
 .DELETE_ON_ERROR:
-.PHONY: all help setup test prove quick seeds peers kernels chat clean 01 02 03 04 07 08
+.PHONY: all help setup test prove quick seeds peers kernels chat clean 01 02 03 04 05 06 07 08
 
 all: $(OUT)/04_systems/metrics.json $(OUT)/08_inference/metrics.json  ## the main job: raw text to an aligned, quantized model, scoreboard, report
 	@$(PY) 08_inference/scoreboard.py --out $(OUT)
 
 help:  ## this list
-	@grep -hE '^[a-z0-9]+( [0-9]+)*:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-18s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9]+( [0-9]+)*:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-24s %s\n", $$1, $$2}'
 	@echo "  SEED=1 (another seed)   CORPUS=path (your own text)   QUICK=1 (a toy model)   OUT=folder"
 
-01 02 03 04 07 08: %: setup  ## one chapter and what it needs, e.g. make 03
+01 02 03 04 05 06 07 08: %: setup  ## one chapter and what it needs, e.g. make 03
 	@$(MAKE) --no-print-directory $(OUT)/$(notdir $(wildcard $*_*))/metrics.json
 
 SHARED := .venv/ready
@@ -35,6 +35,10 @@ $(OUT)/02_transformer/metrics.json: 02_transformer/run.py $(wildcard 02_transfor
 $(OUT)/03_training/metrics.json: 03_training/run.py $(wildcard 03_training/*.py) $(OUT)/02_transformer/metrics.json
 	@$(RUN)
 $(OUT)/04_systems/metrics.json: 04_systems/run.py $(wildcard 04_systems/*.py csrc/*.py) $(OUT)/03_training/metrics.json
+	@$(RUN)
+$(OUT)/05_scaling/metrics.json: 05_scaling/run.py $(wildcard 05_scaling/*.py) $(OUT)/03_training/metrics.json
+	@$(RUN)
+$(OUT)/06_data/metrics.json: 06_data/run.py $(wildcard 06_data/*.py 06_data/sets/* 06_data/languages.txt) $(OUT)/01_tokenizer/metrics.json
 	@$(RUN)
 $(OUT)/07_alignment/metrics.json: 07_alignment/run.py $(wildcard 07_alignment/*.py) $(OUT)/03_training/metrics.json
 	@$(RUN)
