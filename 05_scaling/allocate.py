@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from chinchilla import Law
+from planner import Cluster, Plan, search
 from transformer import Config, count_parameters
 from workbench import parse_settings, run_main
 
@@ -121,6 +122,16 @@ def training_memory(N: float) -> float:
     return 16.0 * N
 
 
+def layout(shape: Config, gpus: int, tokens_per_batch: int = 2 ** 20) -> Plan:
+    """Chapter 4's fastest layout of this model on so many H100s that fits their memory.
+
+    Raises ValueError with the planner's reason when there is none."""
+    best = search(shape, tokens_per_batch // shape.max_len, shape.max_len, Cluster(gpus=gpus))[0]
+    if best.refused:
+        raise ValueError(f"no layout of this model runs on {gpus} GPUs ({best.refused}): choose more --gpus")
+    return best
+
+
 def published_table(law: Law = CHINCHILLA) -> list[dict]:
     """For each published run: its compute, what the law recommends for it, and the loss the law expects of
     both."""
@@ -139,7 +150,7 @@ class Settings:
     flops: float = 1e21  # the training budget
     unique: float = 0.0  # distinct training tokens you have; 0: enough
     served: float = 0.0  # tokens the model will read and write when it serves; 0: not counted
-    gpus: int = 64  # GPUs over which weights and optimizer state are split
+    gpus: int = 64  # H100s to train on, a power of two
 
 
 def main() -> None:
@@ -163,6 +174,11 @@ def main() -> None:
     hours, memory = gpu_hours(s.flops), training_memory(N) / 1e9
     print(f"  {hours:,.0f} H100-hours at 40% utilization, {hours / s.gpus / 24:.1f} days on {s.gpus}; "
           f"{memory:,.0f} GB of state, {memory / s.gpus:.1f} a GPU")
+    best = layout(shape, s.gpus)
+    place = best.place
+    print(f"  chapter 4's planner: {place.data} copies x {place.pipeline} stages x {place.tensor} tensor ranks, "
+          f"ZeRO-{place.zero}, recompute {place.recompute}:\n"
+          f"    {best.memory.peak / 1e9:.0f} GB a GPU, at most {best.mfu:.0%} of peak")
     print("  training compute for the same loss (and tokens a parameter) of a model that is smaller")
     print("  " + "   ".join(f"{k:g} times: {times:.2f} ({ratio:,.0f})" for k in (1, 1.5, 2, 3, 4, 5)
                           for times, ratio in [overtraining(CHINCHILLA, s.flops, k)]))

@@ -7,8 +7,6 @@ model can reach is the conditional entropy H(k+1 symbols) - H(k symbols), a numb
 
     python 05_scaling/source.py --order 3        # the entropy by order, and a sample of what the chain writes
 """
-import functools
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,12 +85,6 @@ class MarkovSource:
             out.append(self.windows[position, -1])
             position = (position + 1) % len(self.symbols)
         return np.array(out)
-
-
-@functools.lru_cache(maxsize=1)
-def text_digest() -> str:
-    """A hash of the text: another Python version has other documentation, so another source."""
-    return hashlib.sha256("\n\n".join(real_text()).encode()).hexdigest()[:16]
 
 
 def documentation_source(order: int = 3) -> tuple[MarkovSource, str]:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator
 
+import numpy as np
 import torch
 
 import adamw
@@ -31,7 +32,7 @@ import muon
 import ngram
 import schedule
 import source
-from workbench import Progress, parse_settings, read_json, run_main, write_json
+from workbench import Progress, atomic, parse_settings, read_json, run_main, write_json
 
 WIDTHS = (8, 12, 16, 24, 32, 48, 64)
 TOKENS = (50_000, 100_000, 200_000, 400_000)
@@ -52,8 +53,7 @@ def code_of(module) -> str:
 def cell_key(cell: dict, modules: list) -> str:
     """The name under which a cell's result is kept: it changes with any setting and with the code that
     trains it."""
-    parts = [cell, [code_of(m) for m in modules], torch.__version__, source.text_digest()]
-    text = json.dumps(parts, sort_keys=True)
+    text = json.dumps([cell, [code_of(m) for m in modules], torch.__version__], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
@@ -93,21 +93,34 @@ def run_cells(job: Callable[..., list[dict]], cells: list[dict], modules: list, 
 
 
 @functools.lru_cache(maxsize=1)
-def _source(order: int) -> source.MarkovSource:
-    return source.documentation_source(order)[0]      # once in each process
+def symbols_file(folder: Path) -> str:
+    """Write the documentation as symbols, for the processes to read: collecting the text takes seconds.
+
+    The name holds a hash of them: another Python has another text, and its cells are other cells."""
+    symbols = source.documentation_source(1)[0].symbols
+    path = folder / f"symbols-{hashlib.sha256(symbols.tobytes()).hexdigest()[:16]}.npy"
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, symbols)
+    return str(path)
 
 
-def train_cell(order: int, width: int, tokens: int, seeds: list[int], rate: float = 0.05,
+@functools.lru_cache(maxsize=1)
+def load_source(symbols: str, order: int) -> source.MarkovSource:
+    """The source made of that file, built once in each process."""
+    return source.MarkovSource(np.load(symbols), order)
+
+
+def train_cell(symbols: str, order: int, width: int, tokens: int, seeds: list[int], rate: float = 0.05,
                checkpoints: tuple[int, ...] = ()) -> list[dict]:
     """One cell of the sweep (see ngram.train): a row per seed, with order and rate noted."""
-    rows = ngram.train(_source(order), width, tokens, seeds, rate=rate, checkpoints=checkpoints)
+    rows = ngram.train(load_source(symbols, order), width, tokens, seeds, rate=rate, checkpoints=checkpoints)
     return [dict(row, order=order, rate=rate) for row in rows]
 
 
 def sweep(folder: Path, order: int, seeds: list[int], widths=WIDTHS, tokens=TOKENS, jobs=2) -> list[dict]:
     """The grid of runs. The longest run of each width also notes its loss at the other token counts,
     unfinished."""
-    cells = [dict(order=order, width=w, tokens=t, seeds=seeds,
+    cells = [dict(symbols=symbols_file(folder), order=order, width=w, tokens=t, seeds=seeds,
                   checkpoints=tokens[:-1] if t == tokens[-1] else ()) for w in widths for t in tokens]
     return run_cells(train_cell, cells, CODE, folder, jobs, "sweep")
 
@@ -116,7 +129,7 @@ def tune(folder: Path, order: int, seeds: list[int], jobs: int) -> None:
     """Reducible loss at multiples of the step-size rule, for several widths and token counts, as a table."""
     multiples = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
     shapes = [(w, t) for t in (50_000, 200_000) for w in (8, 16, 32, 64)]
-    cells = [dict(order=order, width=w, tokens=t, seeds=seeds, rate=0.05 * m)
+    cells = [dict(symbols=symbols_file(folder), order=order, width=w, tokens=t, seeds=seeds, rate=0.05 * m)
              for w, t in shapes for m in multiples]
     rows = run_cells(train_cell, cells, CODE, folder, jobs, "tune")
     mean = {}

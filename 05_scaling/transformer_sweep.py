@@ -74,7 +74,8 @@ def train_cell(folder: str, text: str, width: int, tokens: int, seed: int) -> li
     vocab_size = Tokenizer.load(Path(folder, "tokenizer.json")).vocab_size
     seed_everything(seed)
     model = Transformer(config_for(width, vocab_size))
-    batches, steps = TextBatches(open_tokens(Path(folder, "train.bin")), BATCH, LENGTH, seed), tokens // (BATCH * LENGTH)
+    batches = TextBatches(open_tokens(Path(folder, "train.bin")), BATCH, LENGTH, seed)
+    steps = tokens // (BATCH * LENGTH)
 
     def loss_of(step: int) -> torch.Tensor:
         x, y = batches(step)

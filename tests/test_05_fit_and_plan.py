@@ -217,6 +217,7 @@ def test_a_forecast_is_on_disk_before_its_target_is_trained(tmp_path, monkeypatc
         return [dict(width=94, tokens=799_744, seed=0, entropy=1.375, reducible=0.2, cpu_seconds=1.0)]
 
     monkeypatch.setattr(predict, "run_cells", training)
+    monkeypatch.setattr(predict, "symbols_file", lambda folder: "")
     made = predict.write_forecasts(path, sweep_rows(law, 0), [(94, 800_000, [0])])
     compared = predict.run_targets(tmp_path, path, 3, [(94, 800_000, [0])], 1)[0]
     assert compared["loss"] == made[0].loss and compared["measured"] == pytest.approx(1.575)
@@ -260,6 +261,15 @@ def test_a_plan_has_about_the_parameters_it_was_asked_for():
         if name in reported:
             assert allocate.gpu_hours(6 * N * D) == pytest.approx(reported[name], rel=0.2)
     assert allocate.training_memory(1e9) == 16e9
+
+
+def test_a_plan_names_a_layout_that_fits_or_says_why_none_does():
+    shape = allocate.shape_for(7e9)
+    best = allocate.layout(shape, 16)
+    assert best.place.ranks == 16 and best.memory.peak < 80e9 and 0.1 < best.mfu < 0.7
+    assert 16 * best.memory.peak > allocate.training_memory(7e9) * 0.9        # the state is in there
+    with pytest.raises(ValueError, match="no layout"):
+        allocate.layout(allocate.shape_for(4e11), 8)
 
 
 def test_shares_of_the_law_sum_to_one_and_huber_is_square_then_straight():

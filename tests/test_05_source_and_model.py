@@ -150,6 +150,14 @@ def test_a_sweep_continues_where_it_was_stopped_and_repeats_nothing(tmp_path):
     assert sweep.run_cells(counted_job, cells, [ngram], tmp_path, 1, "test") == rows and len(calls) == 4
 
 
+def test_a_cell_trains_on_the_symbols_in_its_file(tmp_path):
+    source = small_source(order=2)
+    np.save(tmp_path / "symbols.npy", source.symbols)
+    rows = sweep.train_cell(str(tmp_path / "symbols.npy"), 2, 8, 1_000, [0])
+    again = ngram.train(MarkovSource(source.symbols, 2), 8, 1_000, [0])
+    assert rows[0]["reducible"] == again[0]["reducible"] and rows[0]["order"] == 2
+
+
 def test_a_cell_of_other_settings_or_other_code_is_another_cell():
     key = sweep.cell_key(dict(width=8), [ngram])
     assert key == sweep.cell_key(dict(width=8), [ngram])
