@@ -2,6 +2,7 @@
 
     make 08        or  python 08_inference/run.py --help
 """
+import copy
 import math
 import statistics
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from batches import TextBatches
 from bits_per_byte import bits_per_byte
 from bpe import Tokenizer
 from chat_template import answer_ids, chat_prompt
@@ -20,6 +22,7 @@ from gptq import compensated
 from kv_cache import KVCache, generate_cached
 from quantize import load_quantized, quantize_model, save_quantized, stored_bytes
 from report import write_report
+from scale_tuning import tune_scales
 from scoreboard import collect
 from skills import fact_skill, sum_skill
 from tasks import load_tasks
@@ -34,11 +37,12 @@ class Settings(RunSettings):
     new_tokens: int = 128     # tokens to decode when timing the cache
     batch: int = 4            # sequences decoded together
     rounds: int = 5           # times each way of decoding is timed, in turn
-    calibration: int = 256    # rows of 128 training tokens that show the quantizer the inputs of each layer, beside chats
+    calibration: int = 100    # batches of 8 x 128 training tokens, beside chats, that the quantizer sees
+    tuning: int = 100         # steps of training the scales of the small model
     table_bits: int = 8       # bits of the embedding in the small model: 8 or 4
 
 
-QUICK = dict(rounds=2, new_tokens=32, calibration=16)
+QUICK = dict(rounds=2, new_tokens=32, calibration=4, tuning=4)
 
 
 def time_cache(model: Transformer, ids: torch.Tensor, n_new: int, rounds: int) -> dict:
@@ -84,18 +88,20 @@ def main() -> None:
 
     quantizing = time.perf_counter()
     tokens = open_tokens(out / "01_tokenizer" / "train.bin")
-    text = torch.tensor(tokens[:s.calibration * 128].astype("int64"), device=device).view(-1, 128)
-    rounding = compensated(model, list(text.split(16)), chat_rows(tokenizer, tasks.train_questions, device))
-    save_quantized(folder / "model.int4.pt", quantize_model(model, s.table_bits, rounding))
+    text = TextBatches(tokens, batch=8, length=128, seed=s.seed)
+    sources = [text(i)[0].to(device) for i in range(s.calibration)], chat_rows(tokenizer, tasks.train_questions, device)
+    careful = quantize_model(model, s.table_bits, compensated(model, *sources))
+    small = copy.deepcopy(careful)
+    tune_scales(small, model, *sources, steps=s.tuning)
+    save_quantized(folder / "model.int4.pt", small)
     small = load_quantized(folder / "model.int4.pt").to(device)   # what is measured is what was written
-    int4 = {"seconds": time.perf_counter() - quantizing, "bytes_before": stored_bytes(model), "bytes_after": stored_bytes(small),
-            "rounded_perplexity": perplexity(quantize_model(model, s.table_bits), valid, tasks.held_out_bytes)}
-    for name, m in (("before", model), ("after", small)):
-        int4[name] = {"perplexity": perplexity(m, valid, tasks.held_out_bytes),
-                      **fact_skill(m, tokenizer, tasks.held_out_questions), **sum_skill(m, tokenizer, tasks.test_sums)}
-        print(f"  {'fp32' if name == 'before' else 'int4'}: {int4['bytes_' + name]:>9,} bytes  " +
-              "  ".join(f"{k} {int4[name][k]:.4g}" for k in ("perplexity", "facts", "addition")))
-    print(f"  int4 rounded one by one, for comparison: perplexity {int4['rounded_perplexity']:.4g}")
+    int4 = {"seconds": time.perf_counter() - quantizing, "bytes_before": stored_bytes(model), "bytes_after": stored_bytes(small)}
+    print(f"  {'':<34}{'bytes':>10}{'perplexity':>12}{'facts':>8}{'sums':>8}")
+    for name, label, m in (("before", "float32", model), ("rounded", "int4, each weight rounded", quantize_model(model, s.table_bits)),
+                           ("careful", "int4, errors repaired (GPTQ)", careful), ("after", "int4, then scales and norms tuned", small)):
+        r = int4[name] = {"perplexity": perplexity(m, valid, tasks.held_out_bytes),
+                          **fact_skill(m, tokenizer, tasks.held_out_questions), **sum_skill(m, tokenizer, tasks.test_sums)}
+        print(f"  {label:<34}{stored_bytes(m):>10,}{r['perplexity']:>12.2f}{r['facts']:>8.1%}{r['addition']:>8.1%}")
     int4["evaluation_seconds"] = time.perf_counter() - quantizing - int4["seconds"]
 
     write_json(folder / "metrics.json", {"seed": s.seed, "cache": cache, "int4": int4,

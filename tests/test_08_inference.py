@@ -1,4 +1,5 @@
 """Sampling filters, the cache, four-bit weights, and the terminal chat."""
+import copy
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from gptq import compensated, input_moments, quantize_compensated
 from kv_cache import KVCache, generate_cached, stream
 from quantize import (dequantize, load_quantized, pack_nibbles, quantize_groups, quantize_model, round_scales, save_quantized,
                       stored_bytes, unpack_nibbles)
+from scale_tuning import divergence, tune_scales
 from sampling import keep_top_k, keep_top_p, pick
 from transformer import Config, Transformer
 
@@ -121,6 +123,28 @@ def test_input_moments_are_those_of_the_inputs(model):
     x = model.model.layers[0].input_layernorm(model.model.embed_tokens(ids)).flatten(0, 1)
     torch.testing.assert_close(moments["model.layers.0.self_attn.q_proj"], x.T @ x / ids.numel())
     assert len(moments) == 14
+
+
+def test_divergence_is_the_one_of_torch():
+    p, q = torch.randn(2, 3, 4, 9, generator=torch.Generator().manual_seed(0))
+    reference = torch.nn.functional.kl_div(q.log_softmax(-1).flatten(0, 1), p.log_softmax(-1).flatten(0, 1), log_target=True,
+                                           reduction="batchmean")
+    torch.testing.assert_close(divergence(p, q), reference)
+    assert divergence(p, p + 3).abs() < 1e-6                                      # a shift of all logits changes nothing
+
+
+def test_tuned_scales_bring_the_predictions_closer_and_leave_the_integers(model):
+    g = torch.Generator().manual_seed(1)
+    batches, unseen = [torch.randint(50, (20, 6), generator=g) for _ in range(10)], torch.randint(50, (50, 6), generator=g)
+    small = quantize_model(model, 8)
+    tuned = copy.deepcopy(small)
+    tune_scales(tuned, model, batches, steps=60)
+    far, near = (divergence(model(unseen), m(unseen)) for m in (small, tuned))
+    assert near < 0.8 * far
+    changed = {name.rsplit(".", 1)[1] for name, t in tuned.state_dict().items() if not torch.equal(t, small.state_dict()[name])}
+    assert changed == {"scales", "scale_step", "weight"}                          # the norms' weights
+    assert stored_bytes(tuned) == stored_bytes(small) and not any(p.requires_grad for p in tuned.parameters())
+    assert all(p.grad is None for p in model.parameters())
 
 
 def test_the_small_model_survives_the_disk_and_is_small(model, tmp_path):
