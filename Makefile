@@ -15,9 +15,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 
 .DELETE_ON_ERROR:
-.PHONY: all help setup test prove quick seeds peers kernels chat clean 01 02 03 04 05 06 07 08
+.PHONY: all help setup test prove quick seeds peers bench kernels chat clean 01 02 03 04 05 06 07 08
 
-all: $(OUT)/04_systems/metrics.json $(OUT)/08_inference/metrics.json  ## the main job: raw text to an aligned, quantized model, scoreboard, report
+all: $(patsubst %/run.py,$(OUT)/%/metrics.json,$(wildcard 0[4-8]_*/run.py))  ## the main job: a raw crawl to an aligned, quantized model, scoreboard, report
 	@$(PY) 08_inference/scoreboard.py --out $(OUT)
 
 help:  ## this list
@@ -27,9 +27,15 @@ help:  ## this list
 01 02 03 04 05 06 07 08: %: setup  ## one chapter and what it needs, e.g. make 03
 	@$(MAKE) --no-print-directory $(OUT)/$(notdir $(wildcard $*_*))/metrics.json
 
-SHARED := .venv/ready
-$(OUT)/01_tokenizer/metrics.json: 01_tokenizer/run.py $(wildcard 01_tokenizer/*.py) $(SHARED)
-	@$(RUN) $(if $(CORPUS),--corpus $(CORPUS))
+# Data comes first: chapter 6 crawls and cleans the text that chapter 1 begins with, unless CORPUS names another.
+# A student's copy without chapter 6 begins with the text that Python carries.
+CURATED := $(if $(CORPUS),,$(if $(wildcard 06_data/run.py),$(OUT)/06_data/curated.json))
+# curated.json keeps its time when the text has not changed, so that work on chapter 6 retrains nothing in vain.
+$(OUT)/06_data/curating.json: 06_data/run.py $(wildcard 06_data/*.py 06_data/sets/* 06_data/languages.txt) .venv/ready
+	@$(RUN) --only-curate
+$(OUT)/06_data/curated.json: $(OUT)/06_data/curating.json ;
+$(OUT)/01_tokenizer/metrics.json: 01_tokenizer/run.py $(wildcard 01_tokenizer/*.py) $(or $(CURATED),.venv/ready)
+	@$(RUN) $(if $(CORPUS)$(CURATED),--corpus $(or $(CORPUS),$(CURATED:.json=)))
 $(OUT)/02_transformer/metrics.json: 02_transformer/run.py $(wildcard 02_transformer/*.py) $(OUT)/01_tokenizer/metrics.json
 	@$(RUN)
 $(OUT)/03_training/metrics.json: 03_training/run.py $(wildcard 03_training/*.py) $(OUT)/02_transformer/metrics.json
@@ -38,7 +44,7 @@ $(OUT)/04_systems/metrics.json: 04_systems/run.py $(wildcard 04_systems/*.py csr
 	@$(RUN)
 $(OUT)/05_scaling/metrics.json: 05_scaling/run.py $(wildcard 05_scaling/*.py) $(OUT)/03_training/metrics.json
 	@$(RUN)
-$(OUT)/06_data/metrics.json: 06_data/run.py $(wildcard 06_data/*.py 06_data/sets/* 06_data/languages.txt) $(OUT)/01_tokenizer/metrics.json
+$(OUT)/06_data/metrics.json: 06_data/run.py $(OUT)/06_data/curating.json
 	@$(RUN)
 $(OUT)/07_alignment/metrics.json: 07_alignment/run.py $(wildcard 07_alignment/*.py) $(OUT)/03_training/metrics.json
 	@$(RUN)
@@ -70,14 +76,18 @@ quick: setup  ## the whole path in under two minutes with a toy model
 	@$(MAKE) --no-print-directory QUICK=1 all
 
 seeds: setup  ## the main job for seeds 0, 1 and 2, and one table of all three
-	@for s in 0 1 2; do $(MAKE) --no-print-directory SEED=$$s all || exit 1; done
+	@for s in 0 1 2; do $(MAKE) --no-print-directory SEED=$$s 08 || exit 1; done
 	@$(PY) 08_inference/scoreboard.py --out out out/seed1 out/seed2
 
 peers: setup  ## compare with the field's own packages (installs the peers extra)
 	@.venv/bin/pip install -q -c constraints.txt -e '.[peers]'
 	@$(PY) -m pytest tests/peers -o addopts=-q
 
-chat: all  ## talk to the trained model in the terminal
+bench: setup  ## speeds, as ratios measured side by side (installs datasketch to compare with)
+	@.venv/bin/pip install -q -c constraints.txt datasketch
+	@$(PY) 06_data/deduplicate.py --bench
+
+chat: $(OUT)/08_inference/metrics.json  ## talk to the trained model in the terminal
 	@$(PY) 08_inference/chat.py --out $(OUT)
 
 clean:  ## delete what the runs made (not .venv)

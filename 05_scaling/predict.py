@@ -17,7 +17,7 @@ import numpy as np
 
 import ngram
 from chinchilla import Fit, bootstrap, fit
-from sweep import CODE, run_cells, sweep, symbols_file, train_cell
+from sweep import CODE, rate_for, run_cells, sweep, symbols_file, train_cell
 from workbench import parse_settings, read_json, run_main, write_json
 
 TARGETS = ((94, 800_000), (112, 1_130_000))   # width, tokens: 4 and 8 times the sweep's largest compute
@@ -88,7 +88,7 @@ def run_targets(folder: Path, path: Path, order: int, targets: list[tuple], jobs
     """Train what was forecast in the file `path`, which must exist, and return one comparison per run."""
     made = {(f["width"], f["seed"]): f for f in read_json(path)["forecasts"]}
     symbols = symbols_file(folder)
-    cells = [dict(symbols=symbols, order=order, width=w, tokens=t, seeds=seeds) for w, t, seeds in targets]
+    cells = [dict(symbols=symbols, order=order, width=w, tokens=t, seeds=seeds, rate=rate_for(w)) for w, t, seeds in targets]
     compared = []
     for row in run_cells(train_cell, cells, CODE, folder, jobs, "target"):
         f, loss = made[row["width"], row["seed"]], row["entropy"] + row["reducible"]

@@ -3,10 +3,10 @@ end.
 
 Adds to ngram.py the bookkeeping of an experiment: a cell of the grid is cached under the hash of its settings
 and of the code that trains it, so an interrupted sweep continues and a repeated one is free. The step size is
-tuned once (--tune) at several widths and token counts; the rule it gave is in ngram.train.
+tuned for each width (--tune), with the rule of ngram.train for how it falls with the number of tokens.
 
     python 05_scaling/sweep.py --seeds 3               # 28 cells x 3 seeds, about 80 CPU-seconds
-    python 05_scaling/sweep.py --tune                  # which step size is best at which width
+    python 05_scaling/sweep.py --tune --seeds 1        # which step size is best at which width
     python 05_scaling/sweep.py --order 4 --seeds 10    # a second source, more seeds
 """
 import ast
@@ -35,6 +35,7 @@ import source
 from workbench import Progress, atomic, parse_settings, read_json, run_main, write_json
 
 WIDTHS = (8, 12, 16, 24, 32, 48, 64)
+RATES = {8: 0.1, 12: 0.1, 16: 0.1, 24: 0.07, 32: 0.07, 48: 0.07, 64: 0.07}     # what --tune --seeds 3 chose for each width
 TOKENS = (50_000, 100_000, 200_000, 400_000)
 CODE = [ngram, source, muon, adamw, cross_entropy, schedule]     # a change of these makes all cells new
 
@@ -117,31 +118,33 @@ def train_cell(symbols: str, order: int, width: int, tokens: int, seeds: list[in
     return [dict(row, order=order, rate=rate) for row in rows]
 
 
+def rate_for(width: int) -> float:
+    """The tuned step size; a width that was not tuned gets that of the next narrower one (of the narrowest, below it)."""
+    return RATES[max((w for w in RATES if w <= width), default=min(RATES))]
+
+
 def sweep(folder: Path, order: int, seeds: list[int], widths=WIDTHS, tokens=TOKENS, jobs=2) -> list[dict]:
     """The grid of runs. The longest run of each width also notes its loss at the other token counts,
     unfinished."""
-    cells = [dict(symbols=symbols_file(folder), order=order, width=w, tokens=t, seeds=seeds,
+    cells = [dict(symbols=symbols_file(folder), order=order, width=w, tokens=t, seeds=seeds, rate=rate_for(w),
                   checkpoints=tokens[:-1] if t == tokens[-1] else ()) for w in widths for t in tokens]
     return run_cells(train_cell, cells, CODE, folder, jobs, "sweep")
 
 
 def tune(folder: Path, order: int, seeds: list[int], jobs: int) -> None:
-    """Reducible loss at multiples of the step-size rule, for several widths and token counts, as a table."""
-    multiples = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
-    shapes = [(w, t) for t in (50_000, 200_000) for w in (8, 16, 32, 64)]
-    cells = [dict(symbols=symbols_file(folder), order=order, width=w, tokens=t, seeds=seeds, rate=0.05 * m)
-             for w, t in shapes for m in multiples]
+    """Reducible loss of each width at several step sizes and two token counts; the best is that of the least mean log."""
+    rates, counts = (0.025, 0.035, 0.05, 0.07, 0.1, 0.14), (50_000, 200_000)
+    cells = [dict(symbols=symbols_file(folder), order=order, width=w, tokens=t, seeds=seeds, rate=rate)
+             for w in WIDTHS for t in counts for rate in rates]
     rows = run_cells(train_cell, cells, CODE, folder, jobs, "tune")
-    mean = {}
-    for row in rows:
-        key = row["width"], round(row["tokens"], -4), round(row["rate"] / 0.05, 2)
-        mean[key] = mean.get(key, 0) + row["reducible"] / len(seeds)
-    print("reducible loss in nats at a multiple of the rule 0.05 (1e5 / tokens)^(1/4)")
-    print("width  tokens  " + "".join(f"{m:>8g}" for m in multiples) + "   rule above best")
-    for w, t in shapes:
-        values = [mean[w, t, m] for m in multiples]
-        row = "".join(f"{v:8.4f}" for v in values)
-        print(f"{w:>5} {t:>7}  {row}   {values[3] / min(values) - 1:+.1%}")
+    logs = np.log([row["reducible"] for row in rows]).reshape(len(WIDTHS), len(counts), len(rates), len(seeds)).mean(-1)
+    print("reducible loss in nats at a step size of rate * (1e5 / tokens)^(1/4)")
+    print("width  tokens  " + "".join(f"{rate:>8g}" for rate in rates) + "   best rate")
+    for w, both in zip(WIDTHS, logs):
+        best = rates[both.mean(0).argmin()]
+        for t, values in zip(counts, both):
+            row = "".join(f"{np.exp(v):8.4f}" for v in values)
+            print(f"{w:>5} {t:>7}  {row}" + (f"   {best:g}" if t == counts[-1] else ""))
 
 
 @dataclass

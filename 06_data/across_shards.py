@@ -1,6 +1,6 @@
 """Comparing documents of all shards without holding them: small keys per shard, one decision, one list per shard.
 
-Adds to pipeline.py the stages that no shard can do alone: exact copies, near copies, repeated paragraphs.
+Adds to pipeline.py the stages that no shard can do alone: exact copies, near copies, repeated paragraphs and lines.
 
 Source: the two passes of Lee et al. 2022 and of FineWeb (Penedo et al. 2024), appendix C.
 Used by pipeline.py.
@@ -16,7 +16,9 @@ import numpy as np
 import deduplicate
 from workbench import atomic
 
-ACROSS = {"exact", "near", "paragraphs"}
+PARTS = {"paragraphs": "\n\n", "lines": "\n"}               # stages that compare parts of documents, and what ends a part
+ACROSS = {"exact", "near", *PARTS}
+SHORTEST = 40                                                # characters; shorter parts (headings, list items) may repeat
 
 
 def read_documents(path: Path) -> Iterator[dict]:
@@ -35,20 +37,20 @@ def shard_keys(stage: str, source: str, target: str) -> float:
         keys = np.stack(rows) if rows else np.empty((0, len(a)), dtype=np.uint32)          # (documents, functions)
     elif stage == "exact":
         keys = np.array([int.from_bytes(deduplicate.exact_key(t)[:8], "little") for t in texts], dtype=np.uint64)
-    else:                                                    # paragraphs: (document, paragraph, key); short ones stay
+    else:                                                    # (document, part, key)
         keys = np.array([(d, p, int.from_bytes(deduplicate.exact_key(part)[:8], "little"))
-                         for d, text in enumerate(texts) for p, part in enumerate(text.split("\n\n"))
-                         if len(part) >= 40], dtype=np.uint64).reshape(-1, 3)
+                         for d, text in enumerate(texts) for p, part in enumerate(text.split(PARTS[stage]))
+                         if len(part) >= SHORTEST], dtype=np.uint64).reshape(-1, 3)
     with atomic(target) as temporary, open(temporary, "wb") as file:
         np.save(file, keys)
     return time.process_time() - begin
 
 
 def decide(stage: str, keys: list[Path], threshold: float) -> list[dict]:
-    """What to drop in each shard: {document: the one it repeats} or, for paragraphs, {document: [their numbers]}.
+    """What to drop in each shard: {document: the one it repeats} or, for parts, {document: [their numbers]}.
 
     The first in shard order is kept, so the decision depends on nothing but the shards. Memory: 8 bytes a document
-    or paragraph; for near copies one band of the signatures at a time, read from a file.
+    or part; for near copies one band of the signatures at a time, read from a file.
     """
     parts = [np.load(path, mmap_mode="r") for path in keys]
     ends = np.cumsum([len(p) for p in parts])
@@ -67,9 +69,9 @@ def decide(stage: str, keys: list[Path], threshold: float) -> list[dict]:
         repeats = [(i, int(first[inverse[i]])) for i in np.flatnonzero(first[inverse] != np.arange(len(flat))).tolist()]
     for i, original in repeats:
         where, row = place(i)
-        if stage == "paragraphs":
-            doc, paragraph, _ = parts[where][row].tolist()
-            drops[where].setdefault(str(doc), []).append(paragraph)
+        if stage in PARTS:
+            doc, number, _ = parts[where][row].tolist()
+            drops[where].setdefault(str(doc), []).append(number)
         else:
             drops[where][str(row)] = "shard %d, document %d" % place(original)
     return drops

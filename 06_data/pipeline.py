@@ -31,10 +31,10 @@ import filters
 import language
 import quality
 import warc
-from across_shards import ACROSS, decide, read_documents, shard_keys
+from across_shards import ACROSS, PARTS, decide, read_documents, shard_keys
 from workbench import atomic, read_json, run_main, write_json
 
-STAGES = ("extract", "language", "rules", "quality", "exact", "near", "paragraphs", "decontaminate", "private")
+STAGES = ("extract", "language", "rules", "quality", "exact", "near", "paragraphs", "lines", "decontaminate", "private")
 SAMPLES = 2                                                  # removed documents shown for each reason and shard
 
 
@@ -142,11 +142,11 @@ def _stream(stage: str, source: Path, recipe: Recipe, decision: Path | None) -> 
     for number, doc in enumerate(read_documents(source)):
         if stage in ACROSS:
             gone = drops.get(str(number), [])
-            if stage != "paragraphs":
+            if stage not in PARTS:
                 yield doc, f"{stage} duplicate of {gone}" if gone else ""
                 continue
-            kept = [p for i, p in enumerate(doc["text"].split("\n\n")) if i not in set(gone)]
-            doc["text"] = "\n\n".join(kept)
+            kept = [p for i, p in enumerate(doc["text"].split(PARTS[stage])) if i not in set(gone)]
+            doc["text"] = PARTS[stage].join(kept)
             yield doc, "" if len(doc["text"]) >= recipe.minimum else "nothing left that is new"
         else:
             yield doc, apply_stage(stage, doc, recipe)

@@ -2,9 +2,7 @@
 
     make 06        or  python 06_data/run.py --help
 """
-import hashlib
 import random
-import shutil
 import time
 from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
@@ -13,8 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-import corpus
-import decontaminate
 import deduplicate
 import evaluate
 import extract
@@ -27,43 +23,28 @@ import pipeline
 import planted
 import quality
 from bits_per_byte import bits_per_byte
-from bpe import EOS, Tokenizer
-from crawl import Crawler, Limits
+from bpe import EOS, SPECIAL, Tokenizer, train
+from curate import curate
 from facts import find_facts, questions, statement
-from smallweb import serve
 from token_file import pack, write_tokens
 from workbench import RunSettings, announce, parse_settings, read_json, run_main, write_json
 
-SETS = Path(__file__).parent / "sets"
+VOCABULARY = 1024                 # tokens of the ladder's tokenizer, learned from the curated text
 
 
 @dataclass
 class Settings(RunSettings):
     pages: int = 2000             # stop the crawl after this many pages
     records: int = 100            # pages in a shard
-    processes: int = 2            # worker processes of the pipeline
+    processes: int = 2            # worker processes
+    only_curate: bool = False     # stop when the curated set is written
     steps: int = 240              # training steps of each rung of the ladder
-    ladder_seeds: int = 1         # how often each rung is trained (the lesson shows 3)
+    ladder_seeds: int = 3         # how often each rung is trained
     proxies: int = 8              # small runs that search the mixture
     proxy_steps: int = 60         # steps of each
 
 
-QUICK = dict(pages=260, records=40, steps=10, proxies=3, proxy_steps=4)
-
-
-def crawl_web(folder: Path, s: Settings, leak: str) -> dict:
-    """Crawl the small web into crawl.warc.gz, unless the same crawl is there already."""
-    modules = ("planted", "smallweb", "crawl", "warc")
-    code = "".join(Path(__file__).with_name(f"{m}.py").read_text("utf-8") for m in modules)
-    wanted = {"seed": s.seed, "pages": s.pages, "leak": leak, "code": hashlib.sha256(code.encode()).hexdigest()}
-    note = folder / "crawl.json"
-    if note.exists() and (known := read_json(note))["of"] == wanted and (folder / "crawl.warc.gz").exists():
-        return known["counts"]
-    (folder / "leak.txt").write_text(leak, encoding="utf-8")
-    with serve(s.seed, folder / "leak.txt") as address:
-        counts = dict(Crawler(address, Limits(pages=s.pages)).crawl(folder / "crawl.warc.gz"))
-    write_json(note, {"of": wanted, "counts": counts})
-    return counts
+QUICK = dict(pages=260, records=40, steps=10, proxies=3, proxy_steps=4, ladder_seeds=1)
 
 
 def score_extraction(seed: int) -> dict[str, list[float]]:
@@ -85,29 +66,6 @@ def rule_table(documents: list[dict], kinds: dict[str, str]) -> dict[str, dict[s
         for rule in filters.ALL_RULES:
             table[f"{rule.source}: {rule.name}"][side] += rule.broken_by(measured) is not None
     return {name: {"wanted": c["wanted"], "unwanted": c["unwanted"]} for name, c in table.items()}
-
-
-def write_judge(path: Path, seed: int) -> dict:
-    """Examples that quality is learned from: the reference and docstrings against spam of *another* seed."""
-    rng = random.Random(seed + 1000)
-    reference = [" ".join(page) for page in planted.articles()]
-    docs = corpus.docstrings()
-    rng.shuffle(reference)
-    rng.shuffle(docs)
-    known = [" ".join(statement(f, rng) for f in find_facts(8, rng)) for _ in range(40)]
-    bad = [" ".join(page) for page in planted.offers(120, rng)] + [
-        extract.extract(p.body, p.content_type)[0] for p in planted.build(seed + 1000) if p.kind == "spam"]
-    half = len(reference) // 2
-    examples = {"good": reference[:half] + docs[:400] + known[:20], "also_good": [],
-                "calibrate": reference[half:] + docs[400:700] + known[20:], "bad": [t for t in bad if t]}
-    write_json(path, examples)
-    ngrams, classifier = quality.NgramModel(examples["good"]), quality.QualityClassifier()
-    classifier.fit(examples["good"], examples["bad"])
-    fresh = [" ".join(page) for page in planted.offers(60, random.Random(seed + 2000))]
-    good = examples["calibrate"]
-    return {"classifier_auc": quality.auc([classifier.score(t) for t in good], [classifier.score(t) for t in fresh]),
-            "perplexity_auc": quality.auc([-ngrams.perplexity(t[:4000]) for t in good],
-                                          [-ngrams.perplexity(t) for t in fresh])}
 
 
 def edited_pairs(seed: int, n: int = 600) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -137,20 +95,6 @@ def measure_near(seed: int) -> dict:
     return {"bands": bands, "rows": rows, "pairs": len(pairs), "by_similarity": near,
             "candidate_recall": float(found[true >= 0.8].mean()), "merge_recall": float(merged[true >= 0.8].mean()),
             "false_merges": float((merged & (true < 0.7)).sum() / max(merged.sum(), 1))}
-
-
-def unseen_paragraphs(documents: list[dict]) -> tuple[list[str], list[str], float]:
-    """Paragraphs of the topics never served that no document contains: (to search with, to test on, share dropped).
-
-    Topics quote each other and the library quotes them, so keeping a page off the web does not keep its text off.
-    """
-    topics = [extract.normalise(text) for text in planted.held_out_topics().values()]
-    paragraphs = [p for text in topics for p in text.split("\n\n") if len(p) > 200]
-    found = {leak.item for leak in decontaminate.report(paragraphs, [d["text"] for d in documents])["leaks"]}
-    unseen = [p for i, p in enumerate(paragraphs) if i not in found]
-    if len(unseen) < 6:
-        raise ValueError("nearly all held-out text is in the crawl: keep more topics off the small web")
-    return unseen[::3], [p for i, p in enumerate(unseen) if i % 3], len(found) / len(paragraphs)
 
 
 def leak_effect(curated: list[str], items: list[evaluate.Choice]) -> dict:
@@ -188,75 +132,54 @@ def mix_sources(folder: Path, documents: list[dict], tokenizer: Tokenizer, valid
             "proxies": runs}, tokens.astype(np.uint16)
 
 
-def write_curated(folder: Path, documents: list[dict]) -> None:
-    """The curated documents as one file each, which `--corpus` of chapter 1 reads."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for number, doc in enumerate(documents):
-        (folder / f"{number:06d}.txt").write_text(doc["text"], encoding="utf-8")
-
-
 def main() -> None:
-    """Crawl, measure each tool, run the pipeline, mix, climb the ladder, evaluate."""
+    """Curate the crawl; then measure each tool, mix, climb the ladder, evaluate."""
     s = parse_settings(Settings, __doc__, QUICK)
-    announce("06 data", s)
+    announce("06 data: curate" if s.only_curate else "06 data", s)
     begin, folder = time.perf_counter(), Path(s.out, "06_data")
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = Tokenizer.load(Path(s.out, "01_tokenizer", "tokenizer.json"))
-    items = evaluate.load_mmlu(SETS / "mmlu_python.csv")
+    made = curate(folder, s.seed, s.pages, s.records, s.processes)
+    if s.only_curate:
+        return write_json(folder / "curating.json", {"seed": s.seed, "seconds": time.perf_counter() - begin})
 
-    counts = crawl_web(folder, s, "\n".join(" ".join(i.text().split()) + "." for i in items))
-    print("  crawl: " + ", ".join(f"{n} {what}" for what, n in sorted(counts.items(), key=lambda c: -c[1]) if n))
     extraction = score_extraction(s.seed)
     print("  extraction (precision, recall): " + ", ".join(f"{k} {p:.3f} {r:.3f}" for k, (p, r) in extraction.items()))
     accuracy, confusion = language.accuracy_by_length(language.default_model(), language.load_sentences()["test"])
     print("  language: " + ", ".join(f"{n} characters {a:.0%}" for n, a in accuracy.items()))
-    judged = write_judge(folder / "judge.json", s.seed)
-    print(f"  quality, area under the curve: classifier {judged['classifier_auc']:.3f}, "
-          f"perplexity {judged['perplexity_auc']:.3f}")
+    print(f"  quality, area under the curve: classifier {made.judged['classifier_auc']:.3f}, "
+          f"perplexity {made.judged['perplexity_auc']:.3f}")
     near = measure_near(s.seed)
     print(f"  near copies: {near['bands']} bands of {near['rows']}, recall {near['candidate_recall']:.3f} as "
           f"candidates, {near['merge_recall']:.3f} merged; false merges {near['false_merges']:.3%}")
-
-    with ProcessPoolExecutor(s.processes) as executor:
-        pipeline.run_pipeline(folder / "crawl.warc.gz", folder / "stages", pipeline.Recipe(), executor, s.records,
-                              ("extract",))
-        extracted = ladder.stage_documents(folder / "stages", "extract")
-        valid, test, known = unseen_paragraphs(extracted)
-        print(f"  held-out text: {known:.0%} of its paragraphs are in the crawl after all, and are not tested on")
-        write_json(folder / "items.json", [i.text() for i in items] + valid + test)
-        recipe = pipeline.Recipe(judge=str(folder / "judge.json"), items=str(folder / "items.json"))
-        funnel = pipeline.run_pipeline(folder / "crawl.warc.gz", folder / "stages", recipe, executor, s.records)
-    print(pipeline.funnel_table(funnel))
-    kinds = {p.path.lstrip("/"): p.kind for p in planted.build(s.seed)}
-    rules = rule_table(extracted, kinds)
-    curated = ladder.stage_documents(folder / "stages", "private")
-    write_curated(folder / "curated", curated)
-    leak = leak_effect([d["text"] for d in curated], items)
+    print(f"  held-out text: {made.in_crawl:.0%} of its paragraphs are in the crawl after all, and are not tested on")
+    rules = rule_table(made.extracted, {p.path.lstrip("/"): p.kind for p in planted.build(s.seed)})
+    leak = leak_effect([d["text"] for d in made.documents], made.items)
     print(f"  leaked questions: accuracy {leak['clean'][0]:.2f} without, {leak['leaked'][0]:.2f} with them in the "
           "training text")
 
-    mixture, mixed = mix_sources(folder, curated, tokenizer, valid, s)
-    print("  mixture: " + ", ".join(f"{n} {w:.0%} ({mixture['epochs'][n]:.1f} epochs)"
-                                     for n, w in mixture["weights"].items()))
     texts = {name: [d["text"] for d in ladder.stage_documents(folder / "stages", stage)]
              for name, stage in (("extracted", "extract"), ("filtered", "quality"), ("deduplicated", "private"))}
+    tokenizer = Tokenizer(train(texts["deduplicated"], VOCABULARY - len(SPECIAL)))
+    mixture, mixed = mix_sources(folder, made.documents, tokenizer, made.valid, s)
+    print("  mixture: " + ", ".join(f"{n} {w:.0%} ({mixture['epochs'][n]:.1f} epochs)"
+                                     for n, w in mixture["weights"].items()))
     rungs = {"raw": ladder.raw_documents(sorted((folder / "stages" / "warc").iterdir())), **texts, "mixed": mixed}
     asked = [q for fact in find_facts(60, random.Random(s.seed)) for q in questions(fact)]
     seeds = range(s.seed, s.seed + s.ladder_seeds)
     with ProcessPoolExecutor(s.processes) as executor:
-        climbed = ladder.climb(rungs, tokenizer, test, asked, ladder.Shape(steps=s.steps), seeds, executor)
+        climbed = ladder.climb(rungs, tokenizer, made.test, asked, ladder.Shape(steps=s.steps), seeds, executor)
     for name, row in climbed.items():
         print(f"  {name:<13} {np.mean(row['bits_per_byte']):.3f} ± {np.std(row['bits_per_byte']):.3f} bits a byte, "
               f"recall {np.mean(row['recall']):.1%} ± {np.std(row['recall']):.1%}")
-    pictures.draw_funnel(folder / "funnel.png", funnel["stages"])
+    pictures.draw_funnel(folder / "funnel.png", made.funnel["stages"])
     pictures.draw_s_curve(folder / "s_curve.png", near["bands"], near["rows"], near["by_similarity"])
     pictures.draw_ladder(folder / "ladder.png", climbed)
+    earlier = read_json(folder / "curating.json")["seconds"] if (folder / "curating.json").exists() else 0.0
     write_json(folder / "metrics.json", {
-        "seed": s.seed, "settings": asdict(s), "crawl": counts, "extraction": extraction, "language": accuracy,
-        "confusion": {"names": language.default_model().names, "counts": confusion.tolist()}, "quality": judged,
-        "near": near, "funnel": funnel, "rules": rules, "leak": leak, "mixture": mixture, "ladder": climbed,
-        "held_out_in_crawl": known, "seconds": time.perf_counter() - begin})
+        "seed": s.seed, "settings": asdict(s), "crawl": made.crawl, "extraction": extraction, "language": accuracy,
+        "confusion": {"names": language.default_model().names, "counts": confusion.tolist()}, "quality": made.judged,
+        "near": near, "funnel": made.funnel, "rules": rules, "leak": leak, "mixture": mixture, "ladder": climbed,
+        "held_out_in_crawl": made.in_crawl, "seconds": earlier + time.perf_counter() - begin})
 
 
 if __name__ == "__main__":

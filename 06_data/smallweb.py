@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import io
 import pydoc
+import re
 import subprocess
 import sys
 import warnings
@@ -91,6 +92,7 @@ class Site:
             return 404, html, b"<p>Not found.</p>"
         with contextlib.redirect_stdout(io.StringIO()):       # some modules print when imported
             body = pydoc._url_handler(path, "text/html")      # what pydoc.browse() serves; no public name
+        body = re.sub(r"(\s|&nbsp;)at(\s|&nbsp;)0x[0-9a-f]+", "", body)   # an object's place in memory: new in every run
         return (404 if "<title>Pydoc: Error" in body else 200), html, body.encode("utf-8", "replace")
 
 

@@ -35,7 +35,7 @@ def quantize_groups(weight: Tensor, bits: int, group: int = GROUP) -> tuple[Tens
     largest = w.abs().amax(-1, keepdim=True).clamp(min=1e-4)                        # (rows, groups, 1); 1e-4 fits float16
     best, best_error = largest, torch.full_like(largest, float("inf"))
     for shrink in torch.linspace(1.0, 0.65, 8).tolist():
-        scale = (largest * shrink / top).half().to(w)                               # as it will be stored
+        scale = (largest * shrink / top).half().to(w)                               # as it is returned
         error = ((w / scale).round().clamp(-top - 1, top) * scale - w).square().sum(-1, keepdim=True)
         best, best_error = torch.where(error < best_error, scale, best), error.minimum(best_error)
     integers = (w / best).round().clamp(-top - 1, top)

@@ -177,6 +177,8 @@ def test_the_small_web_serves_pydoc_and_keeps_the_test_topics_back(monkeypatch):
         module, environment = crawler.fetch(address + "bisect.html"), crawler.fetch(address + "os.html")
         topic, kept_back = crawler.fetch(address + "topic?key=ASSIGNMENT"), [crawler.fetch(address + f"topic?key={n}") for n in names]
         again = crawler.fetch(address + "bisect.html")
+        shows_addresses = crawler.fetch(address + "ftplib.html").body
+    assert b"timeout=" in shows_addresses and b"0x7f" not in shows_addresses, "two runs must read the same text"
     assert b"insert" in module.body and module.body == again.body
     assert b"hunter2" not in environment.body and environment.status == 200
     assert {page.status for page in kept_back} == {404}, "whatever name leads to them"

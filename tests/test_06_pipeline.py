@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import across_shards
 import deduplicate
 import pipeline
 import planted
@@ -79,6 +80,18 @@ def test_copies_go_and_the_first_of_them_stays(done):
     assert len(gone) >= 8 and all("copy" in url for url in gone), "the originals come first in this crawl, so they stay"
     texts = [deduplicate.shingles(doc["text"]) for doc in after]
     assert max(deduplicate.jaccard(a, b) for i, a in enumerate(texts) for b in texts[:i]) < 0.9
+
+
+@pytest.mark.parametrize("stage, end", across_shards.PARTS.items())
+def test_a_repeated_part_stays_where_it_came_first_and_short_ones_may_repeat(tmp_path, stage, end):
+    long, other, short = "a sentence of more than forty characters, repeated", "another sentence, also of more than forty", "short"
+    shards = [[end.join([long, short]), end.join([other, long.upper(), short])], [end.join([short, other, other, long])]]
+    for i, texts in enumerate(shards):
+        with gzip.open(tmp_path / f"{i}.gz", "wt") as file:
+            file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+        across_shards.shard_keys(stage, tmp_path / f"{i}.gz", tmp_path / f"{i}.npy")
+    drops = across_shards.decide(stage, [tmp_path / "0.npy", tmp_path / "1.npy"], 0.8)
+    assert drops == [{"1": [1]}, {"0": [1, 2, 3]}]
 
 
 def test_private_data_is_masked_in_what_comes_out(done):
