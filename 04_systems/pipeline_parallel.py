@@ -10,7 +10,6 @@ Huang et al. 2019; Narayanan et al. 2021 (section 2.2).
 """
 import time
 
-import torch
 from torch import Tensor, nn
 
 from collectives import Team, all_reduce

@@ -37,7 +37,7 @@ class Settings(RunSettings):
     ranks: int = 4           # processes of the strategies (the mesh takes 8)
     batch: int = 8           # rows of a batch
     length: int = 64         # tokens of a row
-    slot: float = 0.08       # seconds that a forward pass of a pipeline stage takes in the timeline
+    slot: float = 0.2        # seconds that a forward pass of a pipeline stage takes in the timeline
     longest: int = 2048      # longest row of the attention table
 
 

@@ -19,7 +19,6 @@ import ladder
 import language
 import mix
 import pictures
-import pipeline
 import planted
 import quality
 from bits_per_byte import bits_per_byte

@@ -135,7 +135,6 @@ def main() -> None:
     replies = os.fdopen(job["replies"], "w", encoding="utf-8", errors="backslashreplace")
     requests, scratch = sys.stdin, os.getcwd()
     import values                                            # noqa: before the walls, from this folder
-    import random, re, math, collections, itertools, functools, string, heapq, bisect, typing  # noqa: usual imports
     readable = [p for p in dict.fromkeys([sys.base_prefix + "/lib", sys.base_exec_prefix + "/lib", "/usr/lib"])
                 if os.path.isdir(p)]
     walls = ["limits"]

@@ -22,7 +22,7 @@ from replay import own_answers, replay_loss
 from schedule import constant_then_decay, warmup
 from sft import sft_loss
 from skills import chat_answers, fact_skill, sampled_sum_skill, sum_skill
-from tasks import Tasks, load_tasks
+from tasks import load_tasks
 from token_file import open_tokens
 from train import train
 from transformer import Transformer

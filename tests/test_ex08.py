@@ -1,5 +1,4 @@
 """Exercises of chapter 8, first part: choosing tokens and the cache. A learner sees the docstrings."""
-import math
 
 import pytest
 import torch
