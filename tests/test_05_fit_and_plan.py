@@ -12,7 +12,7 @@ import allocate
 import isoflop
 import predict
 from chinchilla import (BESIROGLU, NAMES, Law, bootstrap, fit, huber, interval, log_law, objective,
-                        published_like_runs, read_runs)
+                        published_like_runs, read_runs, to_law)
 from lbfgs import minimize, two_loop
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -279,3 +279,9 @@ def test_shares_of_the_law_sum_to_one_and_huber_is_square_then_straight():
     value, pull = huber(np.array([0.05, -3.0]), 0.1)
     np.testing.assert_allclose(value, [0.00125, 0.295])
     np.testing.assert_allclose(pull, [0.05, -0.1])
+
+
+def test_a_replica_that_determines_nothing_still_gives_a_number():
+    wild = to_law(np.array([-2000.0, 30.0, 95.0, 1.0, -40.0]), 11.0, 12.0, None)
+    losses = wild.loss(np.array([1e3, 1e4, 1e6]), np.array([1e2, 1e5, 1e7]))
+    assert not np.isnan(losses).any() and (losses > 0).all()

@@ -54,7 +54,7 @@ def class_of(reference, tmp_path_factory):
 
     def hand_in(name, **bodies):
         shutil.copytree(
-            reference, place / "in" / name, ignore=shutil.ignore_patterns(".git", "learn*", "tests")
+            reference, place / "in" / name, ignore=shutil.ignore_patterns(".git", "learn*", "tools", "tests")
         )
         for id, body in {**GOOD, **{key.replace("_", "."): body for key, body in bodies.items()}}.items():
             put(place / "in" / name, id, body)

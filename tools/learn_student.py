@@ -12,7 +12,7 @@ from pathlib import Path
 from learn_bodies import Exercise, course, digest, find, is_stub, write
 from learn_run import git, has_git
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
 BRANCH, TRAILER = "mine", "Reference-commit"
 COLOURS = {"green": 32, "red": 31, "yellow": 33, "dim": 2, "bold": 1}
 

@@ -49,7 +49,7 @@ def has_git(root: Path) -> bool:
 def needed(path: str) -> bool:
     """Does a test run need this file? Not pictures, other tests, the answers in the mutants, or this tool."""
     parts = path.split("/")
-    if SKIP & set(parts) or Path(path).suffix in PICTURES or re.match(r"learn(_\w+)?\.py$", path):
+    if SKIP & set(parts) or Path(path).suffix in PICTURES or re.match(r"(learn\.py|tools/.*)$", path):
         return False
     return not (parts[0] == "tests" and re.match(r"(test_(?!ex)|mutants)", parts[-1]))
 

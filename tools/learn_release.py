@@ -20,7 +20,7 @@ from pathlib import Path
 from learn_bodies import blanked, chapters, course, digest, graft, is_stub, write
 from learn_run import export, git, has_git, needed
 
-TEACHERS = {"TEACHING.md", "learn_grade.py", "learn_prove.py", "learn_release.py", "tests/tiny_course.py"}
+TEACHERS = {"TEACHING.md", "tools/learn_grade.py", "tools/learn_prove.py", "tools/learn_release.py", "tests/tiny_course.py"}
 SETUP = """#!/usr/bin/env bash
 # Gradescope runs this once, when the autograder is built: Python, a C++ compiler and the five packages.
 set -euo pipefail
@@ -182,7 +182,7 @@ def autograder(root: Path, chosen: range, file: Path) -> None:
             root,
             "HEAD",
             folder / "course",
-            keep=lambda path: needed(path) or re.match(r"learn(_\w+)?\.py$", path),
+            keep=lambda path: needed(path) or re.match(r"(learn\.py|tools/.*)$", path),
         )
         for name, text in (
             ("setup.sh", SETUP),
