@@ -47,12 +47,16 @@ def status(student: Student) -> None:
             line, used = line + f"{paint(mark, colour)} {cell}   ", used + len(cell) + 5
         print(line.rstrip())
     done = sum(student.state(id) == "passed" for id in student.exercises)
-    rest = "everything else runs the reference" if student.given else "· is still blank"
+    rest = "chapters not started run the reference" if student.given else "· is still blank"
     print(f" {done} of {len(student.exercises)} yours and passing; {rest}")
+    if student.open():
+        print(paint(" ✓ passes  ✗ fails  ▶ next  · blank: a program that needs it stops  = not yours", "dim"))
     if todo:
         e = todo[0]
         print(f" next: {paint(f'{e.id} {e.title}', 'bold')} (~{e.minutes} min)   {place(e)}")
         print(f"       task in {page(e)}, then {command('check ' + e.id)}")
+    elif student.git and not student.commit and git(ROOT, "branch", "--list", BRANCH):
+        print(f" your work is on the branch {BRANCH}: git switch {BRANCH}")
     elif done == 0:
         print(f" begin with: {command('start 1')}")
 
@@ -115,6 +119,8 @@ def hint(student: Student, exercise: Exercise) -> None:
         print(f" {paint(title, 'bold')}\n\n{text}\n")
     if seen + 1 < len(exercise.hints):
         print(f" the next one: {command('hint ' + exercise.id)}")
+    else:
+        print(" these are all the hints there are")
     student.remember("hints", exercise.id, min(seen + 1, len(exercise.hints)))
 
 
@@ -137,7 +143,8 @@ def reset(student: Student, exercise: Exercise) -> None:
         ROOT / exercise.path,
         graft((ROOT / exercise.path).read_text(encoding="utf-8"), exercise.id, exercise.stub),
     )
-    print(f" {exercise.id} is blank again; what was there is in {os.path.relpath(kept)}")
+    print(f" {exercise.id} is blank again; what was there is in {os.path.relpath(kept)}\n"
+          " (to have it again, paste it between the two EXERCISE lines)")
 
 
 def solution(student: Student, exercise: Exercise) -> None:

@@ -22,7 +22,7 @@ from gptq import compensated
 from kv_cache import KVCache, generate_cached
 from quantize import load_quantized, quantize_model, save_quantized, stored_bytes
 from report import write_report
-from scale_tuning import tune_scales
+from scale_tuning import random_batches, tune_scales
 from scoreboard import collect
 from skills import fact_skill, sum_skill
 from tasks import load_tasks
@@ -37,7 +37,7 @@ class Settings(RunSettings):
     new_tokens: int = 128     # tokens to decode when timing the cache
     batch: int = 4            # sequences decoded together
     rounds: int = 5           # times each way of decoding is timed, in turn
-    calibration: int = 100    # batches of 8 x 128 training tokens, beside chats, that the quantizer sees
+    calibration: int = 50     # batches of 16 x 128 training tokens that show the quantizer the inputs of each layer
     tuning: int = 100         # steps of training the scales of the small model
     table_bits: int = 8       # bits of the embedding in the small model: 8 or 4
 
@@ -88,11 +88,11 @@ def main() -> None:
 
     quantizing = time.perf_counter()
     tokens = open_tokens(out / "01_tokenizer" / "train.bin")
-    text = TextBatches(tokens, batch=8, length=128, seed=s.seed)
-    sources = [text(i)[0].to(device) for i in range(s.calibration)], chat_rows(tokenizer, tasks.train_questions, device)
-    careful = quantize_model(model, s.table_bits, compensated(model, *sources))
+    batches, chats = TextBatches(tokens, batch=16, length=128, seed=0), chat_rows(tokenizer, tasks.train_questions, device)
+    text = [batches(i)[0].to(device) for i in range(max(s.calibration, s.tuning))]
+    careful = quantize_model(model, s.table_bits, compensated(model, text[:s.calibration], chats))
     small = copy.deepcopy(careful)
-    tune_scales(small, model, *sources, steps=s.tuning)
+    tune_scales(small, model, text[:s.tuning], random_batches(chats, s.tuning, size=16))
     save_quantized(folder / "model.int4.pt", small)
     small = load_quantized(folder / "model.int4.pt").to(device)   # what is measured is what was written
     int4 = {"seconds": time.perf_counter() - quantizing, "bytes_before": stored_bytes(model), "bytes_after": stored_bytes(small)}

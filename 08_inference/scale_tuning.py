@@ -47,25 +47,37 @@ def divergence(teacher: Tensor, student: Tensor) -> Tensor:
     return (p.exp() * (p - q)).sum(-1).mean()
 
 
-def tune_scales(small: Transformer, model: Transformer, *sources: list[Tensor], steps: int = 60, lr: float = 3e-4) -> None:
+def random_batches(rows: list[Tensor], n: int, size: int) -> list[Tensor]:
+    """`n` batches (size, T) drawn from rows, one tensor (B, T) for each T, so that every row is equally likely."""
+    rng, weights = torch.Generator().manual_seed(0), torch.tensor([float(len(same)) for same in rows])
+    drawn = []
+    for _ in range(n):
+        same = rows[torch.multinomial(weights, 1, generator=rng).item()]
+        drawn.append(same[torch.randint(len(same), (size,), generator=rng)])
+    return drawn
+
+
+def tune_scales(small: Transformer, model: Transformer, *sources: list[Tensor], lr: float = 3e-4, norm_lr: float = 1e-3) -> None:
     """Train the scales and norms of `small` in place to predict what `model` predicts.
 
-    Each of sources is a list of batches of ids (B, T), as for gptq.compensated; a step takes the next batch of each.
+    sources are lists of batches of ids (B, T), equally long: a step takes the next batch of each.
     """
     swap(small, QuantizedWeight, TrainableScales)
-    parameters = [p.requires_grad_() for name, p in small.named_parameters() if name.endswith("scales") or "norm" in name]
-    optimizer, progress = AdamW(parameters, lr), Progress("scales", steps)
-    for step in range(steps):
+    scales = [p for name, p in small.named_parameters() if name.endswith("scales")]
+    norms = [p.requires_grad_() for name, p in small.named_parameters() if "norm" in name]
+    optimizers, steps = (AdamW(scales, lr), AdamW(norms, norm_lr)), len(sources[0])
+    progress = Progress("scales", steps)
+    for step, batches in enumerate(zip(*sources, strict=True)):
         loss = 0.0
-        for batches in sources:
-            ids = batches[step % len(batches)]
+        for ids in batches:
             with torch.no_grad():
                 wanted = model(ids)
             loss = loss + divergence(wanted, small(ids))
         loss.backward()
-        optimizer.step(constant_then_decay(step, steps, n_warmup=0))
-        for p in parameters:
-            p.grad = None
+        for optimizer in optimizers:
+            optimizer.step(constant_then_decay(step, steps, n_warmup=0))
+            for p in optimizer.parameters:
+                p.grad = None
         progress.update(step + 1, f"divergence {loss.item():.4f}")
     small.requires_grad_(False)
     swap(small, TrainableScales, TrainableScales.rounded)

@@ -28,9 +28,14 @@ def show(value) -> str:
         return f"{value:.6g}" if isinstance(value, float) else repr(value)
     if value.numel() > 24:
         return f"a tensor {tuple(value.shape)} of size {value.double().norm().item():.4g}"
-    if value.dtype.is_floating_point:
-        value = (value.detach().double() * 1e4).round() / 1e4
-    return str(value.tolist())
+    return shorter(value.tolist())
+
+
+def shorter(values) -> str:
+    """A nested list with four significant digits a number."""
+    if isinstance(values, list):
+        return "[" + ", ".join(shorter(v) for v in values) + "]"
+    return f"{values:.4g}" if isinstance(values, float) else str(values)
 
 
 def differs(got, want, rtol: float = 1e-6, atol: float = 1e-9) -> bool:
@@ -60,6 +65,8 @@ def same(got, want, given: str, hint: str = "", mistakes: dict | None = None, **
             for said, value in (mistakes or {}).items()
             if differs(value, want, **tolerance) and not differs(got, value, **tolerance)
         ]
+        if got is None:
+            named = ["it returned None: is the `return` missing?"]
         if not named and isinstance(want, torch.Tensor) and getattr(got, "shape", None) != want.shape:
             named = [f"the shape is {tuple(getattr(got, 'shape', ()))}, it should be {tuple(want.shape)}"]
         if not named and isinstance(got, torch.Tensor) and got.isnan().any():

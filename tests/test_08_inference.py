@@ -13,7 +13,7 @@ from gptq import compensated, input_moments, quantize_compensated
 from kv_cache import KVCache, generate_cached, stream
 from quantize import (dequantize, load_quantized, pack_nibbles, quantize_groups, quantize_model, round_scales, save_quantized,
                       stored_bytes, unpack_nibbles)
-from scale_tuning import divergence, tune_scales
+from scale_tuning import divergence, random_batches, tune_scales
 from sampling import keep_top_k, keep_top_p, pick
 from transformer import Config, Transformer
 
@@ -135,16 +135,23 @@ def test_divergence_is_the_one_of_torch():
 
 def test_tuned_scales_bring_the_predictions_closer_and_leave_the_integers(model):
     g = torch.Generator().manual_seed(1)
-    batches, unseen = [torch.randint(50, (20, 6), generator=g) for _ in range(10)], torch.randint(50, (50, 6), generator=g)
+    batches, unseen = [torch.randint(50, (20, 6), generator=g) for _ in range(60)], torch.randint(50, (50, 6), generator=g)
     small = quantize_model(model, 8)
     tuned = copy.deepcopy(small)
-    tune_scales(tuned, model, batches, steps=60)
+    tune_scales(tuned, model, batches, lr=1e-4, norm_lr=1e-4)
     far, near = (divergence(model(unseen), m(unseen)) for m in (small, tuned))
     assert near < 0.8 * far
     changed = {name.rsplit(".", 1)[1] for name, t in tuned.state_dict().items() if not torch.equal(t, small.state_dict()[name])}
     assert changed == {"scales", "scale_step", "weight"}                          # the norms' weights
     assert stored_bytes(tuned) == stored_bytes(small) and not any(p.requires_grad for p in tuned.parameters())
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_every_row_is_drawn_equally_often():
+    rows = [torch.zeros(3, 5, dtype=torch.long), torch.ones(9, 4, dtype=torch.long)]
+    drawn = random_batches(rows, 400, 8)
+    assert {tuple(b.shape) for b in drawn} == {(8, 5), (8, 4)}
+    assert abs(sum(b.shape[1] == 4 for b in drawn) / 400 - 0.75) < 0.06
 
 
 def test_the_small_model_survives_the_disk_and_is_small(model, tmp_path):

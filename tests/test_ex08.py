@@ -95,7 +95,7 @@ def test_top_p_stops_when_p_is_reached_exactly():
 def test_p_of_one_keeps_the_unlikeliest_token():
     """p = 1 keeps everything, however unlikely"""
     logits = torch.tensor([[100.0, 0.0, -5.0]])
-    got = keep_top_p(logits, 1.0)
+    got = keep_top_p(logits.clone(), 1.0)
     assert kept(got) == [[0, 1, 2]], (
         f"given {logits.tolist()} and p = 1, kept {kept(got)}, wanted all: rounded sums reach 1 too early, "
         "so treat p = 1 apart")
@@ -130,7 +130,8 @@ def test_top_p_works_after_top_k():
     logits = torch.tensor([[-INF, 2.0, -INF, 2.0, 2.0, 2.0]])
     got = keep_top_p(logits, 0.9)
     assert kept(got) == [[1, 3, 4, 5]], (
-        f"given {logits.tolist()} and p = 0.9, kept {kept(got)}, wanted [[1, 3, 4, 5]]")
+        f"given {logits.tolist()} and p = 0.9, kept {kept(got)}, wanted [[1, 3, 4, 5]]: what is "
+        "cut off is -inf, not 0, and what was -inf has the probability 0")
 
 
 # 8.6 cache append

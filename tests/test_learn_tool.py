@@ -33,7 +33,7 @@ def started(tree):
 def test_status_of_a_fresh_clone_says_how_to_begin(tree):
     said = learn(tree)
     assert "01_first   2 exercises, 20 min: python learn.py start 1" in said
-    assert "0 of 4 yours and passing; everything else runs the reference" in said
+    assert "0 of 4 yours and passing; chapters not started run the reference" in said
 
 
 def test_start_blanks_one_chapter_on_its_own_branch(tree):

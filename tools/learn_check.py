@@ -113,7 +113,8 @@ def check(student: Student, wanted: list[Exercise], bench: Bench, seconds: float
         good &= passed
         if passed and student.state(exercise.id) == "given":
             begin = f"reset {exercise.id}" if student.commit else f"start {exercise.id.split('.')[0]}"
-            print(f" this is the reference's own body: blank it with {command(begin)}")
+            print(" this is the reference's own body, word for word. If you wrote it, add a comment of\n"
+                  f" your own and it counts as yours; to begin anew: {command(begin)}")
         elif not passed:
             seen = min(student.progress.get("hints", {}).get(exercise.id, 0) + 1, 3)
             print(f" stuck?  {command('hint ' + exercise.id)}   ({seen} of 3)")

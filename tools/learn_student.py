@@ -4,6 +4,7 @@ Adds to learn_bodies.py: progress is the hash of each body when it passed, so a 
 reference is the commit that the branch `mine` began from; `start` writes it into its first commit message.
 """
 
+import difflib
 import json
 import os
 import sys
@@ -77,7 +78,10 @@ class Student:
     def pick(self, name: str) -> Exercise:
         """The exercise with this id; ValueError with what there is."""
         if name not in self.exercises:
-            raise ValueError(f"there is no exercise {name}: the ids are {', '.join(self.exercises)}")
+            near = difflib.get_close_matches(name, self.exercises, cutoff=0.7)
+            same = [id for id in self.exercises if id.split(".")[0] == name.split(".")[0]]
+            advice = f"did you mean {' or '.join(near)}?" if near else f"the ids are {', '.join(same or self.exercises)}"
+            raise ValueError(f"there is no exercise {name}: {advice}")
         return self.exercises[name]
 
     def state(self, id: str) -> str:
