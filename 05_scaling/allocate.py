@@ -147,6 +147,7 @@ def published_table(law: Law = CHINCHILLA) -> list[dict]:
 
 @dataclass
 class Settings:
+    """The budget and what is known about its use."""
     flops: float = 1e21  # the training budget
     unique: float = 0.0  # distinct training tokens you have; 0: enough
     served: float = 0.0  # tokens the model will read and write when it serves; 0: not counted
@@ -154,6 +155,7 @@ class Settings:
 
 
 def main() -> None:
+    """Print the plan for the budget, and the published runs beside the law."""
     s = parse_settings(Settings, __doc__)
     if s.flops <= 0 or s.gpus < 1:
         raise ValueError("--flops must be positive and --gpus at least 1")

@@ -198,6 +198,7 @@ def published_like_runs(seed: int, noise: float = 0.01, n: int = 245) -> tuple[n
 
 @dataclass
 class Settings:
+    """What to fit, and how often to resample."""
     csv: str = ""  # file with the columns N, D, loss; without it, made-up runs that follow a published law
     entropy: float = 0.0  # the irreducible loss, where it is known; 0: fit it
     bootstraps: int = 1000  # resamplings of the runs for the intervals
@@ -206,6 +207,7 @@ class Settings:
 
 
 def main() -> None:
+    """Fit a CSV, or runs made from the published law, and print the constants with their intervals."""
     settings = parse_settings(Settings, __doc__)
     if not settings.csv:
         print(f"no --csv: runs made from {BESIROGLU} with 1% noise")

@@ -148,6 +148,7 @@ def muon_step(matrices: list[nn.Parameter], momentum: list[torch.Tensor], rate: 
 
 @dataclass
 class Settings:
+    """One training run."""
     width: int = 32  # C, the model width
     tokens: int = 100_000  # symbols to train on
     seeds: int = 1  # independent models trained side by side
@@ -155,6 +156,7 @@ class Settings:
 
 
 def main() -> None:
+    """Train, and print the reducible loss of each seed."""
     settings = parse_settings(Settings, __doc__)
     source, _ = documentation_source(settings.order)
     for row in train(source, settings.width, settings.tokens, list(range(settings.seeds))):

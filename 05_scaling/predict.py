@@ -115,6 +115,7 @@ def print_comparison(compared: list[dict]) -> None:
 
 @dataclass
 class Settings:
+    """Which sweeps to forecast from."""
     out: str = "out"  # folder for the results of all chapters
     seed: int = 0  # the first seed
     order: int = 3  # of the Markov source
@@ -123,6 +124,7 @@ class Settings:
 
 
 def main() -> None:
+    """Sweep, forecast, train the targets, compare."""
     s = parse_settings(Settings, __doc__)
     folder = Path(s.out) / "05_scaling"
     seeds = list(range(s.seed, s.seed + s.seeds))

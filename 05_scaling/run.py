@@ -23,6 +23,7 @@ from workbench import RunSettings, announce, parse_settings, read_json, run_main
 
 @dataclass
 class Settings(RunSettings):
+    """What chapter 5 can be told."""
     seeds: int = 3  # sweeps on the Markov source, trained side by side
     bootstraps: int = 1000  # resamplings for the intervals of the fits
     jobs: int = min(2, os.cpu_count() or 1)  # processes
@@ -144,6 +145,7 @@ def real_text(s: Settings, out: Path, folder: Path) -> dict:
 
 
 def main() -> None:
+    """Everything of the chapter, with its figures."""
     s = parse_settings(Settings, __doc__, QUICK)
     announce("05 scaling", s)
     begin, cpu = time.perf_counter(), os.times()

@@ -96,12 +96,14 @@ def documentation_source(order: int = 3) -> tuple[MarkovSource, str]:
 
 @dataclass
 class Settings:
+    """Which source to show."""
     order: int = 3  # symbols of context of the chain
     length: int = 300  # symbols to write
     seed: int = 0  # of the sample
 
 
 def main() -> None:
+    """Print the entropy by order and a sample."""
     settings = parse_settings(Settings, __doc__)
     source, alphabet = documentation_source(settings.order)
     for order in range(settings.order + 2):

@@ -149,6 +149,7 @@ def tune(folder: Path, order: int, seeds: list[int], jobs: int) -> None:
 
 @dataclass
 class Settings:
+    """Which grid to run."""
     out: str = "out"  # folder for the results of all chapters
     seed: int = 0  # the first seed
     order: int = 3  # of the Markov source
@@ -158,6 +159,7 @@ class Settings:
 
 
 def main() -> None:
+    """Run the grid or the tuning, from the cache where it is done."""
     settings = parse_settings(Settings, __doc__)
     folder = Path(settings.out) / "05_scaling" / "runs"
     seeds = list(range(settings.seed, settings.seed + settings.seeds))

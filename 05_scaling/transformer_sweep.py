@@ -108,6 +108,7 @@ def transformer_sweep(text_folder: Path, cache: Path, seed: int, grid=GRID, jobs
 
 @dataclass
 class Settings:
+    """Which grid to run."""
     out: str = "out"  # folder for the results of all chapters
     seed: int = 0  # the first seed
     wide: bool = False  # the larger grid, about 10 times the work
@@ -115,6 +116,7 @@ class Settings:
 
 
 def main() -> None:
+    """Train the grid and print it."""
     s = parse_settings(Settings, __doc__)
     rows = transformer_sweep(Path(s.out, "01_tokenizer"), Path(s.out, "05_scaling", "runs"), s.seed,
                              WIDE_GRID if s.wide else GRID, s.jobs)

@@ -30,7 +30,9 @@ from transformer import Transformer
 class Scorer(Protocol):
     """What a model must be able to do to be asked multiple-choice questions."""
 
-    def log_likelihood(self, context: str, continuation: str) -> tuple[float, int]: ...
+    def log_likelihood(self, context: str, continuation: str) -> tuple[float, int]:
+        """(nats, tokens) of `continuation` after `context`."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,7 @@ class Block:
 
     @property
     def link_density(self) -> float:
+        """Share of the words that are inside links."""
         return self.link_words / max(self.words, 1)
 
     @property

@@ -29,18 +29,22 @@ class Document:
 
     @cached_property
     def words(self) -> list[str]:
+        """Split at white space."""
         return self.text.split()
 
     @cached_property
     def lines(self) -> list[str]:
+        """Stripped, without empty ones."""
         return [line.strip() for line in self.text.split("\n") if line.strip()]
 
     @cached_property
     def paragraphs(self) -> list[str]:
+        """Stripped, without empty ones."""
         return [p.strip() for p in self.text.split("\n\n") if p.strip()]
 
     @cached_property
     def sentences(self) -> int:
+        """How many sentence ends there are."""
         return len(re.findall(r"\w[.!?][\"')\]]*(?=\s|$)", self.text))
 
 

@@ -33,6 +33,7 @@ VOCABULARY = 1024                 # tokens of the ladder's tokenizer, learned fr
 
 @dataclass
 class Settings(RunSettings):
+    """What chapter 6 can be told."""
     pages: int = 2000             # stop the crawl after this many pages
     records: int = 100            # pages in a shard
     processes: int = 2            # worker processes
