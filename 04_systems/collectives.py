@@ -8,15 +8,21 @@ reduce-scatter and all-gather (p-1)/p n, all-reduce twice that, all-to-all (p-1)
 
     python 04_systems/run.py --only collectives
 """
+from datetime import timedelta
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 
 class Team:
-    """Some ranks that work together: their process group, my number in it, and how many bytes I have sent to it."""
+    """Some ranks that work together: their process group, my number in it, and how many bytes I have sent to it.
 
-    def __init__(self, group: dist.ProcessGroup):
+    `timeout` is how long a rank waits for a message; a part of the team does not take it over by itself.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, timeout: timedelta):
+        self.timeout = timeout
         self.group, self.rank, self.size, self.sent = group, dist.get_rank(group), dist.get_world_size(group), 0
         self.native = dist.get_backend(group) == "nccl"   # on GPUs take nccl's own collectives: same results, tuned
 
@@ -43,9 +49,9 @@ class Team:
     def split(self, parts: list[list[int]]) -> "Team":
         """The smaller team that I am in. All ranks call this together with the same partition of the team's ranks."""
         for ranks in parts:
-            group = dist.new_group([dist.get_global_rank(self.group, r) for r in ranks])   # by all, members or not
+            group = dist.new_group([dist.get_global_rank(self.group, r) for r in ranks], self.timeout)   # by all, members or not
             if self.rank in ranks:
-                mine = Team(group)
+                mine = Team(group, self.timeout)
         return mine
 
 

@@ -72,9 +72,9 @@ def _rank_main(pipe, rank: int, n_ranks: int, folder: str, timeout: float, work:
     torch.set_num_threads(1)                               # N ranks share the cores of one machine
     try:
         function, args = pickle.loads(work)
-        dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=n_ranks,
-                                timeout=timedelta(seconds=2 * timeout))
-        answer = (True, function(Team(dist.group.WORLD), *args))
+        patience = timedelta(seconds=2 * timeout)
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=n_ranks, timeout=patience)
+        answer = (True, function(Team(dist.group.WORLD, patience), *args))
     except BaseException as error:
         expected = isinstance(error, (ValueError, FileNotFoundError))   # a message to the user, not a fault
         answer = (False, (error if expected else None, traceback.format_exc()))
@@ -150,8 +150,9 @@ def joined(timeout: float = 300.0) -> Iterator[Team]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     else:
         torch.set_num_threads(1)
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(seconds=timeout))
+    patience = timedelta(seconds=timeout)
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=patience)
     try:
-        yield Team(dist.group.WORLD)
+        yield Team(dist.group.WORLD, patience)
     finally:
         dist.destroy_process_group()
