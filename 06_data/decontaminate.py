@@ -4,15 +4,22 @@ Comes last before training: an item that is in the training text measures memory
 document when a large share of its word n-grams occur there; the document is removed and the report names both.
 
 Source: Brown et al. 2020 (GPT-3), appendix C, with 13-grams; we use 8 by default, because our items are short.
-Used by pipeline.py; the leak that run.py plants is found here.
+Used by pipeline.py; the leak that run.py plants is found here. As a command it audits the main model's own split:
+
+    python 06_data/decontaminate.py        held-out text and questions inside chapter 1's training stream
 """
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Iterable
 
 import numpy as np
 
+from bpe import EOS, Tokenizer
 from deduplicate import shingles
+from tasks import load_tasks
+from token_file import open_tokens
+from workbench import parse_settings, run_main
 
 N = 8
 
@@ -60,3 +67,32 @@ def report(items: list[str], documents: list[str], n: int = N, threshold: float 
     leaks = [leak for i, text in enumerate(documents) for leak in detector.leaks(text, i)]
     return {"leaked_items": len({leak.item for leak in leaks}) / max(len(items), 1),
             "documents": sorted({leak.document for leak in leaks}), "leaks": leaks}
+
+
+def documents_of(tokenizer: Tokenizer, path: Path) -> list[str]:
+    """The texts of a token stream, cut at the end-of-text tokens."""
+    ids = np.asarray(open_tokens(path))
+    return [tokenizer.decode(part[1:].tolist()) for part in np.split(ids, np.flatnonzero(ids == tokenizer.special[EOS]))
+            if len(part) > 1]
+
+
+@dataclass
+class Settings:
+    """Which run to audit."""
+    out: str = "out"      # folder for the results of all chapters
+
+
+def main() -> None:
+    """How much of what chapters 3, 7 and 8 test on is in what chapter 3 trains on."""
+    home = Path(parse_settings(Settings, __doc__).out, "01_tokenizer")
+    tokenizer, asked = Tokenizer.load(home / "tokenizer.json"), load_tasks(home / "tasks.json").held_out_questions
+    train, held_out = (documents_of(tokenizer, home / name) for name in ("train.bin", "valid.bin"))
+    paragraphs = [p for text in held_out for p in text.split("\n\n") if len(p) > 200]
+    found = {leak.item for leak in report(paragraphs, train)["leaks"]}
+    print(f"held-out paragraphs of which half the {N}-grams stand in one training document: {len(found)} of {len(paragraphs)}")
+    whole = "\n".join(train)
+    print(f"held-out questions that stand in the training text: {sum(q.text in whole for q in asked)} of {len(asked)}")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,6 +1,10 @@
 """Chapter 6: copies found, exams kept out, sources mixed."""
 import itertools
+import json
 import random
+import subprocess
+import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -10,7 +14,10 @@ import deduplicate as d
 import mix
 import planted
 import quality
+from bpe import Tokenizer
 from evaluate import Choice, multiple_choice, paired
+from facts import Question
+from token_file import pack, write_tokens
 
 TEXTS = [" ".join(page) for page in planted.articles()]
 A, B = d.hash_functions()
@@ -131,6 +138,21 @@ def test_a_planted_leak_is_found_and_inflates_the_score():
 def test_items_shorter_than_the_window_are_found_as_a_whole():
     assert decontaminate.report(["blue green red"], ["the blue, green, RED car", "blue red green"])["documents"] == [0]
     assert decontaminate.report([], ["anything"])["leaked_items"] == 0
+
+
+def test_the_audit_counts_what_stands_in_the_training_stream(tmp_path):
+    home, tokenizer = tmp_path / "01_tokenizer", Tokenizer([])
+    long = [f"paragraph {i} " + " ".join(f"word{i}x{j}" for j in range(40)) for i in range(4)]
+    write_tokens(home / "train.bin", pack(tokenizer, ["Which module has glob? glob.", long[1], long[3]]))
+    write_tokens(home / "valid.bin", pack(tokenizer, [long[0] + "\n\n" + long[1], long[2]]))
+    assert decontaminate.documents_of(tokenizer, home / "valid.bin") == [long[0] + "\n\n" + long[1], long[2]]
+    tokenizer.save(home / "tokenizer.json")
+    questions = [Question(text, "glob", "module", "The module of glob is") for text in ("Which module has glob?", "What kind is glob?")]
+    (home / "tasks.json").write_text(json.dumps({
+        "train_questions": [], "held_out_questions": [asdict(q) for q in questions], "test_sums": [], "demonstrations": [],
+        "held_out_bytes": 1}))
+    done = subprocess.run([sys.executable, "06_data/decontaminate.py", "--out", tmp_path], capture_output=True, text=True)
+    assert "document: 1 of 3" in done.stdout and "text: 1 of 2" in done.stdout, done.stdout + done.stderr
 
 
 SIZES = {"a": 1000.0, "b": 100.0, "c": 10.0}
