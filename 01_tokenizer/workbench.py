@@ -57,6 +57,13 @@ def parse_settings(cls: type, description: str, quick: dict | None = None, argv:
     return cls(**({**(quick or {}), **given} if given.get("quick") else given))
 
 
+def at_least_one(settings, *names: str) -> None:
+    """ValueError unless these settings are 1 or more: said before the work begins, not an hour into it."""
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(settings, name)}: give 1 or more")
+
+
 def run_main(main: Callable[[], None]) -> None:
     """Run a command. An expected error ends it with one sentence and a non-zero exit status, not a traceback."""
     use_sleeping_threads()

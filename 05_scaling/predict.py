@@ -18,7 +18,7 @@ import numpy as np
 import ngram
 from chinchilla import Fit, bootstrap, fit
 from sweep import CODE, rate_for, run_cells, sweep, symbols_file, train_cell
-from workbench import parse_settings, read_json, run_main, write_json
+from workbench import at_least_one, parse_settings, read_json, run_main, write_json
 
 TARGETS = ((94, 800_000), (112, 1_130_000))   # width, tokens: 4 and 8 times the sweep's largest compute
 SMALLEST_WIDTH = 12                           # of the fit window: narrower models bend away from the law
@@ -126,6 +126,7 @@ class Settings:
 def main() -> None:
     """Sweep, forecast, train the targets, compare."""
     s = parse_settings(Settings, __doc__)
+    at_least_one(s, "seeds", "jobs")
     folder = Path(s.out) / "05_scaling"
     seeds = list(range(s.seed, s.seed + s.seeds))
     rows = sweep(folder / "runs", s.order, seeds, jobs=s.jobs)

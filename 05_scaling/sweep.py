@@ -32,7 +32,7 @@ import muon
 import ngram
 import schedule
 import source
-from workbench import Progress, atomic, parse_settings, read_json, run_main, write_json
+from workbench import Progress, at_least_one, atomic, parse_settings, read_json, run_main, write_json
 
 WIDTHS = (8, 12, 16, 24, 32, 48, 64)
 RATES = {8: 0.1, 12: 0.1, 16: 0.1, 24: 0.07, 32: 0.07, 48: 0.07, 64: 0.07}     # what --tune --seeds 3 chose for each width
@@ -161,6 +161,7 @@ class Settings:
 def main() -> None:
     """Run the grid or the tuning, from the cache where it is done."""
     settings = parse_settings(Settings, __doc__)
+    at_least_one(settings, "seeds", "jobs")
     folder = Path(settings.out) / "05_scaling" / "runs"
     seeds = list(range(settings.seed, settings.seed + settings.seeds))
     if settings.tune:

@@ -28,7 +28,7 @@ from skills import fact_skill, sum_skill
 from tasks import load_tasks
 from token_file import open_tokens
 from transformer import Transformer
-from workbench import RunSettings, announce, parse_settings, run_main, write_json
+from workbench import RunSettings, announce, at_least_one, parse_settings, run_main, write_json
 
 
 @dataclass
@@ -74,6 +74,7 @@ def perplexity(model: Transformer, valid, n_bytes: int) -> float:
 def main() -> None:
     """Time the cache, quantize, measure both models, then the scoreboard and the report."""
     s = parse_settings(Settings, __doc__, QUICK)
+    at_least_one(s, "new_tokens", "batch", "rounds", "calibration", "tuning")
     device = announce("08 inference", s)
     begin = time.perf_counter()
     out, folder = Path(s.out), Path(s.out, "08_inference")

@@ -46,6 +46,12 @@ def test_damaged_json_is_named(tmp_path):
         read_json(tmp_path / "m.json")
 
 
+def test_a_count_of_zero_is_refused_before_the_work_begins():
+    for command in (["05_scaling/run.py", "--seeds", "0"], ["06_data/run.py", "--ladder-seeds", "0"], ["08_inference/run.py", "--tuning", "0"]):
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+        assert done.returncode == 1 and f"{command[1]} 0: give 1 or more" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_the_fingerprint_depends_on_settings_and_code(tmp_path, monkeypatch):
     for chapter in ("01_tokenizer", "02_transformer"):
         (tmp_path / chapter).mkdir()

@@ -8,6 +8,7 @@ import torch
 import ngram
 import sweep
 from muon import Muon
+from sweep import RATES, rate_for
 from source import MarkovSource, entropy_rate, to_symbols
 from transformer_sweep import answer_log_probability, config_for
 
@@ -162,6 +163,11 @@ def test_a_cell_of_other_settings_or_other_code_is_another_cell():
     key = sweep.cell_key(dict(width=8), [ngram])
     assert key == sweep.cell_key(dict(width=8), [ngram])
     assert key != sweep.cell_key(dict(width=9), [ngram]) and key != sweep.cell_key(dict(width=8), [sweep])
+
+
+def test_a_width_takes_the_step_size_of_the_nearest_tuned_one_below():
+    for width, tuned in ((4, 8), (8, 8), (23, 16), (24, 24), (94, 64)):
+        assert rate_for(width) == RATES[tuned], width
 
 
 def test_the_answer_probability_is_the_product_over_its_tokens():
