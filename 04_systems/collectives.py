@@ -166,8 +166,3 @@ def all_gather(part: Tensor, team: Team) -> Tensor:
     x = part.new_empty(part.numel() * team.size)
     dist.all_gather_into_tensor(x, part.reshape(-1).contiguous(), group=team.group)
     return x
-
-
-def max_over(x: Tensor, team: Team) -> Tensor:
-    """The elementwise maximum of x over the team (small tensors: everyone gathers everything)."""
-    return all_gather(x, team).view(team.size, *x.shape).amax(0)

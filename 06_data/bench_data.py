@@ -55,7 +55,7 @@ def bench_pipeline(copies: int = 3) -> dict:
                 address, headers = f"http://web.example/{i}{page.path}", {"content-type": page.content_type}
                 write_record(file, Page(address, 200, headers, page.body))
         good, bad = ([" ".join(page) for page in group] for group in (planted.articles(), planted.offers(90, random.Random(1))))
-        examples = {"good": good[::2], "also_good": [], "calibrate": good[1::2], "bad": bad}
+        examples = {"good": good[::2], "calibrate": good[1::2], "bad": bad}
         write_json(Path(folder, "judge.json"), examples)
         write_json(Path(folder, "items.json"), list(planted.held_out_topics().values()))
         recipe = pipeline.Recipe(judge=str(Path(folder, "judge.json")), items=str(Path(folder, "items.json")))

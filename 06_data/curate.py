@@ -54,7 +54,7 @@ def write_judge(path: Path, seed: int) -> dict:
     bad = [" ".join(page) for page in planted.offers(120, rng)] + [
         extract.extract(p.body, p.content_type)[0] for p in planted.build(seed + 1000) if p.kind == "spam"]
     half = len(reference) // 2
-    examples = {"good": reference[:half] + docs[:400] + known[:20], "also_good": [],
+    examples = {"good": reference[:half] + docs[:400] + known[:20],
                 "calibrate": reference[half:] + docs[400:700] + known[20:], "bad": [t for t in bad if t]}
     write_json(path, examples)
     ngrams, classifier = quality.NgramModel(examples["good"]), quality.QualityClassifier()

@@ -42,7 +42,7 @@ SAMPLES = 2                                                  # removed documents
 class Recipe:
     """Everything that decides what the pipeline keeps. A change redoes the stages that read it."""
     language: str = "en"
-    judge: str = ""                    # JSON {"good": [...], "bad": [...], ...}: what quality is learned from
+    judge: str = ""                    # JSON {"good": [...], "bad": [...], "calibrate": [...]}: what quality is learned from
     keep_good: float = 0.99            # share of good examples that each judge of quality must keep
     items: str = ""                    # JSON list of evaluation texts that training must not contain
     threshold: float = deduplicate.THRESHOLD
@@ -93,7 +93,7 @@ def _judges(path: str, keep: float) -> tuple:
     cut = [text[:4000] for text in examples["calibrate"]]
     ngrams = quality.NgramModel(examples["good"])
     classifier = quality.QualityClassifier()
-    classifier.fit(examples["good"] + examples["also_good"], examples["bad"])
+    classifier.fit(examples["good"], examples["bad"])
     return (ngrams, -quality.threshold_keeping([-ngrams.perplexity(t) for t in cut], keep),
             classifier, quality.threshold_keeping([classifier.score(t) for t in cut], keep))
 
