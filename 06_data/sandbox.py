@@ -12,6 +12,7 @@ For programs of unknown people use a virtual machine.
 
     python 06_data/sandbox.py program.py       runs a file in the sandbox and prints what came of it
 """
+import contextlib
 import json
 import os
 import select
@@ -84,12 +85,9 @@ class Sandbox:
         self.close()
 
     def close(self) -> None:
-        """Kill the whole process group and delete what it left."""
-        if self.process.poll() is None:
-            try:
-                os.killpg(self.process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        """Kill the whole process group, also when its first process has ended, and delete what it left."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):      # nobody left; macOS: only a zombie
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.stdin.close()
         self.process.wait()
         os.close(self.replies)

@@ -1,7 +1,9 @@
 """Chapter 6: what a hostile program can't do, with all walls up and with the kernel's walls alone."""
 import os
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -147,3 +149,25 @@ def test_nothing_but_plain_values_crosses():
     for data in ({"eval": "1"}, {"list": 5}, {"set": [{"list": []}]}, [1], {"a": 1, "b": 2}, {"bytes": 5}):
         with pytest.raises(ValueError):
             values.decode(data)
+
+
+def test_what_a_dead_program_started_is_killed_too():
+    with Sandbox("") as box:
+        box.process.kill()
+        box.process.wait()
+        box.process.stdin.close()
+        box.process = subprocess.Popen(["sh", "-c", "sleep 300 & echo $!"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                       text=True, start_new_session=True)
+        orphan = int(box.process.stdout.readline())
+        box.process.wait()
+        os.kill(orphan, 0)                                   # it lives although its parent has ended
+    for _ in range(100):
+        try:
+            os.kill(orphan, 0)
+        except ProcessLookupError:
+            return
+        if Path(f"/proc/{orphan}/stat").exists() and ") Z " in Path(f"/proc/{orphan}/stat").read_text():
+            return                                           # dead, and nobody has collected it yet
+        time.sleep(0.05)
+    os.kill(orphan, signal.SIGKILL)
+    pytest.fail("the child outlived the sandbox")
