@@ -32,6 +32,14 @@ MOJIBAKE = re.compile("[" + "".join(re.escape(c) for c, b in SLOPPY.items() if b
                       + "".join(re.escape(c) for c, b in SLOPPY.items() if 0x80 <= b < 0xC0) + "]{1,3}")
 
 
+def beginning(body: bytes, limit: int) -> bytes:
+    """The first `limit` bytes, back to the last blank or '>' if that cuts: half a character would spoil the decoding."""
+    if len(body) <= limit:
+        return body
+    cut = body[:limit]
+    return cut[:max(cut.rfind(b" "), cut.rfind(b">"), cut.rfind(b"\n")) + 1] or cut
+
+
 def decode(body: bytes, content_type: str = "") -> tuple[str, str]:
     """(text, codec) of a page: byte order mark, then what header and page declare, then UTF-8, then a guess.
 
@@ -206,7 +214,7 @@ def extract(body: bytes, content_type: str = "") -> tuple[str, str]:
     marked = body.startswith(tuple(mark for mark, _ in BOMS))
     if not marked and sum(b < 9 or 13 < b < 32 for b in sample) > len(sample) / 20:
         return "", "binary"
-    text = repair_mojibake(decode(body[:MAX_BYTES], content_type)[0])
+    text = repair_mojibake(decode(beginning(body, MAX_BYTES), content_type)[0])
     plain = kind == "text/plain" or not re.search(r"<[a-zA-Z!/]", text[:20000])
     text = normalise(text) if plain else main_text(text)
     return (text, "") if text else ("", "no main text")

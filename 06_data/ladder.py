@@ -18,7 +18,7 @@ from batches import TextBatches
 from bits_per_byte import bits_per_byte
 from bpe import EOS, Tokenizer
 from cross_entropy import cross_entropy
-from extract import decode
+from extract import beginning, decode
 from facts import Question
 from muon import muon_and_adamw
 from recall import fact_recall
@@ -41,7 +41,7 @@ class Shape:
 
 def raw_documents(shards: list[Path], limit: int = 20_000) -> list[str]:
     """What a model would read if nobody extracted anything: decoded bytes, markup and all, the start of each page."""
-    return [decode(page.body[:limit], page.headers.get("content-type", ""))[0] for path in shards
+    return [decode(beginning(page.body, limit), page.headers.get("content-type", ""))[0] for path in shards
             for page in read_warc(path) if page.body]
 
 

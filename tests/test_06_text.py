@@ -211,3 +211,12 @@ def test_a_threshold_keeps_the_share_it_promises():
     with pytest.raises(ValueError, match="give a share"):
         quality.threshold_keeping([], 0.5)
     assert quality.auc([2, 3], [1, 2]) == 3.5 / 4
+
+
+@pytest.mark.parametrize("shift", range(3))
+def test_a_page_cut_at_the_size_limit_is_still_utf_8(shift):
+    body = b"x" * shift + "naïve café 北京 ".encode() * (extract.MAX_BYTES // 20 + 9)
+    assert len(body) > extract.MAX_BYTES
+    text, problem = extract.extract(body, "text/plain; charset=utf-8")
+    assert not problem and "\ufffd" not in text and set(text.split()[1:]) == {"naïve", "café", "北京"}
+    assert extract.beginning(b"short", 9) == b"short" and extract.beginning(b"x" * 20, 9) == b"x" * 9
