@@ -34,6 +34,7 @@ class Limits:
     url_length: int = 300
     tries: int = 3                     # for a page that answers 5xx, 429 or not at all
     delay: float = 0.0                 # seconds between requests, at least what robots.txt asks
+    longest_delay: float = 60.0        # a host that asks for longer pauses is not crawled
     timeout: float = 30.0
 
 
@@ -97,6 +98,7 @@ class Crawler:
             # The standard parser reads whole seconds only, so the longest delay asked of anyone is read here.
             asked = re.findall(r"(?im)^crawl-delay:\s*(\d+\.?\d*)", rules)
             self.delay = max([self.delay, *map(float, asked)])
+            self.robots.disallow_all = self.delay > self.limits.longest_delay        # as good as "keep out"
         elif answer and answer.status < 500:
             self.robots.allow_all = True                     # there is none
         else:
@@ -136,7 +138,9 @@ class Crawler:
         if part.exists():
             part.replace(old)
         saved = {page.url: page for page in read_warc(old)} if old.exists() else {}
-        frontier, seen = deque([(self.start, 0)]), {self.start}
+        seen: set[str] = set()
+        frontier = deque([(self.start, 0)] if self.wanted(self.start, 0, seen) else [])
+        seen.add(self.start)
         with open(part, "wb") as file:
             while frontier and self.counts["stored"] < self.limits.pages:
                 url, depth = frontier.popleft()

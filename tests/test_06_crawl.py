@@ -188,3 +188,10 @@ def test_the_small_web_serves_pydoc_and_keeps_the_test_topics_back(monkeypatch):
 def test_planted_pages_depend_on_the_seed_alone():
     assert planted.build(3) == planted.build(3)
     assert [p.body for p in planted.build(3)] != [p.body for p in planted.build(4)]
+
+
+@pytest.mark.parametrize("rules", ["User-agent: *\nDisallow: /\n", "User-agent: *\nCrawl-delay: 86400\n"])
+def test_a_host_that_says_keep_out_is_asked_for_robots_txt_only(host, tmp_path, rules):
+    host.site = lambda path: (200, {}, rules.encode() if path == "/robots.txt" else b"<p>private</p>")
+    counts = Crawler(host.url).crawl(tmp_path / "a.warc.gz")
+    assert host.log == ["/robots.txt"] and counts["forbidden by robots.txt"] == 1 and not counts["stored"]
