@@ -285,3 +285,8 @@ def test_a_replica_that_determines_nothing_still_gives_a_number():
     wild = to_law(np.array([-2000.0, 30.0, 95.0, 1.0, -40.0]), 11.0, 12.0, None)
     losses = wild.loss(np.array([1e3, 1e4, 1e6]), np.array([1e2, 1e5, 1e7]))
     assert not np.isnan(losses).any() and (losses > 0).all()
+
+
+def test_a_count_of_zero_is_refused_before_the_work_begins():
+    done = subprocess.run([sys.executable, "05_scaling/run.py", "--seeds", "0"], capture_output=True, text=True)
+    assert done.returncode == 1 and "--seeds 0: give 1 or more" in done.stderr and "Traceback" not in done.stderr

@@ -203,3 +203,8 @@ def test_memory_stays_flat_when_the_corpus_grows(tmp_path):
         for old in tmp_path.glob("*"):
             old.unlink()
     assert peaks[2] < 1.3 * peaks[1], f"8 times the documents took {peaks[2] / peaks[1]:.2f} times the memory"
+
+
+def test_a_count_of_zero_is_refused_before_the_work_begins():
+    done = subprocess.run([sys.executable, "06_data/run.py", "--ladder-seeds", "0"], capture_output=True, text=True)
+    assert done.returncode == 1 and "--ladder-seeds 0: give 1 or more" in done.stderr and "Traceback" not in done.stderr

@@ -181,3 +181,8 @@ def test_chatting_without_a_model_says_what_to_run(tmp_path):
 def test_tokenizers_with_a_toy_vocabulary_stream_as_text(model):
     tokenizer = Tokenizer([])
     assert tokenizer.decode(stream(model, [1, 2], 5)) == tokenizer.decode(generate(model, torch.tensor([[1, 2]]), 5)[0, 2:].tolist())
+
+
+def test_a_count_of_zero_is_refused_before_the_work_begins():
+    done = subprocess.run([sys.executable, "08_inference/run.py", "--tuning", "0"], capture_output=True, text=True)
+    assert done.returncode == 1 and "--tuning 0: give 1 or more" in done.stderr and "Traceback" not in done.stderr
