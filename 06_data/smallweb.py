@@ -1,9 +1,9 @@
 """A small but real web on this machine: the pages that Python's own pydoc serves, and planted trouble.
 
 The server runs in a process of its own with an empty environment (pydoc prints what it finds in `os.environ`)
-and fixed string hashing, so that the same interpreter always serves the same bytes. It also behaves as servers
-do: some pages are forbidden by robots.txt, some fail at the first try, some redirect in circles, one calendar
-never ends.
+and fixed string hashing, it sees no installed package, and it names no folder of yours: the same interpreter
+serves the same bytes wherever the repository lies. It also behaves as servers do: some pages are forbidden by
+robots.txt, some fail at the first try, some redirect in circles, one calendar never ends.
 
 Source: the standard library's pydoc, https://docs.python.org/3/library/pydoc.html
     python 06_data/smallweb.py --seed 0        prints the address it serves, until it is stopped
@@ -23,6 +23,7 @@ from typing import Iterator
 from planted import Planted, build, held_out_topics, topic_of
 
 SKIP = {"antigravity", "this", "idlelib", "turtle", "turtledemo", "lib2to3", "test", "tkinter"}
+HOME = str(Path(__file__).resolve().parents[1])
 ROBOTS = "User-agent: *\nDisallow: /private/\nCrawl-delay: 0.002\n"
 
 
@@ -92,7 +93,9 @@ class Site:
             return 404, html, b"<p>Not found.</p>"
         with contextlib.redirect_stdout(io.StringIO()):       # some modules print when imported
             body = pydoc._url_handler(path, "text/html")      # what pydoc.browse() serves; no public name
-        body = re.sub(r"(\s|&nbsp;)at(\s|&nbsp;)0x[0-9a-f]+", "", body)   # an object's place in memory: new in every run
+        body = re.sub(r"(\s|&nbsp;)(at(\s|&nbsp;)0x[0-9a-f]+|handle(\s|&nbsp;)[0-9a-f]{6,})", "", body)   # places in memory
+        for folder in (sys.prefix, HOME, sys.base_prefix):
+            body = body.replace(folder, "/usr")
         return (404 if "<title>Pydoc: Error" in body else 200), html, body.encode("utf-8", "replace")
 
 
@@ -103,6 +106,8 @@ def main() -> None:
     parser.add_argument("--leak", type=Path, help="a text file to plant on a page, as leaked test questions")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
+    sys.argv[:] = sys.orig_argv[:] = ["smallweb.py"]         # pydoc prints these on the page of sys, and lists sys.path
+    sys.path[:] = [p for p in sys.path if p.startswith(sys.base_prefix) and not p.startswith(HOME) and "-packages" not in p]
     site = Site(build(args.seed, args.leak.read_text("utf-8") if args.leak else ""))
 
     class Handler(BaseHTTPRequestHandler):

@@ -2,6 +2,7 @@
 import gzip
 import http.server
 import pydoc
+import sys
 import threading
 from collections import Counter
 
@@ -177,8 +178,11 @@ def test_the_small_web_serves_pydoc_and_keeps_the_test_topics_back(monkeypatch):
         module, environment = crawler.fetch(address + "bisect.html"), crawler.fetch(address + "os.html")
         topic, kept_back = crawler.fetch(address + "topic?key=ASSIGNMENT"), [crawler.fetch(address + f"topic?key={n}") for n in names]
         again = crawler.fetch(address + "bisect.html")
+        tells_where = b"".join(crawler.fetch(address + f"{name}.html").body for name in ("index", "sys", "platform", "site", "ctypes"))
         shows_addresses = crawler.fetch(address + "ftplib.html").body
     assert b"timeout=" in shows_addresses and b"0x7f" not in shows_addresses, "two runs must read the same text"
+    for place in ({smallweb.HOME, sys.prefix, sys.base_prefix} - {"/usr"}) | {"torch.html", "smallweb.html"}:
+        assert place.encode() not in tells_where, f"two folders or environments must read the same text, without {place}"
     assert b"insert" in module.body and module.body == again.body
     assert b"hunter2" not in environment.body and environment.status == 200
     assert {page.status for page in kept_back} == {404}, "whatever name leads to them"
