@@ -27,7 +27,7 @@ class Settings(RunSettings):
     question_exposures: int = 8     # how often a training question is asked
     test_sums: int = 300            # additions to test on
     demonstrations: int = 6000      # additions that chapter 7's imperfect teacher demonstrates
-    careless_share: float = 0.6     # how often that teacher forgets all carries
+    careless_share: float = 0.65    # how often that teacher forgets all carries
 
 
 QUICK = dict(vocab_size=512, names=60, held_out=20, real_chars=120_000, exposures=10, question_exposures=4,

@@ -56,14 +56,23 @@ def rollout(model: Transformer, tokenizer: Tokenizer, pairs: list[Pair], group: 
     return [p for p in prompts for _ in range(group)], [a for tried in answers for a in tried], torch.tensor(rewards)
 
 
-def grpo_objective(model: Transformer, tokenizer: Tokenizer, banned: set[Pair], prompts: int, group: int,
-                   seed: int) -> Callable[[int], tuple[Tensor, dict]]:
-    """The loss of a step on fresh rollouts of sums that are not in `banned`, with the mean reward for the log.
+def group_loss(model: Transformer, tokenizer: Tokenizer, asked: list, answers: list, rewards: Tensor) -> Tensor:
+    """The policy loss on K * G prompts and answers (ids) with rewards (K, G), sampled from this very model.
 
     Each batch of rollouts is used for one update, so `old_log_p` equals `log_p` and the clip does not bind yet.
     """
-    device = next(model.parameters()).device
+    advantages = group_advantages(rewards).flatten()                              # (K * G,)
+    used = advantages.nonzero()[:, 0].tolist()
+    if not used:
+        return 0 * next(model.parameters()).sum()
+    log_p, mask = answer_log_probs(model, [asked[i] for i in used], [answers[i] for i in used], pad_id(tokenizer))
+    loss = clipped_policy_loss(log_p, log_p.detach(), advantages[used].to(log_p.device), mask)
+    return loss * len(used) / len(advantages)                                     # silent groups count in the mean
 
+
+def grpo_objective(model: Transformer, tokenizer: Tokenizer, banned: set[Pair], prompts: int, group: int,
+                   seed: int) -> Callable[[int], tuple[Tensor, dict]]:
+    """The loss of a step on fresh rollouts of sums that are not in `banned`, with the mean reward for the log."""
     def loss_of(step: int) -> tuple[Tensor, dict]:
         rng = random.Random(f"grpo {seed} {step}")
         pairs = []
@@ -72,12 +81,5 @@ def grpo_objective(model: Transformer, tokenizer: Tokenizer, banned: set[Pair], 
             if pair not in banned:
                 pairs.append(pair)
         asked, answers, rewards = rollout(model, tokenizer, pairs, group, seed * 1_000_003 + step)
-        numbers = {"reward": rewards.mean().item()}
-        advantages = group_advantages(rewards).flatten()                          # (K * G,)
-        used = advantages.nonzero()[:, 0].tolist()
-        if not used:
-            return 0 * next(model.parameters()).sum(), numbers
-        log_p, mask = answer_log_probs(model, [asked[i] for i in used], [answers[i] for i in used], pad_id(tokenizer))
-        loss = clipped_policy_loss(log_p, log_p.detach(), advantages[used].to(device), mask)
-        return loss * len(used) / len(advantages), numbers                        # silent groups count in the mean
+        return group_loss(model, tokenizer, asked, answers, rewards), {"reward": rewards.mean().item()}
     return loss_of
