@@ -50,7 +50,7 @@ def status(student: Student) -> None:
     rest = "chapters not started run the reference" if student.given else "· is still blank"
     print(f" {done} of {len(student.exercises)} yours and passing; {rest}")
     if student.open():
-        print(paint(" ✓ passes  ✗ fails  ▶ next  · blank: a program that needs it stops  = not yours", "dim"))
+        print(paint(" ✓ passes  ✗ not passed as it stands  ▶ next  · blank: a program that needs it stops  = not yours", "dim"))
     if todo:
         e = todo[0]
         print(f" next: {paint(f'{e.id} {e.title}', 'bold')} (~{e.minutes} min)   {place(e)}")
@@ -128,9 +128,9 @@ def reset(student: Student, exercise: Exercise) -> None:
     """Blank one exercise, after keeping what was there under .learn/kept/."""
     if is_stub(exercise.body):
         raise ValueError(f"exercise {exercise.id} is already blank")
-    if not student.commit and not student.release:
+    if not student.started(exercise.chapter):
         raise ValueError(
-            f"nothing is started here: begin with {command('start ' + exercise.id.split('.')[0])}"
+            f"{exercise.chapter} is not started here: begin with {command('start ' + exercise.id.split('.')[0])}"
         )
     kept = (
         ROOT

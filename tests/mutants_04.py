@@ -32,6 +32,12 @@ MUTANTS = [
     ("4.4", "writes into the caller's tensor", "parts[into] = parts[into] + arrived", "parts[into] += arrived"),
     ("4.4", "passes on instead of adding", "parts[into] = parts[into] + arrived", "parts[into] = arrived"),
     ("4.4", "cuts uneven sizes differently from the others", "tensor_split(p)", "chunk(p)"),
+    ("4.4", "sends straight to the rank that wants it: no ring",
+     "team.exchange(parts[out], (r + 1) % p, arrived, (r - 1) % p)",
+     "arrived = torch.empty_like(parts[r]); to = (r + step + 1) % p; into = r; "
+     "team.exchange(parts[to], to, arrived, (r - step - 1) % p)"),
+    ("4.4", "goes round the other way", "(r + 1) % p, arrived, (r - 1) % p", "(r - 1) % p, arrived, (r + 1) % p"),
+    ("4.4", "forgets that the ring closes", "(r + 1) % p, arrived, (r - 1) % p", "r + 1, arrived, r - 1"),
     ("4.4", "returns the caller's own memory when alone", "parts[r].clone() if p == 1 else parts[r]", "parts[r]"),
 
     ("4.5", "draws new random numbers", "torch.set_rng_state(ctx.random)", "pass"),

@@ -2,6 +2,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from ex_compare import same
 from thread_team import ThreadTeam, run_threads
 
 import data_parallel
@@ -160,23 +161,33 @@ def test_accumulation_sends_nothing():
     assert overlap.missing == [2, 2, 2], f"after one gradient in no_sync, missing is {overlap.missing}, want [2, 2, 2]"
 
 
+def scattered(inputs):
+    """What each rank of a ring returns for its tensor of `inputs`."""
+    return attempt(lambda: run_threads(lambda team: ring_reduce_scatter(inputs[team.rank].clone(), team), len(inputs), ring=True))
+
+
+def check_parts(inputs):
+    """Each rank holds its part of the sum; what it holds instead is named."""
+    p, shown = len(inputs), [x.tolist() for x in inputs]
+    parts = sum(inputs).tensor_split(p)
+    for r, got in enumerate(scattered(inputs)):
+        mistakes = {f"rank {r} ends with part {i} of the sum": parts[i] for i in range(p) if i != r}
+        mistakes |= {f"that is rank {s}'s own part, nothing is added to it": inputs[s].tensor_split(p)[r] for s in range(p)}
+        same(got, parts[r], f"{p} ranks with {shown}: rank {r} must return part {r}", mistakes=mistakes,
+             hint="which part does a rank pass on in each step, and is what arrives added to its own share?")
+
+
 @pytest.mark.ex("4.4")
 @pytest.mark.parametrize("p", [2, 3, 4])
 def test_rank_r_gets_part_r_of_the_sum(p):
-    """rank r gets part r of the sum"""
-    n = 2 * p
-    inputs = [torch.arange(float(n)) * 10**r for r in range(p)]
-    got = attempt(run_threads, lambda team: ring_reduce_scatter(inputs[team.rank], team), p)
-    for r, want in enumerate(sum(inputs).chunk(p)):
-        close(got[r], want, f"{p} ranks, rank {r}: sum of {[x.chunk(p)[r].tolist() for x in inputs]}")
+    """rank r gets part r of the sum, from its left neighbour"""
+    check_parts([torch.arange(2.0 * p) * 10**r for r in range(p)])
 
 
 @pytest.mark.ex("4.4")
 def test_uneven_parts_are_cut_as_tensor_split_cuts():
     """7 numbers on 3 ranks: parts of 3, 2 and 2"""
-    got = attempt(run_threads, lambda team: ring_reduce_scatter(torch.arange(7.0) + team.rank, team), 3)
-    for r, want in enumerate((3 * torch.arange(7.0) + 3).tensor_split(3)):
-        close(got[r], want, f"rank {r} of 3, 7 numbers: cut with tensor_split, as the all-gather does")
+    check_parts([torch.arange(7.0) * 10**r for r in range(3)])
 
 
 @pytest.mark.ex("4.4")
@@ -189,8 +200,8 @@ def test_the_input_is_left_alone():
             part = ring_reduce_scatter(inputs[team.rank], team)
             part.zero_()
             return inputs[team.rank]
-        for x in attempt(run_threads, work, p):
-            close(x, torch.ones(6), f"{p} ranks: the input has changed (directly, or through the result)")
+        for x in attempt(lambda: run_threads(work, p, ring=True)):
+            close(x, torch.ones(6), f"{p} rank{'s' * (p > 1)}: the input has changed (directly, or through the result)")
 
 
 @pytest.mark.ex("4.4")
@@ -201,7 +212,7 @@ def test_no_more_bytes_than_necessary():
             ring_reduce_scatter(torch.ones(8), team)
             return team.sent
         want = 4 * 8 * (p - 1) // p
-        got = attempt(run_threads, work, p)
+        got = attempt(lambda: run_threads(work, p, ring=True))
         assert got == [want] * p, f"{p} ranks, 32 bytes: the ranks sent {got} bytes, want {want} each: p - 1 parts"
 
 

@@ -109,31 +109,38 @@ def test_repeated_ngrams_count_once_and_an_empty_item_is_no_leak():
         close(f"an empty item, document {document}", got, 0.0, "there is nothing that could have leaked")
 
 
+def check_joins(n, pairs):
+    """After these joins, every member's root is the smallest of its set."""
+    group, sets = list(range(n)), deduplicate.UnionFind(n)
+    for i, j in pairs:
+        low, high = sorted((group[i], group[j]))
+        group = [low if g == high else g for g in group]
+        guarded(f"join({i}, {j})", lambda: sets.join(i, j))
+    got = [_root(sets, i) for i in range(n)]
+    shown = ", ".join(f"{i}-{j}" for i, j in pairs)
+    assert got == group, (
+        f"given {n} documents and the joins {shown}: roots {got}, wanted {group}. A join changes the parent of a ROOT "
+        "(another parent would cut a member off from its set), and the smaller root stays")
+
+
+@pytest.mark.ex("6.5")
+def test_four_follows_two_to_one():
+    """the worked example: join(4, 2), join(4, 1)"""
+    check_joins(5, [(4, 2), (4, 1)])
+
+
 @pytest.mark.ex("6.5")
 def test_joined_sets_are_the_connected_components():
     """after joining pairs, connected members have one root: the smallest"""
     rng = np.random.default_rng(0)
-    for _ in range(20):
-        pairs = rng.integers(0, 30, (20, 2)).tolist()
-        group = list(range(30))
-        for i, j in pairs:
-            low, high = sorted((group[i], group[j]))
-            group = [low if g == high else g for g in group]
-        sets = deduplicate.UnionFind(30)
-        for i, j in pairs:
-            guarded(f"join({i}, {j})", lambda: sets.join(i, j))
-        got = [_root(sets, i) for i in range(30)]
-        assert got == group, f"given {pairs}: roots {got}, wanted {group}; join the roots, and keep the smaller one as root"
+    for n in [3, 4, 5, 6] * 10 + [30] * 5:          # small ones first: the first that fails can be followed by hand
+        check_joins(n, rng.integers(0, n, (n - 1, 2)).tolist())
 
 
 @pytest.mark.ex("6.5")
 def test_joining_twice_or_with_itself_changes_nothing():
     """join(i, i) and a second join of the same pair do no harm"""
-    sets = deduplicate.UnionFind(5)
-    for i, j in ((4, 2), (2, 4), (3, 3), (4, 1), (1, 2)):
-        guarded(f"join({i}, {j})", lambda: sets.join(i, j))
-    got = [_root(sets, i) for i in range(5)]
-    assert got == [0, 1, 1, 3, 1], f"given joins 4-2, 2-4, 3-3, 4-1, 1-2: roots {got}, wanted [0, 1, 1, 3, 1]"
+    check_joins(5, [(4, 2), (2, 4), (3, 3), (4, 1), (1, 4)])
 
 
 def _root(sets: deduplicate.UnionFind, i: int) -> int:

@@ -4,6 +4,7 @@ Tests that need real processes use ranks.run_ranks; this is for the many small o
 """
 import queue
 import threading
+import time
 
 import torch
 
@@ -13,16 +14,30 @@ class _Done:
         self.wait = run
 
 
+class Abandoned(Exception):
+    """Another rank has failed: no use in waiting for it."""
+
+
 class ThreadTeam:
-    """One rank of a team whose messages are queues; a message that never comes is an error, not an endless wait."""
+    """One rank of a team whose messages are queues; a message that never comes is an error, not an endless wait.
+
+    In a `ring` each rank may send to its right neighbour only, and receive from its left one.
+    """
     native = False
 
-    def __init__(self, rank: int, size: int, boxes: dict, patience: float):
+    def __init__(self, rank: int, size: int, boxes: dict, patience: float, broken: threading.Event, ring: bool):
         self.rank, self.size, self.sent = rank, size, 0
-        self.boxes, self.patience, self.log = boxes, patience, []
+        self.boxes, self.patience, self.broken, self.ring, self.log = boxes, patience, broken, ring, []
+
+    def _check(self, does: str, other: int, step: int):
+        """`other` must be a rank of this team, in a ring the one `step` away."""
+        assert 0 <= other < self.size, f"rank {self.rank} of {self.size} {does} rank {other}: the ranks are 0 to {self.size - 1}"
+        assert other != self.rank, f"rank {self.rank} of {self.size} {does} itself: is that one step too many?"
+        right = (self.rank + step) % self.size
+        assert not self.ring or other == right, f"rank {self.rank} of {self.size} {does} rank {other}, in a ring only rank {right}"
 
     def _post(self, out, to):
-        assert to != self.rank and 0 <= to < self.size, f"rank {self.rank} of {self.size} sends to rank {to}"
+        self._check("sends to", to, 1)
         self.sent += out.numel() * out.element_size()
         self.boxes[self.rank, to].put(out.detach().clone())
 
@@ -30,12 +45,20 @@ class ThreadTeam:
         if out is not None:
             self._post(out, to)
         if into is not None:
-            try:
-                arrived = self.boxes[source, self.rank].get(timeout=self.patience)
-            except queue.Empty:
-                raise AssertionError(f"rank {self.rank} waits for a message from rank {source} that nobody sends") from None
+            self._check("receives from", source, -1)
+            arrived = self._wait(source)
             assert arrived.shape == into.shape, f"rank {self.rank} expects {tuple(into.shape)}, gets {tuple(arrived.shape)}"
             into.copy_(arrived)
+
+    def _wait(self, source):
+        end = time.monotonic() + self.patience
+        while time.monotonic() < end:
+            try:
+                return self.boxes[source, self.rank].get(timeout=0.02)
+            except queue.Empty:
+                if self.broken.is_set():
+                    raise Abandoned from None
+        raise AssertionError(f"rank {self.rank} waits for a message from rank {source} that nobody sends")
 
     def start_send(self, out, to):
         self._post(out, to)
@@ -60,16 +83,19 @@ class ThreadTeam:
         return _Done(finish)
 
 
-def run_threads(function, size: int, *args, patience: float = 5.0) -> list:
+def run_threads(function, size: int, *args, patience: float = 5.0, ring: bool = False) -> list:
     """function(team, *args) on `size` threads; returns what each returned. The first error of any rank is raised."""
     boxes = {(a, b): queue.Queue() for a in range(size) for b in range(size)}
-    results, errors = [None] * size, []
+    results, errors, broken = [None] * size, [], threading.Event()
 
     def one(rank):
         try:
-            results[rank] = function(ThreadTeam(rank, size, boxes, patience), *args)
+            results[rank] = function(ThreadTeam(rank, size, boxes, patience, broken, ring), *args)
+        except Abandoned:
+            pass
         except BaseException as error:
             errors.append(error)
+            broken.set()
 
     threads = [threading.Thread(target=one, args=(rank,), daemon=True) for rank in range(size)]
     for thread in threads:

@@ -118,9 +118,10 @@ class Recorder:
             report.update(
                 outcome=kind(error, self.pytest), error=type(error).__name__, message=str(error)[:3000]
             )
-            for frame in traceback.extract_tb(error.__traceback__):
-                if os.path.realpath(frame.filename) == os.path.realpath(self.case["file"]):
-                    report["line"] = frame.lineno
+            for cause in (error, error.__cause__ or error.__context__):       # a test may put an error into words
+                for frame in traceback.extract_tb(getattr(cause, "__traceback__", None)):
+                    if os.path.realpath(frame.filename) == os.path.realpath(self.case["file"]):
+                        report["line"] = frame.lineno
         report["prints"] = "".join(text for _, head, text in item._report_sections if head == "stdout")[:2000]
         self.send(report)
 
