@@ -2,7 +2,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from ex_compare import same
+from ex_compare import differs, same, show
 from thread_team import ThreadTeam, run_threads
 
 import data_parallel
@@ -25,11 +25,10 @@ def attempt(function, *args, hint=""):
 
 
 def close(got, want, message):
-    """Equal up to rounding, NaN never."""
-    try:
-        torch.testing.assert_close(got, want)
-    except AssertionError as error:
-        raise AssertionError(f"{message}\n{error}") from None
+    """Equal up to rounding and of the same type, NaN never."""
+    tolerance = dict(rtol=1e-7, atol=1e-7) if want.dtype == torch.float64 else dict(rtol=1.3e-6, atol=1e-5)
+    if differs(got, want, **tolerance) or got.dtype != want.dtype:
+        raise AssertionError(f"{message}\n got  {show(got)}\n wanted {show(want)}")
 
 
 @pytest.mark.ex("4.1")
@@ -172,7 +171,7 @@ def check_parts(inputs):
     parts = sum(inputs).tensor_split(p)
     for r, got in enumerate(scattered(inputs)):
         mistakes = {f"rank {r} ends with part {i} of the sum": parts[i] for i in range(p) if i != r}
-        mistakes |= {f"that is rank {s}'s own part, nothing is added to it": inputs[s].tensor_split(p)[r] for s in range(p)}
+        mistakes |= {f"that is rank {s}'s own part, nothing is added to it: has the sum grown in another part?": inputs[s].tensor_split(p)[r] for s in range(p)}
         same(got, parts[r], f"{p} ranks with {shown}: rank {r} must return part {r}", mistakes=mistakes,
              hint="which part does a rank pass on in each step, and is what arrives added to its own share?")
 
