@@ -50,7 +50,7 @@ def status(student: Student) -> None:
     rest = "chapters not started run the reference" if student.given else "· is still blank"
     print(f" {done} of {len(student.exercises)} yours and passing; {rest}")
     if student.open():
-        print(paint(" ✓ passes  ✗ not passed as it stands  ▶ next  · blank: a program that needs it stops  = not yours", "dim"))
+        print(paint(" ✓ passes  ✗ not yet  ▶ next  · blank: programs that need it stop  = not yours", "dim"))
     if todo:
         e = todo[0]
         print(f" next: {paint(f'{e.id} {e.title}', 'bold')} (~{e.minutes} min)   {place(e)}")
