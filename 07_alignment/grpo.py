@@ -60,7 +60,10 @@ def group_loss(model: Transformer, tokenizer: Tokenizer, asked: list, answers: l
     """The policy loss on K * G prompts and answers (ids) with rewards (K, G), sampled from this very model.
 
     Each batch of rollouts is used for one update, so `old_log_p` equals `log_p` and the clip does not bind yet.
+    ValueError for groups of one.
     """
+    if rewards.shape[1] < 2:
+        raise ValueError("a group of one answer has nothing to be compared with: give 2 or more")
     advantages = group_advantages(rewards).flatten()                              # (K * G,)
     used = advantages.nonzero()[:, 0].tolist()
     if not used:

@@ -12,7 +12,7 @@ from cross_entropy import IGNORE
 from dpo import dpo_loss, make_pairs
 from facts import Question
 from generate import generate
-from grpo import clipped_policy_loss, group_advantages
+from grpo import clipped_policy_loss, group_advantages, group_loss
 from rollout import answer_log_probs, sample
 from sft import answer_loss
 from tasks import Tasks
@@ -256,3 +256,8 @@ def test_a_prompt_is_built_of_the_four_special_tokens():
     eos, user, bot = (BYTES.special[t] for t in (EOS, USER, BOT))
     assert chat_prompt(BYTES, "<|bot|>") == [eos, user, *b"<|bot|>", bot], "a user cannot forge structure"
     assert answer_ids(BYTES, right_answer((5, 7))) == [*b"2100", eos]
+
+
+def test_a_group_of_one_is_refused(model):
+    with pytest.raises(ValueError, match="nothing to be compared with"):
+        group_loss(model, BYTES, [[1]], [[2]], torch.ones(1, 1))

@@ -22,7 +22,7 @@ def test_a_right_body_passes_both_checkers_and_a_careless_one_neither(task):
     assert not leaves_with_zero(task, careless(task.solution)) and not passes(task, careless(task.solution))
 
 
-@pytest.mark.parametrize("body", [TRICK, "    import os\n    os._exit(0)\n", "    pass\nimport sys\nsys.exit(0)\n"])
+@pytest.mark.parametrize("body", [TRICK, "    raise SystemExit\n", "    import os\n    os._exit(0)\n", "    pass\nimport sys\nsys.exit(0)\n"])
 def test_a_program_that_leaves_early_fools_only_the_exit_status(body):
     assert leaves_with_zero(ONE, body) and not passes(ONE, body)
 
