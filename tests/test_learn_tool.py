@@ -136,6 +136,7 @@ def test_ctrl_c_ends_at_once_and_leaves_no_process(started):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),    # a job in the background ignores Ctrl-C
     ) as process:
         end = time.monotonic() + 60
         while not (started / "pid").exists() or not (started / "pid").read_text():
