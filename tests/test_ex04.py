@@ -374,6 +374,10 @@ def test_the_loss_is_that_of_whole_rows(widths):
 def test_ignored_targets_count_for_nothing():
     """targets of -100 carry no loss and do not count"""
     check_split(6, (4, 4), torch.tensor([1, -100, 5, -100, 7, 0]))
+    check_split(3, (4, 4), torch.tensor([-100, 6, -100]))
+    losses, grad, _ = split_loss_and_gradient(torch.randn(2, 8), torch.tensor([-100, -100]), (4, 4))
+    for r, loss in enumerate(losses):
+        close(loss, torch.tensor(0.0), f"loss on rank {r} when all targets are ignored")
 
 
 @pytest.mark.ex("4.7")

@@ -1,6 +1,7 @@
 """The exercises of chapter 6. The first line of each docstring is what the learner sees."""
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_the_ends_of_the_temperature_are_size_and_equality():
 @pytest.mark.ex("6.2")
 def test_standard_error_agrees_with_numpy():
     """the error is the sample standard deviation over the root of n"""
-    for items in ([1.0, 0.0, 1.0, 1.0], [2.5, 2.5], [0.1 * i * i for i in range(11)], [-3.0, 4.0, 0.0]):
+    for items in ([1.0, 0.0, 1.0, 1.0], [2.5, 2.5], [2.0, 3.0], [0.1 * i * i for i in range(11)], [-3.0, 4.0, 0.0]):
         got = guarded(str(items), lambda: evaluate.Score.of(items))
         close(f"items {items}", got.mean, float(np.mean(items)), "this is the mean")
         close(f"items {items}", got.error, float(np.std(items, ddof=1) / math.sqrt(len(items))), "divide the squares by n - 1, then by n, then take the root")
@@ -154,7 +155,7 @@ def _root(sets: deduplicate.UnionFind, i: int) -> int:
 @pytest.mark.ex("6.6")
 def test_the_bands_reach_the_recall_with_as_many_rows_as_possible():
     """the most rows whose S-curve still reaches the recall at the threshold"""
-    for n, t, recall in ((128, 0.8, 0.95), (128, 0.5, 0.95), (64, 0.7, 0.9), (30, 0.9, 0.99), (7, 0.9, 0.5)):
+    for n, t, recall in ((128, 0.8, 0.95), (128, 0.5, 0.95), (64, 0.7, 0.9), (30, 0.9, 0.99), (7, 0.9, 0.5), (4, 0.5, 0.9)):
         wanted = max(((n // r, r) for r in range(1, n + 1) if 1 - (1 - t ** r) ** (n // r) >= recall), key=lambda p: p[1])
         got = guarded(f"{n} functions, threshold {t}, recall {recall}", lambda: deduplicate.choose_bands(n, t, recall))
         assert got == wanted, f"given {n} functions, threshold {t}, recall {recall}: got {got}, wanted {wanted} (bands, rows): start from many rows and stop at the first that is enough"
@@ -231,6 +232,31 @@ def test_a_third_of_links_is_the_limit():
         assert bool(got) == wanted, f"given {links} of 60 words in links: got {bool(got)}, wanted {wanted}: the limit is 1/3 of the words"
 
 
+@pytest.mark.ex("6.8")
+def test_each_limit_is_where_the_task_says():
+    """exactly at a limit and just above it"""
+    def at(density, links=0.0, words=40):
+        return SimpleNamespace(text_density=density, link_density=links, words=words)
+
+    nothing, thin, dense = at(0, words=0), at(5), at(12)
+    limits = [("5/9 links before", at(5, 5 / 9), at(5, 0.56), dense, nothing, (True, False)),
+              ("density 9 behind a menu", at(5, 0.9), None, (at(9), at(9.01)), at(0.5), (False, True)),
+              ("density 11 after, behind a menu", at(5, 0.9), None, thin, (at(11), at(11.01)), (False, True)),
+              ("density 9", thin, None, (at(9), at(9.01)), at(0.5), (False, True)),
+              ("20 words at the end", thin, None, (at(12, words=19), at(12, words=20)), nothing, (False, True)),
+              ("something after a short dense block", thin, None, at(12, words=10), (nothing, at(0.5)), (False, True)),
+              ("density 10 after", thin, None, thin, (at(10), at(10.01)), (False, True)),
+              ("density 10 before", at(10), at(10.01), thin, thin, (False, True)),
+              ("20 words before", at(12, words=19), at(12, words=20), thin, thin, (False, True))]
+    for name, before, before2, this, after, wanted in limits:
+        got = []
+        for side in (0, 1):
+            args = (before2 if side and before2 else before,
+                    this[side] if isinstance(this, tuple) else this, after[side] if isinstance(after, tuple) else after)
+            got.append(bool(guarded(name, lambda: extract.is_content(*args))))
+        assert tuple(got) == wanted, f"given {name}: below or at the limit {got[0]}, just above {got[1]}; wanted {wanted[0]} and {wanted[1]}"
+
+
 A, B = deduplicate.hash_functions(32, seed=3)
 
 
@@ -272,20 +298,27 @@ def test_probabilities_sum_to_one_after_every_context():
 @pytest.mark.ex("6.10")
 def test_probabilities_follow_the_formula():
     """p = max(count - d, 0)/total + d * kinds/total * p(shorter), by hand for one word"""
-    for min_count in (1, 2):                                 # with 2, mat, log and "and" are unknown
-        model = quality.NgramModel(TEXTS, order=2, min_count=min_count)
-        d1, d2, V = model.discount[1], model.discount[2], len(model.vocabulary)
-        total, kinds = sum(model.counts[1].values()), len(model.counts[1])
-        for word, before in (("sat", "cat"), ("francisco", "san"), ("francisco", "the"), ("log", "the"), ("never", "the"),
-                             ("sat", "never")):
-            known, context = (w if w in model.vocabulary else "<unk>" for w in (word, before))
-            p = max(model.counts[1][(known,)] - d1, 0) / total + d1 * kinds / total / V
-            if model.totals[2].get((context,)):
-                t, k = model.totals[2][(context,)], model.kinds[2][(context,)]
-                p = max(model.counts[2][(context, known)] - d2, 0) / t + d2 * k / t * p
-            got = guarded(f"p({word} | {before})", lambda: model.p(word, (before,)))
-            close(f"p({word} | {before})", got, p, "start from 1/|V| and go up one order at a time; unknown words are <unk>; "
-                  "a context never seen keeps the shorter answer")
+    def by_hand(model, word, context):
+        """From the whole context down: what the discount takes away goes to the context without its first word."""
+        shorter = by_hand(model, word, context[1:]) if context else 1 / len(model.vocabulary)
+        n = len(context) + 1
+        total = model.totals[n].get(context)
+        if not total:
+            return shorter
+        d, kinds = model.discount[n], model.kinds[n][context]
+        return max(model.counts[n][(*context, word)] - d, 0) / total + d * kinds / total * shorter
+
+    contexts = [("sat", "the cat"), ("francisco", "san"), ("francisco", "in the"), ("log", "on the"), ("never", "on the"),
+                ("sat", "never"), ("sat", "7"), ("sat", "never cat"), ("sat", "never was"), ("cat", "<s> the"), ("san", "<s> <s>")]
+    for order, min_count in ((2, 1), (2, 2), (3, 1), (3, 2)):          # with 2, mat, log and "and" are unknown
+        model = quality.NgramModel(TEXTS, order=order, min_count=min_count)
+        for word, before in contexts:
+            words = tuple(before.split())[1 - order:]
+            known = [w if w in model.vocabulary or w == "<s>" else "<unk>" for w in (*words, word)]
+            got = guarded(f"p({word} | {before})", lambda: model.p(word, words))
+            close(f"order {order}, p({word} | {before})", got, by_hand(model, known[-1], tuple(known[:-1])),
+                  "start from 1/|V| and go up one order at a time; unknown words are <unk>; a context never seen keeps "
+                  "the shorter answer")
 
 
 @pytest.mark.ex("6.10")
