@@ -95,7 +95,7 @@ class Site:
             body = pydoc._url_handler(path, "text/html")      # what pydoc.browse() serves; no public name
         body = re.sub(r"(\s|&nbsp;)(at(\s|&nbsp;)0x[0-9a-f]+|handle(\s|&nbsp;)[0-9a-f]{6,})", "", body)   # places in memory
         for folder in (sys.prefix, HOME, sys.base_prefix):
-            body = body.replace(folder, "/usr")
+            body = body.replace(folder, "/usr") if len(folder) > 1 else body
         return (404 if "<title>Pydoc: Error" in body else 200), html, body.encode("utf-8", "replace")
 
 
@@ -107,7 +107,7 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     sys.argv[:] = sys.orig_argv[:] = ["smallweb.py"]         # pydoc prints these on the page of sys, and lists sys.path
-    sys.path[:] = [p for p in sys.path if p.startswith(sys.base_prefix) and not p.startswith(HOME) and "-packages" not in p]
+    sys.path[:] = [p for p in sys.path if p.startswith(sys.base_prefix) and str(Path(p).parent) != HOME and "-packages" not in p]
     site = Site(build(args.seed, args.leak.read_text("utf-8") if args.leak else ""))
 
     class Handler(BaseHTTPRequestHandler):
