@@ -171,7 +171,8 @@ def check_parts(inputs):
     parts = sum(inputs).tensor_split(p)
     for r, got in enumerate(scattered(inputs)):
         mistakes = {f"rank {r} ends with part {i} of the sum": parts[i] for i in range(p) if i != r}
-        mistakes |= {f"that is rank {s}'s own part, nothing is added to it: has the sum grown in another part?": inputs[s].tensor_split(p)[r] for s in range(p)}
+        mistakes |= {f"that is rank {s}'s own part, nothing is added to it: has the sum grown in another part?":
+                     inputs[s].tensor_split(p)[r] for s in range(p)}
         same(got, parts[r], f"{p} ranks with {shown}: rank {r} must return part {r}", mistakes=mistakes,
              hint="which part does a rank pass on in each step, and is what arrives added to its own share?")
 
@@ -378,6 +379,7 @@ def test_ignored_targets_count_for_nothing():
     losses, grad, _ = split_loss_and_gradient(torch.randn(2, 8), torch.tensor([-100, -100]), (4, 4))
     for r, loss in enumerate(losses):
         close(loss, torch.tensor(0.0), f"loss on rank {r} when all targets are ignored")
+    close(grad, torch.zeros(2, 8), "gradient when all targets are ignored")
 
 
 @pytest.mark.ex("4.7")
