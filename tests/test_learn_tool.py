@@ -112,6 +112,13 @@ def test_an_error_is_shown_with_its_line_in_the_learners_own_file(started):
     assert "changed outside the EXERCISE lines" in said
 
 
+def test_an_error_that_a_test_puts_into_words_is_shown_with_its_line(started):
+    put(started, "1.2", "    counts = count_pairs(ids)\n    return max(counts, key=counts.get)\n")
+    line = 1 + (started / "01_first/pairs.py").read_text().splitlines().index("    return max(counts, key=counts.get)")
+    said = learn(started, "check", "1.2", code=1)
+    assert "given [3], it raised" in said and f"at 01_first/pairs.py:{line}" in said
+
+
 def test_a_syntax_error_is_shown_with_its_line(started):
     put(started, "1.1", "    return {\n")
     assert re.search(
@@ -177,6 +184,12 @@ def test_reset_keeps_what_it_replaces_and_says_where(started):
 
 def test_reset_refuses_before_anything_is_started(tree):
     assert "begin with python learn.py start 1" in learn(tree, "reset", "1.1", code=2)
+
+
+def test_reset_refuses_in_a_chapter_that_is_not_started(started):
+    before = (started / "csrc/sums.cu").read_text()
+    assert "csrc is not started here: begin with python learn.py start c" in learn(started, "reset", "c.1", code=2)
+    assert (started / "csrc/sums.cu").read_text() == before
 
 
 def test_the_solution_is_the_reference_body(started):

@@ -27,10 +27,12 @@ def explain(report: dict, text: str, exercise: Exercise, path: str) -> list[str]
         other = message[message.index("exercise ") :].split('"')[0].splitlines()[0]
         return [f"it goes through {other}, which is still blank: write that one first"]
     said = [line for line in message.split("\nassert ")[0].splitlines() if line.strip()]
+    line = line_in_file(text, exercise, report["line"]) if report["line"] else 0
     if outcome == "error" or not said:
-        line = line_in_file(text, exercise, report["line"]) if report["line"] else 0
         where = f"   ({path}:{line})" if line else ""
         said = [f"{report['error']}{': ' if said else ''}{said[0] if said else ''}{where}", *said[1:]]
+    elif line:                                            # the test put an error of the body into words
+        said = [*said[:8], f"at {path}:{line}"]
     prints = [f"printed: {line}" for line in report["prints"].splitlines()[:8]]
     return said[:9] + prints
 
