@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 
 .DELETE_ON_ERROR:
-.PHONY: all help setup test prove quick seeds peers bench kernels chat clean 01 02 03 04 05 06 07 08
+.PHONY: all help setup test prove quick seeds peers bench kernels study chat clean 01 02 03 04 05 06 07 08
 
 all: $(patsubst %/run.py,$(OUT)/%/metrics.json,$(wildcard 0[1-8]_*/run.py))  ## the main job: a raw crawl to an aligned, quantized model, scoreboard, report
 	@$(if $(wildcard 08_inference/run.py),$(PY) 08_inference/scoreboard.py --out $(OUT),echo "all chapters of this copy are done: results in $(OUT)")
@@ -83,9 +83,14 @@ peers: setup  ## compare with the field's own packages (installs the peers extra
 	@.venv/bin/pip install -q -c constraints.txt -e '.[peers]'
 	@$(PY) -m pytest tests/peers -o addopts=-q
 
-bench: setup  ## speeds, as ratios measured side by side (installs datasketch to compare with)
-	@.venv/bin/pip install -q -c constraints.txt datasketch
-	@$(PY) 06_data/deduplicate.py --bench
+bench: setup  ## speeds, as ratios measured side by side in one run (installs the peers extra to compare with)
+	@.venv/bin/pip install -q -c constraints.txt -e '.[peers]'
+	@for b in $(wildcard 0[1-8]_*/bench_*.py csrc/bench_*.py); do echo "== $$b"; $(PY) $$b || exit 1; done
+
+# Every experiment that takes longer than a minute and that a lesson quotes, in this order. Each can be interrupted.
+STUDIES = 07_alignment/program_reward.py
+study: $(OUT)/07_alignment/metrics.json  ## the longer experiments that the lessons quote: hours, resumable, each cell computed once
+	@for s in $(STUDIES); do echo "== $$s"; $(PY) $$s --out $(OUT) --seed $(SEED) $(if $(QUICK),--quick) || exit 1; done
 
 chat: $(OUT)/08_inference/metrics.json  ## talk to the trained model in the terminal
 	@$(PY) 08_inference/chat.py --out $(OUT)

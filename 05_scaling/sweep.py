@@ -9,7 +9,6 @@ tuned for each width (--tune), with the rule of ngram.train for how it falls wit
     python 05_scaling/sweep.py --tune --seeds 1        # which step size is best at which width
     python 05_scaling/sweep.py --order 4 --seeds 10    # a second source, more seeds
 """
-import ast
 import contextlib
 import functools
 import hashlib
@@ -32,30 +31,13 @@ import muon
 import ngram
 import schedule
 import source
+from cells import cell_key
 from workbench import Progress, at_least_one, atomic, parse_settings, read_json, run_main, write_json
 
 WIDTHS = (8, 12, 16, 24, 32, 48, 64)
 RATES = {8: 0.1, 12: 0.1, 16: 0.1, 24: 0.07, 32: 0.07, 48: 0.07, 64: 0.07}     # what --tune --seeds 3 chose for each width
 TOKENS = (50_000, 100_000, 200_000, 400_000)
 CODE = [ngram, source, muon, adamw, cross_entropy, schedule]     # a change of these makes all cells new
-
-
-def code_of(module) -> str:
-    """The syntax tree of a module without comments and docstrings: explaining it better is no other code."""
-    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        first = body[0] if isinstance(body, list) and body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-            del body[0]
-    return ast.dump(tree)
-
-
-def cell_key(cell: dict, modules: list) -> str:
-    """The name under which a cell's result is kept: it changes with any setting and with the code that
-    trains it."""
-    text = json.dumps([cell, [code_of(m) for m in modules], torch.__version__], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def one_thread(job: Callable[..., list[dict]], cell: dict) -> list[dict]:

@@ -2,7 +2,7 @@
 
 Every ratio is of CPU seconds measured in the same run, a few rounds interleaved.
 
-    python 06_data/deduplicate.py --bench      part of make bench (datasketch is in the peers extra)
+    python 06_data/bench_data.py               part of make bench (datasketch is in the peers extra)
 """
 import argparse
 import random
@@ -73,10 +73,7 @@ def bench_pipeline(copies: int = 3) -> dict:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--bench", action="store_true", help="measure (needs datasketch: make peers installs it)")
-    if not parser.parse_args().bench:
-        parser.error("say --bench")
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     try:
         minhash = bench_minhash()
         print(f"MinHash, 128 functions: {minhash['signatures']:.1f} times datasketch's update_batch; from text, "

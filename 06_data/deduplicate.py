@@ -7,7 +7,8 @@ about 0.8" into "equal in one band", which a sort finds without comparing all pa
 
 Sources: Broder 1997; Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets" chapter 3; multiply-shift hashing:
 Dietzfelbinger et al. 1997; Lee et al. 2022, "Deduplicating training data makes language models better".
-    python 06_data/deduplicate.py --bench      speed against datasketch, recall and false merges (make bench)
+
+    python 06_data/bench_data.py               speed against datasketch (make bench)
 """
 import hashlib
 from typing import Callable, Iterable
@@ -190,8 +191,3 @@ def near_duplicates(sigs: np.ndarray, bands: int, rows: int, threshold: float = 
             sets.join(i, j)
             merged.append((i, j, s))
     return [sets.find(i) for i in range(len(sigs))], np.array(merged).reshape(-1, 3)
-
-
-if __name__ == "__main__":
-    from bench_data import main
-    main()

@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+import cells as cells_module
+import streaming
+from cells import Cells
 from workbench import Progress, RunSettings, at_least_one, atomic, field_comments, fingerprint, parse_settings, read_json, run_main, write_json
 
 
@@ -100,3 +103,17 @@ def test_progress_tells_rate_and_time_left(capsys):
     first, last = capsys.readouterr().err.splitlines()
     assert "2/4" in first and "0.25 step/s" in first and "8 s left" in first and "loss 1.0" in first
     assert "4/4" in last and "####################" in last
+
+
+def test_a_cell_is_computed_once_until_its_settings_or_its_code_change(tmp_path):
+    calls = []
+    cells = Cells(tmp_path, [streaming])
+    make = lambda: calls.append(1) or {"loss": 1.5}   # noqa: E731
+    assert cells.get({"seed": 0}, make) == cells.get({"seed": 0}, make) == {"loss": 1.5} and len(calls) == 1
+    cells.get({"seed": 1}, make)
+    assert len(calls) == 2
+    Cells(tmp_path, [streaming, cells_module]).get({"seed": 0}, make)
+    assert len(calls) == 3
+    with pytest.raises(ZeroDivisionError):
+        cells.get({"seed": 2}, lambda: {"loss": 1 / 0})
+    assert cells.get({"seed": 2}, make) == {"loss": 1.5}   # nothing was kept of the one that failed

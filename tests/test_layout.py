@@ -1,4 +1,4 @@
-"""The shape of the repository: what may import what, names, the map in the README."""
+"""The shape of the repository: what may import what, names, the map in each lesson."""
 import ast
 import importlib.metadata
 import re
@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = sorted(p.name for p in ROOT.glob("0[1-8]_*") if p.is_dir())
 # csrc counts as part of chapter 4.
 MODULES = sorted(p for folder in [*CHAPTERS, "csrc"] for p in (ROOT / folder).glob("*.py") if p.stem != "run")
+RIVALS = {"datasketch", "tokenizers", "tiktoken", "sentencepiece", "transformers"}
 SCRIPTS = sorted(ROOT.glob("0[1-8]_*/run.py"))
 
 
@@ -58,8 +59,8 @@ def test_module_names_shadow_no_other_module():
 def test_only_the_five_packages_are_imported():
     allowed = set(sys.stdlib_module_names) | {"numpy", "torch", "regex", "matplotlib", "pytest"} | {m.stem for m in MODULES}
     for path in MODULES + SCRIPTS:
-        rival = {"datasketch"} if path.name.startswith("bench_") else set()   # a benchmark runs what it compares with
-        foreign = imported_names(path) - allowed - rival
+        rivals = RIVALS if path.name.startswith("bench_") else set()   # a benchmark runs what it compares with
+        foreign = imported_names(path) - allowed - rivals
         assert not foreign, f"{path.relative_to(ROOT)} imports {sorted(foreign)}"
 
 
@@ -70,10 +71,14 @@ def test_no_module_is_longer_than_300_lines_and_each_says_what_it_is():
         assert ast.get_docstring(ast.parse(text)), f"{path.relative_to(ROOT)} has no docstring"
 
 
-def test_the_readme_maps_every_module():
-    mapped = set(re.findall(r"`((?:0\d_\w+|csrc)/\w+\.py)`", (ROOT / "README.md").read_text(encoding="utf-8")))
-    actual = {str(p.relative_to(ROOT)) for p in MODULES + SCRIPTS}
-    assert mapped == actual, f"not in the README: {sorted(actual - mapped)}; not in the tree: {sorted(mapped - actual)}"
+@pytest.mark.parametrize("folder", [*CHAPTERS, "csrc"])
+def test_each_lesson_ends_in_a_line_for_each_of_its_files(folder):
+    lesson = (ROOT / folder / "README.md").read_text(encoding="utf-8")
+    files = lesson[lesson.index("\n## Files\n"):]
+    mapped = re.findall(r"^- .*", files, re.MULTILINE)
+    named = {name for line in mapped for name in re.findall(r"`([\w/]+\.py)`", line)}
+    actual = {p.name for p in MODULES + SCRIPTS if p.parent.name == folder}
+    assert named == actual, f"not in the lesson: {sorted(actual - named)}; not in the tree: {sorted(named - actual)}"
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.parent.name)
