@@ -27,6 +27,7 @@ class Settings(RunSettings):
     n_kv_heads: int = 4          # key/value heads
     d_ff: int = 352              # width inside the feed-forward layer
     positions: str = "rope"      # rope, learned, alibi or none
+    rope_base: float = 10_000.0  # base of RoPE's angles
     norm: str = "rms"            # rms or layer
     placement: str = "pre"       # pre or post
     activation: str = "swiglu"   # swiglu, gelu, relu or relu2
@@ -59,9 +60,9 @@ def first_loss(model: Transformer, ids: torch.Tensor) -> float:
     return -probability.log().mean().item()
 
 
-def draw_rope(path: Path, head_width: int) -> None:
+def draw_rope(path: Path, head_width: int, base: float) -> None:
     """The score of one query with one key, for every pair of positions the same distance apart."""
-    cos, sin = rope_tables(200, head_width)
+    cos, sin = rope_tables(200, head_width, base)
     vector = torch.ones(1, 1, 200, head_width) * head_width**-0.5
     turned = apply_rope(vector, cos, sin)[0, 0]                      # (T, D)
     axes = new_axes("With RoPE the score depends on the distance alone", "distance (tokens)", "score")
@@ -90,8 +91,9 @@ def main() -> None:
     with torch.no_grad():
         leak, loss = future_leak(model, ids), first_loss(model, ids)
     print(f"  changing the last token moves earlier logits by {leak:g}")
-    print(f"  loss before training {loss:.2f} nats, of a uniform guess ln({config.vocab_size}) = {math.log(config.vocab_size):.2f}")
-    draw_rope(folder / "rope", config.d_model // config.n_heads)
+    print(f"  loss before training {loss:.2f} nats, of a uniform guess ln({config.vocab_size}) = "
+          f"{math.log(config.vocab_size):.2f}")
+    draw_rope(folder / "rope", config.d_model // config.n_heads, config.rope_base)
     write_json(folder / "config.json", asdict(config))
     write_json(folder / "metrics.json", {"seed": settings.seed, "parameters": total, "future_leak": leak,
                                          "first_loss": loss, "seconds": time.perf_counter() - begin})

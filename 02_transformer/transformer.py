@@ -33,6 +33,7 @@ class Config:
     activation: str = "swiglu"   # swiglu, gelu, relu or relu2
     qk_norm: bool = True         # normalise queries and keys before their product
     tied: bool = True            # the output layer is the embedding table
+    rope_base: float = 10_000.0  # base of RoPE's angles; models for long texts take a larger one
 
     def __post_init__(self):
         for name in ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff", "max_len"):
@@ -49,8 +50,11 @@ class Config:
                               ("placement", ("pre", "post")), ("activation", tuple(ACTIVATIONS))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown: choose one of {', '.join(allowed)}")
+        if not 1 < self.rope_base < float("inf"):   # also NaN
+            raise ValueError(f"rope_base is {self.rope_base}: give a number above 1, such as 10000 or 500000")
         if self.positions == "rope" and self.d_model // self.n_heads % 2:
-            raise ValueError(f"rope needs an even head width, not {self.d_model // self.n_heads}: change d_model or n_heads")
+            raise ValueError(f"rope needs an even head width, not {self.d_model // self.n_heads}: "
+                             "change d_model or n_heads")
 
 
 class Block(nn.Module):
@@ -87,7 +91,9 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.n_layers))
         self.norm = NORMS[config.norm](config.d_model) if config.placement == "pre" else nn.Identity()
         head_width = config.d_model // config.n_heads
-        cos, sin = rope_tables(config.max_len, head_width) if config.positions == "rope" else (torch.empty(0), torch.empty(0))
+        cos = sin = torch.empty(0)
+        if config.positions == "rope":
+            cos, sin = rope_tables(config.max_len, head_width, config.rope_base)   # (max_len, D/2) each
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
@@ -112,7 +118,7 @@ class Transformer(nn.Module):
         self.config = config
         self.model = Decoder(config)
         self.lm_head = None if config.tied else Linear(config.d_model, config.vocab_size)
-        for layer in self.model.layers:   # 2 n_layers branches add up: keep their sum as large as one (Radford et al. 2019)
+        for layer in self.model.layers:   # keep the sum of 2 n_layers branches as large as one (Radford et al. 2019)
             for branch in (layer.self_attn.o_proj, layer.mlp.down_proj):
                 branch.weight.data *= (2 * config.n_layers) ** -0.5
 

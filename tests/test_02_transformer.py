@@ -104,11 +104,19 @@ def test_the_formula_counts_a_published_model():
         (dict(placement="both"), "choose one of pre, post"),
         (dict(activation="tanh"), "choose one of swiglu, gelu, relu, relu2"),
         (dict(d_model=12, n_heads=4), "even head width, not 3"),
+        (dict(rope_base=float("nan")), "rope_base is nan: give a number above 1"),
     ],
 )
 def test_impossible_configurations_are_refused_with_a_sentence(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         Config(**options)
+
+
+def test_the_base_of_the_configuration_turns_the_model():
+    """At position 1 pair i turns by base^(-2i/D): here base 16 and D 8, so 1, 1/2, 1/4, 1/8."""
+    decoder = build(d_model=16, n_heads=2, n_kv_heads=2, rope_base=16.0).float().model
+    assert_close(decoder.cos[1], torch.tensor([1.0, 0.5, 0.25, 0.125]).cos())
+    assert_close(decoder.sin[3], (3 * torch.tensor([1.0, 0.5, 0.25, 0.125])).sin())
 
 
 def test_odd_rope_widths_and_long_sequences_are_refused():

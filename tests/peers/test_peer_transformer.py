@@ -24,7 +24,7 @@ def theirs(config: Config) -> torch.nn.Module:
         head_dim=config.d_model // config.n_heads,
         max_position_embeddings=config.max_len,
         rms_norm_eps=1e-5,
-        rope_theta=10_000.0,
+        rope_theta=config.rope_base,
         tie_word_embeddings=config.tied,
         hidden_act="silu",
         attention_bias=False,
