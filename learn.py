@@ -169,6 +169,20 @@ def teach(asked: argparse.Namespace) -> int:
     return tool.command(ROOT, asked)
 
 
+def above_zero(kind: type):
+    """An argparse type: a number above 0, neither infinite nor NaN."""
+
+    def read_number(text: str):
+        try:
+            if 0 < kind(text) < float("inf"):
+                return kind(text)
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"{text!r}: give {'1 or more' if kind is int else 'a number above 0'}")
+
+    return read_number
+
+
 def read(words: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -187,7 +201,7 @@ def read(words: list[str]) -> argparse.Namespace:
     one.add_argument(
         "--watch", action="store_true", help="again on every save, going on to the next when it passes"
     )
-    one.add_argument("--seconds", type=float, default=20, help="when a test is stopped (default 20)")
+    one.add_argument("--seconds", type=above_zero(float), default=20, help="when a test is stopped (default 20)")
     add("hint", "the next of three hints", "ID")
     add("reset", "blank an exercise again (what was there is kept)", "ID")
     add("solution", "show the reference's body", "ID")
@@ -202,15 +216,15 @@ def read(words: list[str]) -> argparse.Namespace:
     one.add_argument(
         "--many", action="store_true", help="SUBMISSION is a folder with one folder or zip a student"
     )
-    one.add_argument("--seconds", type=float, default=20, help="time limit of one test (default 20)")
-    one.add_argument("--memory", type=int, default=2000, help="memory limit in MB (default 2000)")
+    one.add_argument("--seconds", type=above_zero(float), default=20, help="time limit of one test (default 20)")
+    one.add_argument("--memory", type=above_zero(int), default=2000, help="memory limit in MB (default 2000)")
     one = add("prove", "authors: prove that the tests reject wrong answers", "ID", nargs="*")
-    one.add_argument("--seeds", type=int, default=20, help="seeds for the reference (default 20)")
+    one.add_argument("--seeds", type=above_zero(int), default=20, help="seeds for the reference (default 20)")
     one.add_argument(
-        "--seconds", type=float, default=10, help="when a test of a mutant is stopped (default 10)"
+        "--seconds", type=above_zero(float), default=10, help="when a test of a mutant is stopped (default 10)"
     )
     one.add_argument(
-        "-j", "--jobs", type=int, default=os.cpu_count() or 1, help="workers (default: one a core)"
+        "-j", "--jobs", type=above_zero(int), default=os.cpu_count() or 1, help="workers (default: one a core)"
     )
     return parser.parse_args(words)
 

@@ -12,14 +12,14 @@ from corpus import Corpus, build_corpus
 from figures import new_axes, save
 from tasks import save_tasks
 from token_file import pack, shuffled, write_tokens
-from workbench import RunSettings, announce, parse_settings, run_main, write_json
+from workbench import RunSettings, announce, parse_settings, run_main, setting, write_json
 
 
 @dataclass
 class Settings(RunSettings):
     """What chapter 1 can be told."""
     corpus: str = ""                # your own text: a UTF-8 file or a folder (default: what Python carries)
-    vocab_size: int = 1024          # tokens, special ones included
+    vocab_size: int = setting(1024, least=260, most=65_536)  # tokens: 256 bytes, merges, 4 special ones
     names: int = 240                # names of the standard library to learn facts about
     held_out: int = 80              # of these, names that no training question asks about
     real_chars: int = 450_000       # characters of real text
@@ -27,7 +27,7 @@ class Settings(RunSettings):
     question_exposures: int = 8     # how often a training question is asked
     test_sums: int = 300            # additions to test on
     demonstrations: int = 6000      # additions that chapter 7's imperfect teacher demonstrates
-    careless_share: float = 0.65    # how often that teacher forgets all carries
+    careless_share: float = setting(0.65, least=0, most=1)   # how often that teacher forgets all carries
 
 
 QUICK = dict(vocab_size=512, names=60, held_out=20, real_chars=120_000, exposures=10, question_exposures=4,

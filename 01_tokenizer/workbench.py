@@ -11,6 +11,7 @@ import errno
 import hashlib
 import inspect
 import json
+import math
 import os
 import re
 import shutil
@@ -25,43 +26,84 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Which numbers a setting may be: at least `least`, greater than `above`, at most `most`, never infinite or NaN."""
+    least: float = -math.inf
+    above: float = -math.inf
+    most: float = math.inf
+
+    def __contains__(self, x: float) -> bool:
+        return self.least <= x <= self.most and x > self.above and abs(x) < math.inf   # no comparison holds for NaN
+
+    def __str__(self) -> str:
+        low = f"{self.least:g} or more" if self.above == -math.inf else f"above {self.above:g}"
+        if self.most == math.inf:
+            return low
+        return f"{self.least:g} to {self.most:.10g}" if self.above == -math.inf else f"{low}, at most {self.most:.10g}"
+
+
+USUAL = {int: Range(least=1), float: Range(above=0)}   # of every numeric setting that names no range of its own
+
+
+def setting(default, **limits):
+    """A field with a range of its own: `top_p: float = setting(1.0, above=0, most=1)  # ...`."""
+    return dataclasses.field(default=default, metadata={"range": Range(**limits)})
+
+
 @dataclasses.dataclass
 class RunSettings:
     """The options that every run.py has; chapters add their own by subclassing."""
-    out: str = "out"      # folder for the results of all chapters
-    seed: int = 0         # seed of every random choice
-    quick: bool = False   # a toy version that takes seconds, to see that everything runs
+    out: str = "out"                                    # folder for the results of all chapters
+    seed: int = setting(0, least=0, most=2**32 - 1)     # seed of every random choice
+    quick: bool = False                                 # a toy version of seconds, to see that everything runs
 
 
 def field_comments(cls: type) -> dict[str, str]:
-    """The comment after each field of a dataclass: `steps: int = 5  # optimizer steps` gives {"steps": "optimizer steps"}."""
+    """The comment after each field of a dataclass: `steps: int = 5  # of Muon` gives {"steps": "of Muon"}."""
     found = {}
     for base in reversed(cls.__mro__[:-1]):
         found.update(re.findall(r"^    (\w+): [^#\n]*#\s*(.+)$", inspect.getsource(base), re.MULTILINE))
     return found
 
 
+def range_of(field: dataclasses.Field) -> Range | None:
+    """Which numbers this field may hold; None where it holds no number."""
+    return field.metadata.get("range") or USUAL.get(field.type)
+
+
+def check_ranges(settings) -> None:
+    """ValueError for the first setting outside its range: said before the work begins, not an hour into it."""
+    for f in dataclasses.fields(settings):
+        value, allowed = getattr(settings, f.name), range_of(f)
+        if allowed and value not in allowed:
+            name = f.name if f.default is dataclasses.MISSING else "--" + f.name.replace("_", "-")
+            raise ValueError(f"{name} {value}: give {allowed}")
+
+
 def parse_settings(cls: type, description: str, quick: dict | None = None, argv: list[str] | None = None):
-    """Build a `cls` from the command line. `quick` holds the values that --quick puts in place of the defaults."""
+    """Build a `cls` from the command line; ValueError for a number outside its field's range.
+
+    A field without a default is a positional argument. `quick` holds the values that --quick puts in place of the
+    defaults.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     comments = field_comments(cls)
     for f in dataclasses.fields(cls):
-        flag = "--" + f.name.replace("_", "-")
+        flag, allowed = "--" + f.name.replace("_", "-"), range_of(f)
         text = comments.get(f.name, "").replace("%", "%%")
-        if isinstance(f.default, bool):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction if f.default else "store_true", default=None, help=text)
+        if f.default is dataclasses.MISSING:
+            parser.add_argument(f.name, type=f.type, help=text)
+        elif isinstance(f.default, bool):
+            action = argparse.BooleanOptionalAction if f.default else "store_true"
+            parser.add_argument(flag, action=action, default=None, help=text)
         else:
-            parser.add_argument(flag, type=type(f.default), default=None, metavar=type(f.default).__name__.upper(),
-                                help=f"{text} (default {f.default!r})")
+            usual = f"default {f.default!r}" + (f"; {allowed}" if allowed else "")
+            parser.add_argument(flag, type=f.type, default=None, metavar=f.type.__name__.upper(), help=f"{text} ({usual})")
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
-    return cls(**({**(quick or {}), **given} if given.get("quick") else given))
-
-
-def at_least_one(settings, *names: str) -> None:
-    """ValueError unless these settings are 1 or more: said before the work begins, not an hour into it."""
-    for name in names:
-        if getattr(settings, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(settings, name)}: give 1 or more")
+    settings = cls(**({**(quick or {}), **given} if given.get("quick") else given))
+    check_ranges(settings)
+    return settings
 
 
 def run_main(main: Callable[[], None]) -> None:

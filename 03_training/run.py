@@ -21,7 +21,8 @@ from tasks import Tasks, load_tasks
 from token_file import open_tokens
 from train import train
 from transformer import Config, Transformer
-from workbench import RunSettings, announce, fingerprint, parse_settings, read_json, run_main, seed_everything, write_json
+from workbench import (RunSettings, announce, fingerprint, parse_settings, read_json, run_main, seed_everything, setting,
+                       write_json)
 
 
 @dataclass
@@ -30,14 +31,14 @@ class Settings(RunSettings):
     steps: int = 640              # optimizer steps on text
     batch: int = 8                # rows of text a step
     length: int = 128             # tokens a row
-    sum_steps: int = 150          # steps on sums alone, before the text
+    sum_steps: int = setting(150, least=0)            # steps on sums alone, before the text
     sum_batch: int = 32           # rows of sums in each of those
     sum_rows: int = 12            # rows of sums beside the text
-    sum_weight: float = 0.25      # weight of their loss
+    sum_weight: float = setting(0.25, least=0)        # weight of their loss
     matrix_lr: float = 0.02       # learning rate of Muon (matrices)
     other_lr: float = 4e-3        # learning rate of AdamW (embeddings, norms)
     schedule: str = "constant"    # constant (then a straight decay) or cosine
-    decay: float = 0.5            # share of the steps in which the constant schedule decays
+    decay: float = setting(0.5, above=0, most=1)      # share of the steps in which the constant schedule decays
     clip: float = 1.0             # longest gradient
 
 

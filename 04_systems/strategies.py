@@ -28,7 +28,7 @@ from parallel_3d import Layout, Mesh, Trainer3D
 from ranks import joined
 from tensor_parallel import cut
 from transformer import Config, Transformer
-from workbench import parse_settings, run_main
+from workbench import parse_settings, run_main, setting
 from zero import Zero
 
 LR, DECAY = 1e-4, 0.1   # small: Adam turns rounding of a gradient near 0 into a step of up to LR
@@ -189,7 +189,7 @@ class Settings:
     strategy: str = "zero3"   # one of the strategies
     batch: int = 8            # rows of the whole batch
     length: int = 128         # tokens a row
-    seed: int = 0             # seed of weights and tokens
+    seed: int = setting(0, least=0)   # seed of weights and tokens
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from chinchilla import Law
 from planner import Cluster, Plan, search
 from transformer import Config, count_parameters
-from workbench import parse_settings, run_main
+from workbench import parse_settings, run_main, setting
 
 # The refit of Chinchilla's own runs by Besiroglu et al. (2024), and the published runs to hold against it.
 CHINCHILLA = Law(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)
@@ -149,16 +149,14 @@ def published_table(law: Law = CHINCHILLA) -> list[dict]:
 class Settings:
     """The budget and what is known about its use."""
     flops: float = 1e21  # the training budget
-    unique: float = 0.0  # distinct training tokens you have; 0: enough
-    served: float = 0.0  # tokens the model will read and write when it serves; 0: not counted
+    unique: float = setting(0.0, least=0)  # distinct training tokens you have; 0: enough
+    served: float = setting(0.0, least=0)  # tokens the model will read and write when it serves; 0: not counted
     gpus: int = 64  # H100s to train on, a power of two
 
 
 def main() -> None:
     """Print the plan for the budget, and the published runs beside the law."""
     s = parse_settings(Settings, __doc__)
-    if s.flops <= 0 or s.gpus < 1:
-        raise ValueError("--flops must be positive and --gpus at least 1")
     N, D = optimal(CHINCHILLA, s.flops)
     loss = float(CHINCHILLA.loss(N, D))
     print(f"{s.flops:.3g} FLOPs: {N:.3g} parameters, {D:.3g} tokens ({D / N:.1f} each), loss {loss:.3f}")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lbfgs import minimize
-from workbench import parse_settings, run_main
+from workbench import parse_settings, run_main, setting
 
 NAMES = ("E", "A", "alpha", "B", "beta")
 
@@ -200,10 +200,10 @@ def published_like_runs(seed: int, noise: float = 0.01, n: int = 245) -> tuple[n
 class Settings:
     """What to fit, and how often to resample."""
     csv: str = ""  # file with the columns N, D, loss; without it, made-up runs that follow a published law
-    entropy: float = 0.0  # the irreducible loss, where it is known; 0: fit it
+    entropy: float = setting(0.0, least=0)  # the irreducible loss, where it is known; 0: fit it
     bootstraps: int = 1000  # resamplings of the runs for the intervals
     delta: float = 1e-3  # Huber's delta, in units of log loss
-    seed: int = 0  # of the resampling
+    seed: int = setting(0, least=0)  # of the resampling
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from cross_entropy import cross_entropy
 from muon import orthogonalize
 from schedule import constant_then_decay
 from source import MarkovSource, documentation_source
-from workbench import parse_settings, run_main
+from workbench import parse_settings, run_main, setting
 
 
 class NgramModel(nn.Module):
@@ -152,7 +152,7 @@ class Settings:
     width: int = 32  # C, the model width
     tokens: int = 100_000  # symbols to train on
     seeds: int = 1  # independent models trained side by side
-    order: int = 3  # of the source, and the model's window
+    order: int = setting(3, least=1, most=8)  # of the source, and the model's window
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import ngram
 from chinchilla import Fit, bootstrap, fit
 from sweep import CODE, rate_for, run_cells, sweep, symbols_file, train_cell
-from workbench import at_least_one, parse_settings, read_json, run_main, write_json
+from workbench import parse_settings, read_json, run_main, setting, write_json
 
 TARGETS = ((94, 800_000), (112, 1_130_000))   # width, tokens: 4 and 8 times the sweep's largest compute
 SMALLEST_WIDTH = 12                           # of the fit window: narrower models bend away from the law
@@ -117,8 +117,8 @@ def print_comparison(compared: list[dict]) -> None:
 class Settings:
     """Which sweeps to forecast from."""
     out: str = "out"  # folder for the results of all chapters
-    seed: int = 0  # the first seed
-    order: int = 3  # of the Markov source
+    seed: int = setting(0, least=0)  # the first seed
+    order: int = setting(3, least=1, most=8)  # of the Markov source
     seeds: int = 10  # sweeps, each with its own forecasts and targets
     jobs: int = min(2, os.cpu_count() or 1)  # processes
 
@@ -126,7 +126,6 @@ class Settings:
 def main() -> None:
     """Sweep, forecast, train the targets, compare."""
     s = parse_settings(Settings, __doc__)
-    at_least_one(s, "seeds", "jobs")
     folder = Path(s.out) / "05_scaling"
     seeds = list(range(s.seed, s.seed + s.seeds))
     rows = sweep(folder / "runs", s.order, seeds, jobs=s.jobs)

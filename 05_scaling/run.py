@@ -18,7 +18,7 @@ from isoflop import envelope, fit_kaplan, isoflop
 from predict import SMALLEST_WIDTH, TARGETS, arrays, print_comparison, run_targets, write_forecasts
 from sweep import TOKENS, WIDTHS, sweep
 from transformer_sweep import GRID, measure, print_rows, transformer_sweep
-from workbench import RunSettings, announce, at_least_one, parse_settings, read_json, run_main, write_json
+from workbench import RunSettings, announce, parse_settings, read_json, run_main, write_json
 
 
 @dataclass
@@ -147,7 +147,6 @@ def real_text(s: Settings, out: Path, folder: Path) -> dict:
 def main() -> None:
     """Everything of the chapter, with its figures."""
     s = parse_settings(Settings, __doc__, QUICK)
-    at_least_one(s, "seeds", "bootstraps", "jobs")
     announce("05 scaling", s)
     begin, cpu = time.perf_counter(), os.times()
     out, folder = Path(s.out), Path(s.out, "05_scaling")

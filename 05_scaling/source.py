@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from corpus import real_text
-from workbench import parse_settings, run_main
+from workbench import parse_settings, run_main, setting
 
 
 def to_symbols(text: str, n_symbols: int = 64) -> tuple[np.ndarray, str]:
@@ -97,9 +97,9 @@ def documentation_source(order: int = 3) -> tuple[MarkovSource, str]:
 @dataclass
 class Settings:
     """Which source to show."""
-    order: int = 3  # symbols of context of the chain
+    order: int = setting(3, least=1, most=8)  # symbols of context of the chain
     length: int = 300  # symbols to write
-    seed: int = 0  # of the sample
+    seed: int = setting(0, least=0)  # of the sample
 
 
 def main() -> None:

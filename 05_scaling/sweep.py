@@ -32,7 +32,7 @@ import ngram
 import schedule
 import source
 from cells import cell_key
-from workbench import Progress, at_least_one, atomic, parse_settings, read_json, run_main, write_json
+from workbench import Progress, atomic, parse_settings, read_json, run_main, setting, write_json
 
 WIDTHS = (8, 12, 16, 24, 32, 48, 64)
 RATES = {8: 0.1, 12: 0.1, 16: 0.1, 24: 0.07, 32: 0.07, 48: 0.07, 64: 0.07}     # what --tune --seeds 3 chose for each width
@@ -133,8 +133,8 @@ def tune(folder: Path, order: int, seeds: list[int], jobs: int) -> None:
 class Settings:
     """Which grid to run."""
     out: str = "out"  # folder for the results of all chapters
-    seed: int = 0  # the first seed
-    order: int = 3  # of the Markov source
+    seed: int = setting(0, least=0)  # the first seed
+    order: int = setting(3, least=1, most=8)  # of the Markov source
     seeds: int = 3  # independent models, trained side by side
     tune: bool = False  # compare step sizes instead of running the grid
     jobs: int = min(2, os.cpu_count() or 1)  # processes
@@ -143,7 +143,6 @@ class Settings:
 def main() -> None:
     """Run the grid or the tuning, from the cache where it is done."""
     settings = parse_settings(Settings, __doc__)
-    at_least_one(settings, "seeds", "jobs")
     folder = Path(settings.out) / "05_scaling" / "runs"
     seeds = list(range(settings.seed, settings.seed + settings.seeds))
     if settings.tune:

@@ -40,7 +40,7 @@ from tasks import load_tasks
 from token_file import open_tokens
 from train import train
 from transformer import Config, Transformer
-from workbench import parse_settings, run_main, seed_everything
+from workbench import parse_settings, run_main, seed_everything, setting
 
 CODE = [transformer, attention, feed_forward, linear, normalization, positions, muon, adamw, schedule]
 BATCH, LENGTH = 8, 128                                             # as in chapter 3
@@ -110,7 +110,7 @@ def transformer_sweep(text_folder: Path, cache: Path, seed: int, grid=GRID, jobs
 class Settings:
     """Which grid to run."""
     out: str = "out"  # folder for the results of all chapters
-    seed: int = 0  # the first seed
+    seed: int = setting(0, least=0)  # the first seed
     wide: bool = False  # the larger grid, about 10 times the work
     jobs: int = min(2, os.cpu_count() or 1)  # processes
 

@@ -9,7 +9,6 @@ Source: RFC 9309 (robots.txt), RFC 3986 section 6 (normalisation); frontier as i
 (1999).
     python 06_data/crawl.py http://127.0.0.1:8000/ crawl.warc.gz
 """
-import argparse
 import http.client
 import re
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit, urlunsplit
 
 from warc import Page, read_warc, write_record
+from workbench import parse_settings, run_main, setting
 
 AGENT = "five-pillars-crawler"
 
@@ -182,21 +182,25 @@ class Crawler:
         return not reason
 
 
+@dataclass
+class Settings:
+    """What the command line says."""
+    start: str                              # the address to start from
+    out: str                                # the WARC file to write
+    pages: int = 2000                       # stop after this many pages
+    delay: float = setting(0.5, least=0)    # seconds between requests
+
+
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("start", help="the address to start from")
-    parser.add_argument("out", help="the WARC file to write")
-    parser.add_argument("--pages", type=int, default=2000, help="stop after this many pages")
-    parser.add_argument("--delay", type=float, default=0.5, help="seconds between requests")
-    args = parser.parse_args()
+    s = parse_settings(Settings, __doc__)
     try:
-        counts = Crawler(args.start, Limits(pages=args.pages, delay=args.delay)).crawl(args.out)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"crawl.py: {error}")
+        counts = Crawler(s.start, Limits(pages=s.pages, delay=s.delay)).crawl(s.out)
+    except OSError as error:
+        raise ValueError(f"{error}") from None
     for reason, count in counts.most_common():
         print(f"{count:6d}  {reason}")
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

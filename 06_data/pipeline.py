@@ -9,7 +9,6 @@ shard, decide once, and apply the decision per shard again.
 Source: MapReduce (Dean and Ghemawat 2004); the order of stages as in FineWeb (Penedo et al. 2024).
     python 06_data/pipeline.py crawl.warc.gz folder        any WARC file, Common Crawl's too
 """
-import argparse
 import gzip
 import hashlib
 import inspect
@@ -32,7 +31,7 @@ import language
 import quality
 import warc
 from across_shards import ACROSS, PARTS, decide, read_documents, shard_keys
-from workbench import atomic, read_json, run_main, write_json
+from workbench import atomic, parse_settings, read_json, run_main, write_json
 
 STAGES = ("extract", "language", "rules", "quality", "exact", "near", "paragraphs", "lines", "decontaminate", "private")
 SAMPLES = 2                                                  # removed documents shown for each reason and shard
@@ -252,16 +251,20 @@ def funnel_table(result: dict) -> str:
     return "\n".join(rows)
 
 
+@dataclass
+class Settings:
+    """What the command line says."""
+    source: str           # a WARC file
+    folder: str           # where shards and stages go
+    records: int = 1000   # pages in a shard
+    processes: int = 2    # worker processes
+
+
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("source", help="a WARC file")
-    parser.add_argument("folder", help="where shards and stages go")
-    parser.add_argument("--records", type=int, default=1000, help="pages in a shard")
-    parser.add_argument("--processes", type=int, default=2, help="worker processes")
-    args = parser.parse_args()
-    with ProcessPoolExecutor(args.processes) as executor:
-        result = run_pipeline(args.source, args.folder, Recipe(), executor, args.records)
+    s = parse_settings(Settings, __doc__)
+    with ProcessPoolExecutor(s.processes) as executor:
+        result = run_pipeline(s.source, s.folder, Recipe(), executor, s.records)
     print(funnel_table(result))
 
 

@@ -26,7 +26,7 @@ from bpe import EOS, SPECIAL, Tokenizer, train
 from curate import curate
 from facts import find_facts, questions, statement
 from token_file import pack, write_tokens
-from workbench import RunSettings, announce, at_least_one, parse_settings, read_json, run_main, write_json
+from workbench import RunSettings, announce, parse_settings, read_json, run_main, write_json
 
 VOCABULARY = 1024                 # tokens of the ladder's tokenizer, learned from the curated text
 
@@ -135,7 +135,6 @@ def mix_sources(folder: Path, documents: list[dict], tokenizer: Tokenizer, valid
 def main() -> None:
     """Curate the crawl; then measure each tool, mix, climb the ladder, evaluate."""
     s = parse_settings(Settings, __doc__, QUICK)
-    at_least_one(s, "pages", "records", "processes", "steps", "ladder_seeds", "proxies", "proxy_steps")
     announce("06 data: curate" if s.only_curate else "06 data", s)
     begin, folder = time.perf_counter(), Path(s.out, "06_data")
     folder.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ from schedule import constant_then_decay, warmup
 from sft import answer_loss
 from train import train
 from transformer import Transformer
-from workbench import RunSettings, announce, at_least_one, parse_settings, run_main, write_json
+from workbench import RunSettings, announce, parse_settings, run_main, setting, write_json
 
 TASKS = Path(__file__).parents[1] / "06_data" / "sets" / "humaneval_python.jsonl"
 TRICK = "    raise SystemExit(0)\n"
@@ -44,10 +44,10 @@ class Settings(RunSettings):
     sft_steps: int = 80      # imitation: optimizer steps
     sft_lr: float = 4e-3     # imitation: learning rate of Muon; AdamW has three quarters of it
     steps: int = 30          # GRPO: optimizer steps
-    group: int = 8           # GRPO: programs to each task and step
+    group: int = setting(8, least=2)                # GRPO: programs to each task and step
     lr: float = 5e-4         # GRPO: learning rate of AdamW
-    right: float = 0.2       # share of demonstrations that are right
-    trick: float = 0.15      # share that leave before the tests; the rest are careless
+    right: float = setting(0.2, least=0, most=1)    # share of demonstrations that are right
+    trick: float = setting(0.15, least=0, most=1)   # share that leave before the tests; the rest are careless
     samples: int = 32        # programs to each task in the final count
 
 
@@ -135,9 +135,8 @@ def draw(path: Path, logs: dict[str, list[dict]]) -> None:
 def main() -> None:
     """Imitate once, reinforce twice, count."""
     s = parse_settings(Settings, __doc__, {"sft_steps": 4, "steps": 2, "group": 4, "samples": 4})
-    at_least_one(s, "sft_steps", "steps", "group", "samples")
-    if not (s.right >= 0 and s.trick >= 0 and s.right + s.trick <= 1):
-        raise ValueError(f"--right {s.right} and --trick {s.trick} are shares: each 0 or more, together at most 1")
+    if s.right + s.trick > 1:
+        raise ValueError(f"--right {s.right} and --trick {s.trick} are shares: together at most 1")
     device = announce("07 programs", s)
     tokenizer, folder = Tokenizer.load(Path(s.out, "01_tokenizer", "tokenizer.json")), Path(s.out, "07_alignment")
 

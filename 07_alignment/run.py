@@ -26,7 +26,8 @@ from tasks import load_tasks
 from token_file import open_tokens
 from train import train
 from transformer import Transformer
-from workbench import RunSettings, announce, fingerprint, parse_settings, read_json, run_main, seed_everything, write_json
+from workbench import (RunSettings, announce, fingerprint, parse_settings, read_json, run_main, seed_everything, setting,
+                       write_json)
 
 
 @dataclass
@@ -35,22 +36,22 @@ class Settings(RunSettings):
     sft_steps: int = 80            # SFT: optimizer steps
     sft_facts: int = 32            # SFT: questions a step
     sft_sums: int = 64             # SFT: demonstrated sums a step
-    sft_terse: float = 0.35        # SFT: share of terse answers
+    sft_terse: float = setting(0.35, least=0, most=1)   # SFT: share of terse answers
     sft_matrix_lr: float = 2e-3    # SFT: learning rate of Muon
     sft_other_lr: float = 1.5e-3   # SFT: learning rate of AdamW
     dpo_steps: int = 6             # DPO: optimizer steps; more of them cost right answers
     dpo_questions: int = 240       # DPO: training questions to make pairs from
-    dpo_samples: int = 6           # DPO: answers sampled to each
+    dpo_samples: int = setting(6, least=2)              # DPO: answers sampled to each
     dpo_batch: int = 24            # DPO: pairs a step
     dpo_beta: float = 0.1          # DPO: how far from the reference (smaller is further)
-    dpo_anchor: float = 0.1        # DPO: weight of the likelihood of the chosen answer
+    dpo_anchor: float = setting(0.1, least=0)           # DPO: weight of the likelihood of the chosen answer
     dpo_lr: float = 1.5e-4         # DPO: learning rate of AdamW
     grpo_steps: int = 60           # GRPO: optimizer steps
     grpo_prompts: int = 32         # GRPO: sums a step
-    grpo_group: int = 8            # GRPO: answers to each
+    grpo_group: int = setting(8, least=2)               # GRPO: answers to each
     grpo_lr: float = 7e-4          # GRPO: learning rate of AdamW
     replay_answers: int = 24       # GRPO: own earlier answers replayed a step
-    replay_weight: float = 0.5     # GRPO: their weight
+    replay_weight: float = setting(0.5, least=0)        # GRPO: their weight
     replay_rows: int = 4           # GRPO: rows of pretraining text replayed a step
     samples: int = 16              # k of pass@k and of the majority vote
 

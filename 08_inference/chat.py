@@ -18,17 +18,17 @@ from quantize import load_quantized
 from streaming import StreamDecoder
 from tasks import load_tasks
 from transformer import Transformer
-from workbench import parse_settings, run_main
+from workbench import parse_settings, run_main, setting
 
 
 @dataclass
 class Settings:
     """What can be set on the command line."""
     out: str = "out"            # folder that make wrote
-    seed: int = 0               # seed of the sampling
-    temperature: float = 0.0    # 0 always takes the likeliest token
-    top_k: int = 0              # sample among the k likeliest tokens only (0: all)
-    top_p: float = 1.0          # sample among the likeliest tokens of this total probability only
+    seed: int = setting(0, least=0)                      # seed of the sampling
+    temperature: float = setting(0.0, least=0)           # 0 always takes the likeliest token
+    top_k: int = setting(0, least=0)                     # sample among the k likeliest tokens only (0: all)
+    top_p: float = setting(1.0, above=0, most=1)         # sample among the likeliest tokens of this total probability only
     max_new: int = 60           # longest answer, in tokens
     int4: bool = False          # use the 4-bit model
 

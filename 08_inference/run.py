@@ -28,7 +28,7 @@ from skills import fact_skill, sum_skill
 from tasks import load_tasks
 from token_file import open_tokens
 from transformer import Transformer
-from workbench import RunSettings, announce, at_least_one, parse_settings, run_main, write_json
+from workbench import RunSettings, announce, parse_settings, run_main, setting, write_json
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Settings(RunSettings):
     rounds: int = 5           # times each way of decoding is timed, in turn
     calibration: int = 50     # batches of 16 x 128 training tokens that show the quantizer the inputs of each layer
     tuning: int = 100         # steps of training the scales of the small model
-    table_bits: int = 8       # bits of the embedding in the small model: 8 or 4
+    table_bits: int = setting(8, least=2, most=8)   # bits of the embedding in the small model: 8 or 4
 
 
 QUICK = dict(rounds=2, new_tokens=32, calibration=4, tuning=4)
@@ -74,7 +74,6 @@ def perplexity(model: Transformer, valid, n_bytes: int) -> float:
 def main() -> None:
     """Time the cache, quantize, measure both models, then the scoreboard and the report."""
     s = parse_settings(Settings, __doc__, QUICK)
-    at_least_one(s, "new_tokens", "batch", "rounds", "calibration", "tuning")
     device = announce("08 inference", s)
     begin = time.perf_counter()
     out, folder = Path(s.out), Path(s.out, "08_inference")

@@ -10,7 +10,8 @@ import pytest
 import cells as cells_module
 import streaming
 from cells import Cells
-from workbench import Progress, RunSettings, at_least_one, atomic, field_comments, fingerprint, parse_settings, read_json, run_main, write_json
+from workbench import (Progress, RunSettings, atomic, field_comments, fingerprint, parse_settings, read_json, run_main,
+                       setting, write_json)
 
 
 @dataclasses.dataclass
@@ -25,7 +26,7 @@ def test_comments_become_help(capsys):
     assert field_comments(Settings)["seed"] == "seed of every random choice"
     with pytest.raises(SystemExit):
         parse_settings(Settings, "what it does", argv=["--help"])
-    assert "optimizer steps, 100% of them (default 10)" in " ".join(capsys.readouterr().out.split())
+    assert "optimizer steps, 100% of them (default 10; 1 or more)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_flags_override_quick_which_overrides_defaults():
@@ -49,10 +50,39 @@ def test_damaged_json_is_named(tmp_path):
         read_json(tmp_path / "m.json")
 
 
-def test_a_count_of_zero_is_refused_before_the_work_begins():
-    at_least_one(Settings(), "steps")
+@dataclasses.dataclass
+class Ranges:
+    file: str                                      # a file
+    steps: int = 3                                 # steps
+    rate: float = 0.5                              # rate
+    seed: int = setting(0, least=0, most=9)        # seed
+    share: float = setting(1.0, above=0, most=1)   # share
+
+
+@pytest.mark.parametrize("words, sentence", [
+    ("--steps 0", "--steps 0: give 1 or more"), ("--steps=-1", "--steps -1: give 1 or more"),
+    ("--rate 0", "--rate 0.0: give above 0"), ("--rate nan", "--rate nan: give above 0"),
+    ("--rate inf", "--rate inf: give above 0"), ("--seed=-1", "--seed -1: give 0 to 9"),
+    ("--seed 10", "--seed 10: give 0 to 9"), ("--share 0", "--share 0.0: give above 0, at most 1"),
+    ("--share 1.1", "--share 1.1: give above 0, at most 1"), ("--share nan", "--share nan: give above 0, at most 1")])
+def test_a_number_outside_its_range_is_refused_in_one_sentence(words, sentence):
+    with pytest.raises(ValueError) as error:
+        parse_settings(Ranges, "", argv=["x", *words.split()])
+    assert str(error.value) == sentence
+
+
+def test_the_ends_of_a_range_are_inside_and_help_shows_it(capsys):
+    given = parse_settings(Ranges, "", argv="x --steps 1 --rate 1e-9 --seed 9 --share 1".split())
+    assert given == Ranges("x", 1, 1e-9, 9, 1.0)
+    with pytest.raises(SystemExit):
+        parse_settings(Ranges, "", argv=["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "file a file" in text and "steps (default 3; 1 or more)" in text and "share (default 1.0; above 0, at most 1)" in text
+
+
+def test_quick_values_are_held_to_the_ranges_too():
     with pytest.raises(ValueError, match="--steps 0: give 1 or more"):
-        at_least_one(Settings(steps=0), "steps")
+        parse_settings(Settings, "", {"steps": 0}, argv=["--quick"])
 
 
 def test_the_fingerprint_depends_on_settings_and_code(tmp_path, monkeypatch):
@@ -67,8 +97,10 @@ def test_the_fingerprint_depends_on_settings_and_code(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("error, sentence", [
     (ValueError("d_model 65 is odd: choose 64"), "error: d_model 65 is odd: choose 64"),
-    (FileNotFoundError(errno.ENOENT, "no", "out/x.bin"), "error: out/x.bin is missing: run the earlier chapters first (`make` does it in order)"),
-    (OSError(errno.ENOSPC, "full"), "error: the disk is full: free some space and run the same command again, nothing is lost")])
+    (FileNotFoundError(errno.ENOENT, "no", "out/x.bin"),
+     "error: out/x.bin is missing: run the earlier chapters first (`make` does it in order)"),
+    (OSError(errno.ENOSPC, "full"),
+     "error: the disk is full: free some space and run the same command again, nothing is lost")])
 def test_expected_errors_end_with_one_sentence(error, sentence, monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
 

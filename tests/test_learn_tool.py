@@ -279,3 +279,9 @@ def test_the_learners_own_tests_skip_what_is_blank(started):
         text=True,
     ).stdout
     assert "1 passed, 1 skipped" in said and "exercise 1.2: most common pair is still blank" in said
+
+
+@pytest.mark.parametrize("words", [("check", "--seconds", "nan"), ("check", "--seconds=-1"), ("prove", "-j", "0"),
+                                   ("prove", "--seeds", "0"), ("grade", "a", "b", "--memory", "0")])
+def test_a_number_that_makes_no_sense_is_refused(fresh, words):
+    assert re.search(r": give (1 or more|a number above 0)", learn(fresh, *words, code=2))

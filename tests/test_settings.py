@@ -1,0 +1,45 @@
+"""Every command of every chapter says in one sentence that a number makes no sense, before it does anything."""
+import dataclasses
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from workbench import range_of, run_main
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = sorted(p for p in [*ROOT.glob("0[1-8]_*/*.py"), *ROOT.glob("csrc/*.py")]
+                  if "parse_settings(" in p.read_text(encoding="utf-8") and p.stem != "workbench")
+
+
+def load(path: Path):
+    """The module of a command, under a name of its own: eight of them are called run."""
+    name = f"command_{path.parent.name}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_zero_negative_and_nan_are_refused_in_one_sentence(path, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    module = load(path)
+    fields = dataclasses.fields(module.Settings)
+    positional = ["x" for f in fields if f.default is dataclasses.MISSING]
+    for f in fields:
+        allowed, flag = range_of(f), "--" + f.name.replace("_", "-")
+        for bad in ("0", "-1", "nan", "inf") if allowed else ():
+            if float(bad) in allowed:   # a field may say that 0 means something
+                assert bad == "0", f"{flag} {bad} makes no sense anywhere"
+                continue
+            monkeypatch.setattr(sys, "argv", [str(path), *positional, f"{flag}={bad}"])
+            with pytest.raises(SystemExit) as stopped:
+                run_main(module.main)
+            if f.type is float or bad in ("0", "-1"):   # argparse itself refuses "nan" for a whole number
+                assert str(stopped.value.code).startswith(f"error: {flag} "), (path, flag, bad)
+
+
+def test_the_commands_are_found():
+    assert {p.parent.name[:2] for p in COMMANDS} >= {p.name[:2] for p in ROOT.glob("0[1-8]_*")}
