@@ -1,6 +1,7 @@
 """The checker: no word about kernels that are right for subtle reasons, one exact sentence about a fault."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,13 @@ def test_the_next_call_after_a_fault_works():
     with pytest.raises(KernelFault):
         run("tree", True, "check")
     torch.testing.assert_close(run("tree", False, "check")[:4], X.view(4, 256).sum(1))
+
+
+def test_nothing_in_the_emulator_needs_the_state_of_the_cpp_runtime():
+    """A library that carries a copy of the runtime (g++ -static-libstdc++) never set up its streams and locales."""
+    needed = subprocess.run(["readelf", "-sWC", build(SOURCE, "check")], capture_output=True, text=True, check=True).stdout
+    assert "emu_tensor" in needed
+    assert not re.findall(r"std::\S*(?:stream|locale|ios_base|basic_ios|stringbuf)\S*", needed)
 
 
 REFUSED = [

@@ -89,6 +89,23 @@ def test_check_shows_what_was_given_got_and_wanted(started):
     assert "stuck?  python learn.py hint 1.1   (1 of 3)" in said
 
 
+def test_one_fault_is_told_once_however_many_tests_it_fails(tree):
+    """The checker's reports of one race may differ from test to test in the element and the threads alone."""
+    cases = "".join(
+        f'@pytest.mark.ex("1.1")\ndef test_{name}():\n    """{name}"""\n'
+        f'    assert count_pairs([]) == {{}}, "race on P[{element}]: thread ({thread},0,0) wrote it at line {line}"\n\n\n'
+        for name, element, thread, line in (("output", 253, 29, 92), ("sum", 7, 1, 92), ("future", 253, 29, 14))
+    )
+    (tree / "tests/test_ex01.py").write_text("import pytest\nfrom pairs import count_pairs\n\n\n" + cases)
+    commit(tree, "Let three tests fail by two faults")
+    learn(tree, "start", "1")
+    put(tree, "1.1", "    return 0\n")
+    said = learn(tree, "check", "1.1", code=1)
+    told = [line.strip() for line in said.splitlines() if line.startswith("     ")]
+    first, second = (f"race on P[253]: thread (29,0,0) wrote it at line {line}" for line in (92, 14))
+    assert told == [first, "the same", second], said
+
+
 def test_an_exercise_is_checked_while_the_one_it_calls_is_still_blank(started):
     put(started, "1.2", GOOD["1.2"])
     assert "✗" not in learn(started, "check", "1.2")

@@ -6,6 +6,7 @@ where an error came from, and what the body printed.
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import textwrap
@@ -16,6 +17,9 @@ from learn_bodies import Exercise, blanked, digest, is_stub
 from learn_run import Bench, copy_tree, export, line_in_file
 from learn_screen import screen
 from learn_student import ROOT, Student, command, page, paint, place
+
+# What may differ between two reports of one fault in a kernel: which element, which threads met there.
+ELEMENT_OR_THREAD = re.compile(r"\[\d+\]|\(\d+,\d+,\d+\)")
 
 
 def explain(report: dict, text: str, exercise: Exercise, path: str) -> list[str]:
@@ -78,9 +82,9 @@ def check_one(student: Student, exercise: Exercise, bench: Bench, seconds: float
             print("     not run: the process ended before it")
         elif outcome != "passed":
             shown = [report["message"]] if outcome == "skipped" else explain(report, text, reference, path)
-            if outcome == "error" and tuple(shown) in told:
-                shown = ["the same error"]
-            told.add(tuple(shown))
+            cause = ELEMENT_OR_THREAD.sub("", " ".join(shown))
+            shown = ["the same error" if outcome == "error" else "the same"] if cause in told else shown
+            told.add(cause)
             print("\n".join(indented(line) for line in shown))
     clean = (bench.base / exercise.path).read_text(encoding="utf-8")
     if refused := screen(clean, reference, exercise.body):
