@@ -11,7 +11,11 @@ from torch import Tensor, nn
 
 
 class AdamW:
-    """w <- w - lr * (m / (sqrt(v) + eps) + decay * w), with m and v corrected for starting at zero."""
+    """w <- w - lr * (m / (sqrt(v) + eps) + decay * w), with m and v corrected for starting at zero.
+
+    Used as torch.optim's, with two differences: a schedule gives its factor to `step`, and there are no parameter
+    groups (make two optimizers) and no closures.
+    """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.95),
                  eps: float = 1e-8, weight_decay: float = 0.0):
@@ -44,6 +48,11 @@ class AdamW:
         v_hat = v / (1 - b2**self.steps)
         return m_hat / (v_hat.sqrt() + self.eps)
         # END EXERCISE 3.8
+
+    def zero_grad(self) -> None:
+        """Forget the gradients, as torch.optim does by default."""
+        for p in self.parameters:
+            p.grad = None
 
     def state_dict(self) -> dict:
         """Everything that a continued run needs."""

@@ -24,12 +24,17 @@ def inputs_and_targets(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class TextBatches:
-    """Rows of `length` tokens that cover the stream once an epoch, each epoch cut at another offset, in random order."""
+    """Rows of `length` tokens that cover the stream about once an epoch, in random order.
+
+    Each epoch is cut at another offset, so that rows begin in other places and every token is a target in some epoch.
+    """
 
     def __init__(self, tokens: np.ndarray, batch: int, length: int, seed: int):
-        self.n_rows = (len(tokens) - length) // length   # a row needs length + 1 tokens, at any offset below length
+        self.n_rows = (len(tokens) - length) // length      # leaves room for at least `length` offsets
+        self.n_offsets = len(tokens) - self.n_rows * length  # the last one ends in the last token: a row has length + 1
         if self.n_rows < batch:
-            raise ValueError(f"{len(tokens)} tokens are too few for a batch of {batch} rows of {length}: use less or more text")
+            raise ValueError(f"{len(tokens)} tokens are too few for a batch of {batch} rows of {length}: "
+                             "take fewer or shorter rows, or more text")
         self.tokens, self.batch, self.length, self.seed = tokens, batch, length, seed
         self.steps_per_epoch = self.n_rows // batch
         self._epoch, self._starts = -1, np.empty(0)
@@ -38,7 +43,7 @@ class TextBatches:
         """Where the rows of one epoch begin, in the order of the epoch: (n_rows,)."""
         # EXERCISE 3.6 the rows of an epoch
         rng = np.random.default_rng([self.seed, epoch])
-        return rng.integers(self.length) + self.length * rng.permutation(self.n_rows)
+        return rng.integers(self.n_offsets) + self.length * rng.permutation(self.n_rows)
         # END EXERCISE 3.6
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:

@@ -14,10 +14,14 @@ from torch import nn
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
     """Scale all gradients by one factor so that their joint length is at most `max_norm`; returns the length before.
 
+    Without any gradient there is nothing to scale, and the length is 0.
+
     Raises ValueError if the length is not finite: the run has diverged and no scaling helps.
     """
     # EXERCISE 3.4 gradient clipping
     grads = [p.grad for p in parameters if p.grad is not None]
+    if not grads:
+        return 0.0
     norm = torch.stack([g.norm() for g in grads]).norm()
     if not torch.isfinite(norm):
         raise ValueError("the gradient is not finite: lower the learning rate or look for a division by zero in the loss")

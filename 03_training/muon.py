@@ -59,6 +59,11 @@ class Muon:
                 p.mul_(1 - lr * self.weight_decay)
                 p.sub_(lr * max(1, rows / columns) ** 0.5 * update)
 
+    def zero_grad(self) -> None:
+        """Forget the gradients, as torch.optim does by default."""
+        for p in self.parameters:
+            p.grad = None
+
     def state_dict(self) -> dict:
         """Everything that a continued run needs."""
         return {"buffers": self.buffers}

@@ -13,11 +13,11 @@ def warmup(step: int, n_warmup: int) -> float:
 
 
 def cosine(step: int, n_steps: int, n_warmup: int, floor: float = 0.02) -> float:
-    """Warm-up, then half a cosine wave from 1 down to `floor` at the last step."""
+    """Warm-up, then half a cosine wave from 1 down to `floor` at the last step; `floor` also after it."""
     # EXERCISE 3.3 cosine schedule
     if step < n_warmup:
         return warmup(step, n_warmup)
-    progress = (step - n_warmup) / max(n_steps - 1 - n_warmup, 1)
+    progress = min((step - n_warmup) / max(n_steps - 1 - n_warmup, 1), 1.0)   # the wave rises again after 1
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
     # END EXERCISE 3.3
 

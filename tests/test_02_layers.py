@@ -184,3 +184,27 @@ def test_the_gradient_of_an_embedding_has_the_same_bits_every_time():
     assert all(torch.equal(results[0], r) for r in results)
     expected = torch.zeros(7, 64, dtype=torch.float64).index_add_(0, ids.flatten(), grad.flatten(0, 1).double())
     torch.testing.assert_close(results[0].double(), expected, atol=1e-3, rtol=1e-4)
+
+
+SMOOTH = {
+    "softmax": (softmax, lambda x: x.softmax(-1)),
+    "gelu": (gelu, F.gelu),
+    "silu": (silu, F.silu),
+    "rms": (lambda x: RMSNorm(3).double()(x), lambda x: F.rms_norm(x, (3,), eps=1e-5)),
+    "layer": (lambda x: LayerNorm(3).double()(x), lambda x: F.layer_norm(x, (3,), eps=1e-5)),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("point", [[0.0, 0.0, 0.0], [2.0, 2.0, 2.0], [1.0, 1.0, -3.0], [50.0, -50.0, 0.0]])
+def test_derivatives_are_right_where_the_pieces_of_a_formula_meet(name, point):
+    """First and second derivatives at zero, at ties and far out: a maximum or a kink inside must leave no trace."""
+    weights = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    first, second = [], []
+    for function in SMOOTH[name]:
+        x = torch.tensor(point, dtype=torch.float64, requires_grad=True)
+        (gradient,) = torch.autograd.grad((function(x) * weights).sum(), x, create_graph=True)
+        first.append(gradient.detach())
+        second.append(torch.autograd.grad((gradient * weights).sum(), x)[0])
+    assert_close(*first, rtol=1e-9, atol=1e-12)
+    assert_close(*second, rtol=1e-9, atol=1e-9)

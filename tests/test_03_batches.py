@@ -27,7 +27,16 @@ def test_an_epoch_covers_every_token_once(epoch):
     assert batches.n_rows == 40 and batches.steps_per_epoch == 10
     seen = positions(batches, range(10 * epoch, 10 * epoch + 10))
     assert sorted(seen) == list(range(min(seen), min(seen) + 400)), "one unbroken stretch, nothing twice"
-    assert min(seen) < length and seen != sorted(seen)
+    assert min(seen) < 17 and seen != sorted(seen)
+
+
+@pytest.mark.parametrize("n", [40, 41, 49])
+def test_no_token_is_out_of_reach(n):
+    """The last target of the last row may be the last token: rows that all began below `length` left up to 9 unread."""
+    batches = TextBatches(np.arange(n, dtype=np.uint16), 1, 10, seed=0)
+    inputs, targets = zip(*(batches(step) for step in range(150 * batches.n_rows)))
+    assert set(torch.cat(inputs).flatten().tolist()) == set(range(n - 1))
+    assert set(torch.cat(targets).flatten().tolist()) == set(range(1, n))
 
 
 def test_epochs_are_cut_at_different_offsets_in_different_orders():

@@ -63,6 +63,34 @@ def test_a_batch_without_any_target_costs_nothing(loss_of):
     assert value == 0 and not gradient.any()
 
 
+@BOTH
+def test_a_negative_target_that_is_not_ignore_is_an_error(loss_of):
+    """It used to count as token 0."""
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+        loss_of(example()[0], torch.tensor([0, 1, -1, 3, 4, 5, 6]))
+
+
+@BOTH
+@pytest.mark.parametrize("logits", [[[0.0, 0, 0]], [[2.0, 2, -9]], [[0.0, 0, float("-inf")]], [[80.0, -80, 0]]])
+def test_the_gradient_is_right_where_logits_tie_or_are_extreme(loss_of, logits):
+    logits = torch.tensor(logits, dtype=torch.float64)
+    got = value_and_gradient(loss_of, logits, torch.tensor([1]))
+    torch.testing.assert_close(got, value_and_gradient(F.cross_entropy, logits, torch.tensor([1])), rtol=1e-12, atol=0)
+
+
+def test_a_second_derivative_is_that_of_torch_or_refused():
+    """The loss with the gradient by hand has none, and says so; the naive one has."""
+    logits, targets = example()
+    logits.requires_grad_()
+    second = {}
+    for loss_of in (cross_entropy_naive, F.cross_entropy):
+        (first,) = torch.autograd.grad(loss_of(logits, targets), logits, create_graph=True)
+        second[loss_of] = torch.autograd.grad(first.square().sum(), logits)
+    torch.testing.assert_close(second[cross_entropy_naive], second[F.cross_entropy])
+    with pytest.raises(NotImplementedError, match="use cross_entropy_naive"):
+        torch.autograd.grad(cross_entropy(logits, targets), logits, create_graph=True)
+
+
 def test_leading_dimensions_are_flattened_and_the_upstream_gradient_is_passed_on():
     logits, targets = example(6, 11)
     logits_3d, targets_2d = logits.view(2, 3, 11), targets.view(2, 3)

@@ -51,6 +51,16 @@ def test_parameters_without_a_gradient_or_frozen_stay_as_they_are():
     assert [torch.equal(p, q) for p, q in zip(mine, start)] == [False, True, True]
 
 
+@pytest.mark.parametrize("make", [AdamW, Muon])
+def test_zero_grad_forgets_the_gradients_of_its_parameters_alone(make):
+    """As torch's: None by default, so that a parameter without a new gradient is left out of the next step."""
+    mine, others = twins((2, 2), (2, 2))
+    give_gradients(0, mine, others)
+    optimizer = make(mine, 0.1)
+    optimizer.zero_grad()
+    assert [p.grad for p in mine] == [None, None] and all(p.grad is not None for p in others)
+
+
 @pytest.mark.parametrize("make", [lambda p: AdamW(p, 0.1), lambda p: Muon(p, 0.1)])
 def test_a_restored_optimizer_continues_exactly(make):
     mine, copy = twins((4, 3), (3, 3))
@@ -81,6 +91,10 @@ def test_clipping_is_that_of_torch(longest):
     if longest == 1e9:
         give_gradients(0, theirs)
         assert torch.equal(mine[0].grad, theirs[0].grad), "a short gradient is not touched"
+
+
+def test_nothing_to_clip_has_length_zero():
+    assert clip_gradients([], 1.0) == clip_gradients([nn.Parameter(torch.zeros(2))], 1.0) == 0.0
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -159,6 +173,11 @@ def test_cosine_begins_at_one_passes_the_middle_and_ends_at_the_floor():
     assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert math.isclose(factors[14], 0.55) and math.isclose(factors[24], 0.1)
     assert all(a >= b for a, b in zip(factors[4:], factors[5:]))
+
+
+@pytest.mark.parametrize("schedule", [cosine, constant_then_decay])
+def test_the_rate_stays_at_the_floor_after_the_last_step(schedule):
+    assert [schedule(i, 25, 4, floor=0.1) for i in range(25, 200)] == [0.1] * 175
 
 
 def test_constant_then_decay_ends_one_step_above_nothing():

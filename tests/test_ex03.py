@@ -67,7 +67,7 @@ def test_masking_targets_leaves_inputs_alone(n):
 def starts_of(n_tokens=200, batch=4, length=10, seed=0):
     """starts(epoch) of batches on a stream of n_tokens."""
     batches = TextBatches(np.arange(n_tokens), batch, length, seed)
-    given = f"{n_tokens} tokens, length {length}, n_rows {batches.n_rows}, seed {seed}"
+    given = f"{n_tokens} tokens, length {length}, n_rows {batches.n_rows}, n_offsets {batches.n_offsets}, seed {seed}"
     return (
         batches.n_rows,
         lambda epoch: np.asarray(call(f"{given}, epoch {epoch}", batches.starts, epoch)).tolist(),
@@ -104,17 +104,18 @@ def test_rows_come_in_random_order():
 
 @pytest.mark.ex("3.6")
 def test_each_epoch_is_cut_elsewhere_and_inside():
-    """each epoch is cut at another offset below the row length, and every row fits into the stream"""
-    n_rows, starts, given = starts_of(24, 2, 4)
+    """each epoch is cut at another offset, every row fits into the stream, and its last token is reached"""
+    n_rows, starts, given = starts_of(27, 2, 4)
     first = [min(starts(epoch)) for epoch in range(120)]
     last = [max(starts(epoch)) for epoch in range(120)]
     same(
         sorted(set(first)),
-        [0, 1, 2, 3],
+        list(range(7)),
         f"{given}; the smallest starts of 120 epochs",
-        "the offset is drawn anew for each epoch: rng.integers(length), from 0 to length - 1",
+        "the offset is drawn anew for each epoch: rng.integers(n_offsets), from 0 to n_offsets - 1",
+        {"the last tokens are never reached: offsets go further than the length of a row": [0, 1, 2, 3]},
     )
-    if max(last) + 4 > 23:
+    if max(last) + 4 > 26:
         pytest.fail(
             f"given {given}\n got a row that starts at {max(last)} and ends beyond the last token",
             pytrace=False,

@@ -132,6 +132,16 @@ def test_cosine_of_one_or_two_steps(n_steps, n_warmup, want):
     same(got, want, given, "divide by n_steps - 1 - n_warmup, and by 1 where that is 0")
 
 
+@pytest.mark.ex("3.3")
+@pytest.mark.parametrize("n_steps, n_warmup", [(25, 4), (3, 5)])
+def test_cosine_stays_at_the_floor(n_steps, n_warmup):
+    """a run that goes on after its last step stays at the floor"""
+    given = f"n_steps {n_steps}, n_warmup {n_warmup}, floor 0.1; steps after the last"
+    later = [max(n_steps, n_warmup + 1) + i for i in range(0, 40, 3)]
+    got = [call(given, cosine, i, n_steps, n_warmup, 0.1) for i in later]
+    same(got, [0.1] * len(later), given, "the cosine rises again beyond pi: progress is at most 1")
+
+
 # 3.4 gradient clipping
 
 
@@ -207,6 +217,15 @@ def test_the_length_before_is_returned():
 def show_lengths(grads):
     """Lengths of some gradients as text."""
     return ", ".join(f"{g.norm().item():.4f}" for g in grads)
+
+
+@pytest.mark.ex("3.4")
+def test_nothing_to_clip_has_length_zero():
+    """parameters without any gradient have the length 0.0"""
+    frozen = nn.Parameter(torch.zeros(3))
+    for parameters in ([], [frozen]):
+        got = call(f"{len(parameters)} parameters without a gradient", clip_gradients, iter(parameters), 1.0)
+        same(got, 0.0, f"{len(parameters)} parameters without a gradient", "an empty list cannot be stacked: return 0.0")
 
 
 @pytest.mark.ex("3.4")
