@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Callable, Iterator
@@ -156,16 +157,31 @@ def announce(title: str, settings: RunSettings) -> torch.device:
 def atomic(path: Path | str) -> Iterator[Path]:
     """Yields a temporary path to write; it takes the place of `path` only when the block ends without an error.
 
-    A rename is atomic on one file system, so a reader, or a run after kill -9, sees the old file or the new one.
+    A rename is atomic on one file system, so a reader, or a run after kill -9, sees the old file or the new one. What
+    can't be replaced without being destroyed (/dev/null, a pipe) gets the bytes copied into it, and a link stays one.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    special = is_special(path)
+    if not special:
+        path = Path(os.path.realpath(path))   # /dev/stdout may be a link to a file: the file is meant
+        path.parent.mkdir(parents=True, exist_ok=True)
+    home = Path(tempfile.gettempdir()) if special else path.parent
+    temporary = home / f"{path.name}.{os.getpid()}.tmp"
     try:
         yield temporary
-        os.replace(temporary, path)
+        if special:
+            with open(temporary, "rb") as source, open(path, "wb") as target:
+                shutil.copyfileobj(source, target)
+        else:
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_special(path: Path | str) -> bool:
+    """Whether a path names a device, a pipe or a socket: something that is written to and never replaced."""
+    path = Path(path)
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def write_json(path: Path | str, value) -> None:

@@ -44,6 +44,29 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     assert read_json(path) == {"x": 1} and [p.name for p in path.parent.iterdir()] == ["a.json"]
 
 
+@pytest.mark.parametrize("how", ["text", "json"])
+def test_output_to_a_pipe_or_through_a_link_replaces_neither(tmp_path, how):
+    pipe, real, link = tmp_path / "pipe", tmp_path / "real", tmp_path / "link"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    real.write_text("old")
+    link.symlink_to(real)
+    for path in (pipe, link):
+        if how == "json":
+            write_json(path, [1])
+        else:
+            with atomic(path) as temporary:
+                temporary.write_text("[\n 1\n]\n")
+    assert os.read(reader, 99) == b"[\n 1\n]\n" and pipe.is_fifo(), "a device stays what it is and gets the bytes"
+    assert link.is_symlink() and read_json(real) == [1] and not list(tmp_path.glob("*.tmp"))
+    os.close(reader)
+
+
+def test_output_to_dev_null_leaves_it_a_device():
+    write_json("/dev/null", {})
+    assert not os.path.isfile("/dev/null") and os.path.exists("/dev/null")
+
+
 def test_damaged_json_is_named(tmp_path):
     (tmp_path / "m.json").write_text('{"x": ')
     with pytest.raises(ValueError, match="m.json is damaged .* delete it"):
