@@ -1,20 +1,24 @@
-"""Attention: every token looks at itself and the tokens before it, and takes a weighted mean of what it finds.
+"""Attention: every token looks at itself and the tokens before it, and takes a weighted mean.
 
 Vaswani et al. 2017 (section 3.2); grouped-query attention: Ainslie et al. 2023; q/k norm: Henry et al. 2020.
 This is the plain version, with the whole T x T table in memory. Chapter 4 computes the same in tiles.
 
     python 02_transformer/run.py           checks that no token sees the future
 """
+import functools
+
 import torch
 from torch import Tensor, nn
 
-from linear import Linear
+from attention_sink import add_sink
+from linear import BiasedLinear, Linear
 from normalization import RMSNorm
 from positions import alibi_bias, apply_rope
+from sliding_window import window_mask
 
 
 def softmax(x: Tensor) -> Tensor:
-    """exp(x) / sum(exp(x)) over the last dimension. Subtracting the maximum changes nothing and prevents overflow."""
+    """exp(x) / sum(exp(x)) over the last dimension; subtracting the maximum first prevents overflow."""
     # EXERCISE 2.1 softmax
     e = (x - x.amax(-1, keepdim=True)).exp()
     return e / e.sum(-1, keepdim=True)
@@ -34,7 +38,7 @@ def causal_mask(n_queries: int, n_keys: int, device: torch.device | None = None)
 
 
 def repeat_heads(x: Tensor, n_heads: int) -> Tensor:
-    """Grouped-query attention: give each of K key/value heads to H/K query heads. (B, K, T, D) to (B, H, T, D)."""
+    """Give each of K key/value heads to H/K query heads: (B, K, T, D) to (B, H, T, D)."""
     # EXERCISE 2.4 grouped heads
     group = n_heads // x.shape[1]   # query heads that share one key/value head
     return x if group == 1 else x.repeat_interleave(group, dim=1)
@@ -44,7 +48,8 @@ def repeat_heads(x: Tensor, n_heads: int) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Causal scaled dot-product attention: softmax(q k^T / sqrt(D) + bias) v.
 
-    q (B, H, T, D); k and v (B, H, S, D) with S >= T, the queries being the last T positions. Returns (B, H, T, D).
+    q (B, H, T, D); k and v (B, H, S, D) with S >= T, the queries being the last T positions; bias, if any,
+    (H or 1, T, S). Returns (B, H, T, D).
     """
     # EXERCISE 2.12 scaled dot-product attention
     T, S, D = q.shape[-2], k.shape[-2], q.shape[-1]
@@ -57,25 +62,47 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     # END EXERCISE 2.12
 
 
+@functools.lru_cache(maxsize=4)
+def score_bias(heads: int, window: int, T: int, S: int, dtype: torch.dtype,
+               device: torch.device) -> Tensor | None:
+    """What ALiBi (for `heads` heads, or 0) and a window (or 0) add to the scores: (H or 1, T, S), or None.
+
+    The layers of one forward pass ask for the same table, so the last few are kept.
+    """
+    with torch.inference_mode(False):   # a table kept from inference must still serve training
+        bias = alibi_bias(heads, T, S).to(device, dtype) if heads else None
+        if window and window < S:
+            hidden = torch.zeros(1, T, S, device=device, dtype=dtype)
+            hidden = hidden.masked_fill(window_mask(T, S, window, device), float("-inf"))
+            bias = hidden if bias is None else bias + hidden
+        return bias
+
+
 class Attention(nn.Module):
     """Multi-head causal self-attention with K <= H key/value heads.
 
-    `cache`, if given, is any object with `append(layer, k, v) -> (all k, all v)`: it stores the new keys and values
-    and returns those of the whole sequence (chapters 7 and 8 have two such classes).
-    """
+    `cache`, if given, is any object with `append(layer, k, v) -> (all k, all v)`: it stores the new keys and
+    values and returns those of the whole sequence (chapters 7 and 8 have two such classes). """
 
     def __init__(self, config, layer: int):
         super().__init__()
         self.layer, self.heads, self.kv_heads = layer, config.n_heads, config.n_kv_heads
         self.positions = config.positions
-        D = self.head_width = config.d_model // config.n_heads
-        self.q_proj = Linear(config.d_model, self.heads * D)
-        self.k_proj = Linear(config.d_model, self.kv_heads * D)
-        self.v_proj = Linear(config.d_model, self.kv_heads * D)
-        self.o_proj = Linear(self.heads * D, config.d_model)
-        self.q_norm = RMSNorm(D) if config.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(D) if config.qk_norm else nn.Identity()
+        self.window = config.window_of(layer)
+        D = self.head_width = config.D
+        linear = BiasedLinear if config.bias else Linear
+        self.q_proj = linear(config.d_model, self.heads * D)
+        self.k_proj = linear(config.d_model, self.kv_heads * D)
+        self.v_proj = linear(config.d_model, self.kv_heads * D)
+        self.o_proj = linear(self.heads * D, config.d_model)
+        self.q_norm = RMSNorm(D, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(D, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.sinks = nn.Parameter(torch.zeros(self.heads)) if config.sinks else None
         self.attend = attend   # chapter 4 puts other ways to compute the same here
+
+    def bias(self, T: int, S: int, x: Tensor) -> Tensor | None:
+        """What is added to the scores of T queries and S keys, in the type of x: (H or 1, T, S), or None."""
+        return score_bias(self.heads * (self.positions == "alibi"), self.window, T, S, x.dtype, x.device)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache=None) -> Tensor:
         """x (B, T, C) to (B, T, C); cos and sin (T, D/2) belong to the positions of x."""
@@ -90,7 +117,9 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.append(self.layer, k, v)                                      # (B, K, S, D)
         k, v = repeat_heads(k, self.heads), repeat_heads(v, self.heads)                # (B, H, S, D)
-        bias = alibi_bias(self.heads, T, k.shape[2]).to(x) if self.positions == "alibi" else None
+        bias = self.bias(T, k.shape[2], x)                                             # (H or 1, T, S), None
+        if self.sinks is not None:
+            k, v, bias = add_sink(k, v, bias, self.sinks)                              # S + 1 keys
         out = self.attend(q, k, v, bias)                                               # (B, H, T, D)
         return self.o_proj(out.transpose(1, 2).reshape(B, T, self.heads * D))          # (B, T, C)
         # END EXERCISE 2.13

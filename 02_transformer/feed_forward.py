@@ -1,4 +1,5 @@
-"""The feed-forward layer: each token on its own, wider inside than outside. Two thirds of the parameters live here.
+"""The feed-forward layer: each token on its own, wider inside than outside. Two thirds of the parameters live
+here.
 
 SwiGLU: Shazeer 2020 (equation 6); GELU: Hendrycks and Gimpel 2016; squared ReLU: So et al. 2021.
 
@@ -9,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from linear import Linear
+from linear import BiasedLinear, Linear
 
 
 def silu(x: Tensor) -> Tensor:
@@ -22,6 +23,11 @@ def gelu(x: Tensor) -> Tensor:
     return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
 
 
+def gelu_tanh(x: Tensor) -> Tensor:
+    """The approximation of gelu that GPT-2 was trained with (Hendrycks and Gimpel 2016, section 2)."""
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
 def relu(x: Tensor) -> Tensor:
     """max(x, 0)."""
     return x.clamp(min=0)
@@ -32,18 +38,21 @@ def relu2(x: Tensor) -> Tensor:
     return x.clamp(min=0).square()
 
 
-ACTIVATIONS = {"swiglu": silu, "gelu": gelu, "relu": relu, "relu2": relu2}
+ACTIVATIONS = {"swiglu": silu, "gelu": gelu, "gelu_tanh": gelu_tanh, "relu": relu, "relu2": relu2}
 
 
 class FeedForward(nn.Module):
-    """down(act(up x)), or for swiglu down(silu(gate x) * up x): one projection decides how much of the other passes."""
+    """down(act(up x)), or for swiglu down(silu(gate x) * up x): one projection decides how much of the other
+    passes."""
 
-    def __init__(self, config):
+    def __init__(self, config, width: int | None = None):
         super().__init__()
+        C, F = config.d_model, width or config.d_ff
+        linear = BiasedLinear if config.bias else Linear
         self.act = ACTIVATIONS[config.activation]
-        self.gate_proj = Linear(config.d_model, config.d_ff) if config.activation == "swiglu" else None
-        self.up_proj = Linear(config.d_model, config.d_ff)
-        self.down_proj = Linear(config.d_ff, config.d_model)
+        self.gate_proj = linear(C, F) if config.activation == "swiglu" else None
+        self.up_proj = linear(C, F)
+        self.down_proj = linear(F, C)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) to (B, T, C)."""

@@ -25,7 +25,7 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """(x - mean) / sqrt(variance + eps) * g + b over the last dimension; the variance divides by C, not C - 1."""
+    """(x - mean) / sqrt(variance + eps) * g + b over the last dimension; the variance divides by C."""
 
     def __init__(self, width: int, eps: float = 1e-5):
         super().__init__()
@@ -36,7 +36,8 @@ class LayerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) to (..., C)."""
         centred = x - x.mean(-1, keepdim=True)
-        return centred * (centred.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight + self.bias
+        variance = centred.square().mean(-1, keepdim=True)             # (..., 1)
+        return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
 
 
 NORMS = {"rms": RMSNorm, "layer": LayerNorm}

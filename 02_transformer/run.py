@@ -11,11 +11,12 @@ import torch
 
 from attention import softmax
 from bpe import Tokenizer
+from count import count_parameters
 from figures import new_axes, save
 from positions import apply_rope, rope_tables
 from token_file import open_tokens
-from transformer import Config, Transformer, count_parameters
-from workbench import RunSettings, announce, parse_settings, run_main, seed_everything, write_json
+from transformer import Config, Transformer
+from workbench import RunSettings, announce, parse_settings, run_main, seed_everything, setting, write_json
 
 
 @dataclass
@@ -26,12 +27,19 @@ class Settings(RunSettings):
     n_heads: int = 4             # query heads
     n_kv_heads: int = 4          # key/value heads
     d_ff: int = 352              # width inside the feed-forward layer
-    positions: str = "rope"      # rope, learned, alibi or none
+    positions: str = "rope"      # rope, learned, sinusoidal, alibi or none
     rope_base: float = 10_000.0  # base of RoPE's angles
     norm: str = "rms"            # rms or layer
-    placement: str = "pre"       # pre or post
+    placement: str = "pre"       # pre, post or parallel
     activation: str = "swiglu"   # swiglu, gelu, relu or relu2
     qk_norm: bool = True         # normalise queries and keys
+    softcap: float = setting(0.0, least=0)      # keep logits inside -softcap ... softcap (0: leave them alone)
+    attention: str = "full"      # full, window, alternate (window, full, ...) or latent
+    window: int = 64             # tokens that a window layer sees
+    sinks: bool = False          # let each head attend to nothing
+    n_experts: int = setting(0, least=0)        # experts instead of one feed-forward layer (0: none)
+    top_k: int = 2               # experts that a token visits
+    balance: str = "loss"        # loss, bias or none: what keeps the experts' load even
 
 
 QUICK = dict(d_model=64, n_layers=2, d_ff=192)

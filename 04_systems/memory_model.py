@@ -8,8 +8,9 @@ sliced matrices stored in slices and gathered again (Korthikanti et al. 2022, ta
 """
 from dataclasses import dataclass, replace
 
+from count import count_parameters
 from pipeline_parallel import layers_of
-from transformer import Config, count_parameters
+from transformer import Config
 from zero import state_bytes
 
 

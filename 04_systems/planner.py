@@ -9,9 +9,10 @@ with what it leaves out, so a prediction is a lower bound of the step time. Nara
 from collections import Counter
 from dataclasses import dataclass
 
+from count import count_parameters
 from memory_model import MIXED, Placement, RankMemory, rank_memory, traffic
 from pipeline_parallel import layers_of
-from transformer import Config, count_parameters
+from transformer import Config
 from workbench import parse_settings, run_main
 
 MODELS = {   # Grattafiori et al. 2024, table 3

@@ -174,6 +174,8 @@ def split_heads_and_widths(model: Transformer, team: Team, sequence: bool = Fals
         if getattr(config, name) % team.size:
             raise ValueError(f"{name} {getattr(config, name)} is not a multiple of {team.size} tensor-parallel ranks: "
                              "choose fewer ranks or another shape")
+    if config.attention == "latent" or config.n_experts or config.bias or config.sinks:
+        raise ValueError("latent attention, experts, biases and sinks are not cut here: use the plain decoder")
     if config.positions == "alibi" or sequence and config.positions == "learned":
         raise ValueError(f"positions {config.positions!r} cannot be cut this way: use rope")
     if -(-config.vocab_size // team.size) * (team.size - 1) >= config.vocab_size:

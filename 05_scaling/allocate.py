@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from chinchilla import Law
+from count import count_parameters
 from planner import Cluster, Plan, search
-from transformer import Config, count_parameters
+from transformer import Config
 from workbench import parse_settings, run_main, setting
 
 # The refit of Chinchilla's own runs by Besiroglu et al. (2024), and the published runs to hold against it.

@@ -1,7 +1,8 @@
 """The KV cache: keep the keys and values of earlier tokens, so that a new token costs one token's work.
 
-Adds to rollout.GrowingCache that memory is reserved once, so that nothing is copied as the text grows. The model is
-the same; only who remembers changes, and the tests hold the output equal to running everything again.
+Adds to rollout.GrowingCache that memory is reserved once, so that nothing is copied as the text grows. The
+model is the same; only who remembers changes, and the tests hold the output equal to running everything
+again.
 
     python 08_inference/run.py             measures it against generate.generate
 """
@@ -17,14 +18,16 @@ from transformer import Config, Transformer
 class KVCache:
     """Room for the keys and values of `max_len` tokens: two tensors (L, B, K, max_len, D)."""
 
-    def __init__(self, config: Config, batch: int, max_len: int, device: torch.device | str = "cpu", dtype=torch.float32):
-        D = config.d_model // config.n_heads
-        shape = (config.n_layers, batch, config.n_kv_heads, max_len, D)
-        self.k, self.v = torch.empty(shape, device=device, dtype=dtype), torch.empty(shape, device=device, dtype=dtype)
+    def __init__(self, config: Config, batch: int, max_len: int, device: torch.device | str = "cpu",
+                 dtype=torch.float32):
+        heads, *widths = config.cache_shape                          # latent attention stores two widths, not D twice
+        self.k, self.v = (torch.empty(config.n_layers, batch, heads, max_len, width, device=device, dtype=dtype)
+                          for width in widths)
         self.filled = [0] * config.n_layers
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, K, T, D) keys and values of new tokens; returns views of those of the whole sequence (B, K, S, D)."""
+        """Store (B, K, T, D) keys and values of new tokens; returns views of those of the whole sequence (B,
+        K, S, D)."""
         # EXERCISE 8.6 cache append
         begin = self.filled[layer]
         end = begin + k.shape[2]
@@ -37,8 +40,9 @@ class KVCache:
 
     @property
     def bytes(self) -> int:
-        """Memory of the cache: 2 * L * B * K * max_len * D numbers."""
-        return 2 * self.k.numel() * self.k.element_size()
+        """Memory of the cache: 2 * L * B * K * max_len * D numbers (what latent attention stores is
+        narrower)."""
+        return (self.k.numel() + self.v.numel()) * self.k.element_size()
 
 
 @torch.no_grad()
@@ -59,7 +63,8 @@ def stream(model: Transformer, prompt: list[int], n_new: int, eos: int | None = 
 
 @torch.no_grad()
 def generate_cached(model: Transformer, ids: Tensor, n_new: int) -> Tensor:
-    """Greedy: same result as generate.generate(model, ids, n_new) for ids (B, T), with a cache. Returns (B, T + n_new)."""
+    """Greedy: same result as generate.generate(model, ids, n_new) for ids (B, T), with a cache. Returns (B, T
+    + n_new)."""
     # EXERCISE 8.7 cached generation
     T = ids.shape[1]
     cache = KVCache(model.config, ids.shape[0], T + n_new, ids.device)

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from count import count_parameters
 from generate import choose, generate, generate_many
 from positions import rope_tables
-from transformer import Config, Transformer, count_parameters
+from transformer import Config, Transformer
 
 POSITIONS = ("rope", "learned", "alibi", "none")
 TINY = dict(vocab_size=11, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=12, max_len=12)

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from agreement import agree
+from count import count_parameters
 from generate import choose
-from transformer import Config, Transformer, count_parameters
+from transformer import Config, Transformer
 
 
 # 2.7 choosing a token
