@@ -68,7 +68,9 @@ class MixtureOfExperts(nn.Module):
         tokens = x.flatten(0, -2)                                                # (N, C), N = B T
         bias = self.e_score_correction_bias
         weights, chosen, scores = route(self.gate(tokens), bias, self.top_k, self.sigmoid)
-        self.balance, self.load = balance_of(scores, chosen), load_of(chosen, len(bias))
+        balance = balance_of(scores, chosen)
+        self.balance = balance if self.training else balance.detach()   # a model at rest holds no graph
+        self.load = load_of(chosen, len(bias))
         out = self.visit(tokens, weights, chosen).view_as(x)
         return out if self.shared_experts is None else out + self.shared_experts(x)
 
@@ -107,6 +109,6 @@ def move_biases(model: nn.Module, rate: float = 1e-3) -> None:
     """After a step: raise the bias of each expert whose load was below the mean, lower it where it was
     above."""
     # EXERCISE 2.17 balance without a loss
-    for m in mixtures(model):
+    for m in [m for m in mixtures(model) if m.sigmoid]:
         m.e_score_correction_bias += rate * (1 / len(m.load) - m.load).sign()
     # END EXERCISE 2.17

@@ -33,7 +33,7 @@ class Settings(RunSettings):
     placement: str = "pre"       # pre, post or parallel
     activation: str = "swiglu"   # swiglu, gelu, relu or relu2
     qk_norm: bool = True         # normalise queries and keys
-    softcap: float = setting(0.0, least=0)      # keep logits inside -softcap ... softcap (0: leave them alone)
+    softcap: float = setting(0.0, least=0)      # keep logits inside -softcap ... softcap (0: do not)
     attention: str = "full"      # full, window, alternate (window, full, ...) or latent
     window: int = 64             # tokens that a window layer sees
     sinks: bool = False          # let each head attend to nothing

@@ -14,6 +14,7 @@ from bpe import Tokenizer
 from checkpoint import save_model
 from cross_entropy import cross_entropy
 from figures import GREY, new_axes, save
+from mixture_of_experts import balance_loss
 from muon import muon_and_adamw
 from recall import fact_recall, plain_addition, plain_answers
 from schedule import SCHEDULES, warmup
@@ -65,7 +66,8 @@ def pretrain(model: Transformer, tokenizer: Tokenizer, tokens, tasks: Tasks, s: 
     text, banned = TextBatches(tokens, s.batch, s.length, s.seed), set(tasks.test_sums)
 
     def loss_on(x, y):
-        return cross_entropy(model(x.to(device)), y.to(device))
+        loss = cross_entropy(model(x.to(device)), y.to(device))
+        return loss + 0.01 * balance_loss(model) if model.config.balance == "loss" else loss
 
     def loss_of(step):
         if step < s.sum_steps:

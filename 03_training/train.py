@@ -14,6 +14,7 @@ from torch import Tensor
 
 from checkpoint import load_state, save_state
 from clipping import clip_gradients
+from mixture_of_experts import move_biases
 from transformer import Transformer
 from workbench import Progress
 
@@ -39,6 +40,7 @@ def train(model: Transformer, optimizers: list, loss_of: Callable[[int], Tensor 
         norm = clip_gradients(model.parameters(), clip)
         for optimizer in optimizers:
             optimizer.step(scale_of(step))
+        move_biases(model)   # of experts that are balanced without a loss
         step += 1
         log.append({"step": step, "loss": loss.item(), "grad_norm": norm, **numbers, "seconds": time.perf_counter() - begin})
         bar.update(step, "  ".join(f"{name} {value:.3f}" for name, value in {"loss": loss.item(), **numbers}.items()))

@@ -136,7 +136,13 @@ def test_the_attention_layer_agrees_with_torch_multi_head_attention():
 def test_feed_forward_agrees_with_torch(activation):
     torch.manual_seed(0)
     ours = FeedForward(Config(**{**TINY, "activation": activation})).double()
-    act = {"swiglu": F.silu, "gelu": F.gelu, "relu": F.relu, "relu2": lambda x: F.relu(x) ** 2}[activation]
+    act = {
+        "swiglu": F.silu,
+        "gelu": F.gelu,
+        "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+        "relu": F.relu,
+        "relu2": lambda x: F.relu(x) ** 2,
+    }[activation]
 
     def theirs(x):
         up = F.linear(x, ours.up_proj.weight)
@@ -182,7 +188,8 @@ def test_the_gradient_of_an_embedding_has_the_same_bits_every_time():
         table(ids).backward(grad)
         results.append(table.weight.grad)
     assert all(torch.equal(results[0], r) for r in results)
-    expected = torch.zeros(7, 64, dtype=torch.float64).index_add_(0, ids.flatten(), grad.flatten(0, 1).double())
+    expected = torch.zeros(7, 64, dtype=torch.float64)
+    expected.index_add_(0, ids.flatten(), grad.flatten(0, 1).double())
     torch.testing.assert_close(results[0].double(), expected, atol=1e-3, rtol=1e-4)
 
 

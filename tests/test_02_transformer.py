@@ -13,7 +13,7 @@ from generate import choose, generate, generate_many
 from positions import rope_tables
 from transformer import Config, Transformer
 
-POSITIONS = ("rope", "learned", "alibi", "none")
+POSITIONS = ("rope", "learned", "sinusoidal", "alibi", "none")
 TINY = dict(vocab_size=11, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=12, max_len=12)
 
 
@@ -97,13 +97,13 @@ def test_the_formula_counts_a_published_model():
     "options, sentence",
     [
         (dict(d_model=65), "choose 64 or 68"),
-        (dict(d_model=3, n_heads=4), "n_heads 4: choose 4$"),
+        (dict(d_model=3, n_heads=4), "n_heads 4: choose 4, or head_width$"),
         (dict(n_heads=6, n_kv_heads=4, d_model=48), "same number of query heads"),
         (dict(n_layers=0), "n_layers is 0: it must be at least 1"),
-        (dict(positions="sinus"), "choose one of rope, learned, alibi, none"),
+        (dict(positions="sinus"), "choose one of rope, learned, sinusoidal, alibi, none"),
         (dict(norm="batch"), "choose one of rms, layer"),
-        (dict(placement="both"), "choose one of pre, post"),
-        (dict(activation="tanh"), "choose one of swiglu, gelu, relu, relu2"),
+        (dict(placement="both"), "choose one of pre, post, parallel"),
+        (dict(activation="tanh"), "choose one of swiglu, gelu, gelu_tanh, relu, relu2"),
         (dict(d_model=12, n_heads=4), "even head width, not 3"),
         (dict(rope_base=float("nan")), "rope_base is nan: give a number above 1"),
     ],
