@@ -53,32 +53,57 @@ def docstrings(min_chars: int = 200, min_letters: float = 0.65) -> list[str]:
     return list(found)
 
 
-def files_below(path: str | Path) -> list[str]:
-    """The user's own text: one UTF-8 file (documents are separated by empty lines) or every readable file of a folder.
+def files_below(path: str | Path) -> tuple[list[str], list[Path]]:
+    """The user's own text: one UTF-8 file (documents are separated by empty lines) or every UTF-8 file of a folder.
 
-    Raises ValueError if there is nothing to read.
+    Returns the documents, and the files of a folder that are not UTF-8. Raises ValueError if there is nothing to read.
     """
     path = Path(path)
     if not path.exists():
         raise ValueError(f"--corpus {path}: no such file or folder")
-    documents = []
+    documents, skipped = [], []
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
         try:
-            text = file.read_text(encoding="utf-8")
+            text = file.read_text(encoding="utf-8-sig")   # without the mark that some editors put in front
         except UnicodeDecodeError as error:
             if path.is_file():
-                raise ValueError(f"--corpus {path} is not UTF-8 text (byte {error.start}): convert it, e.g. with iconv") from None
-            continue   # a folder may also hold pictures
+                raise ValueError(f"--corpus {path} is not UTF-8 text (byte {error.start}): "
+                                 "convert it, e.g. with iconv") from None
+            skipped.append(file)   # a folder may also hold pictures
+            continue
         documents += re.split(r"\n\s*\n", text) if path.is_file() else [text]
-    return documents
+    return documents, skipped
+
+
+def cut_long(documents: list[str], parts: int = 10) -> list[str]:
+    """The same text in documents of at most one `parts`th of all: held out goes by whole documents, and one document
+    alone could only be held out or trained on. Cuts at the end of a line, else at a blank, else anywhere.
+    """
+    most, pieces = max(sum(map(len, documents)) // parts, 1), []
+    for text in documents:
+        while len(text) > most:
+            cut = max(text.rfind("\n", 0, most), 0) or max(text.rfind(" ", 0, most), 0) or most
+            pieces.append(text[:cut].rstrip())
+            text = text[cut:].lstrip()
+        pieces.append(text)
+    return pieces
 
 
 def real_text(path: str | Path | None = None) -> list[str]:
-    """Real documents in a fixed order: the user's if a path is given, else the reference and the docstrings."""
-    raw = files_below(path) if path else language_reference() + docstrings()
-    documents = list(dict.fromkeys(filter(None, map(tidy, raw))))
-    if sum(map(len, documents)) < 20_000:
-        raise ValueError(f"only {sum(map(len, documents))} characters of text in {path or 'this Python'}: give at least 20000 with --corpus")
+    """Real documents in a fixed order: the user's if a path is given, else the reference and the docstrings.
+
+    Says which files of a folder it could not read.
+    """
+    raw, skipped = files_below(path) if path else (language_reference() + docstrings(), [])
+    if skipped:
+        names = ", ".join(str(file.relative_to(path)) for file in skipped[:3])
+        print(f"  skipped {len(skipped)} files of {path} that are not UTF-8 text ({names}): "
+              "if they hold text, convert them, e.g. with iconv")
+    documents = list(dict.fromkeys(filter(None, cut_long(list(map(tidy, raw))))))
+    size = sum(map(len, documents))
+    if size < 20_000:
+        raise ValueError(f"only {size} characters of text in {path or 'this Python'}, repetitions aside: "
+                         "give at least 20000 with --corpus")
     return documents
 
 

@@ -96,10 +96,43 @@ def test_test_sums_are_banned_and_distinct(corpus):
 
 
 def test_your_own_file_or_folder_is_read(tmp_path):
-    (tmp_path / "a.txt").write_text("First   paragraph.\n\n\nSecond. " + "word " * 6000, encoding="utf-8")
+    words = " ".join(map(str, range(6000)))
+    (tmp_path / "a.txt").write_text("First   paragraph.\n\n\nSecond. " + words, encoding="utf-8")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\xff\xfe")
     assert real_text(tmp_path / "a.txt")[0] == "First paragraph."
-    assert len(real_text(tmp_path)) == 1
+    assert 10 <= len(real_text(tmp_path)) <= 12   # one document, cut into tenths
+
+
+def from_text(path):
+    return build_corpus(random.Random(0), str(path), n_names=4, n_held_out=2, real_chars=30_000, exposures=1,
+                        question_exposures=1, n_test_sums=2, n_demonstrations=2, careless_share=0.5)
+
+
+@pytest.mark.parametrize("join", ["\n", " ", ""], ids=["lines", "one line", "one word"])
+@pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
+def test_one_document_is_both_trained_on_and_held_out(tmp_path, folder, join):
+    words = [f"word{i}" for i in range(4000)]
+    (tmp_path / "book.txt").write_text(join.join(words), encoding="utf-8")
+    corpus = from_text(tmp_path if folder else tmp_path / "book.txt")
+    trained, held_out = sum(map(len, corpus.real)), sum(map(len, corpus.held_out_text))
+    assert held_out > 5000 and trained > 3 * held_out / 2
+    assert not set(corpus.real) & set(corpus.held_out_text)
+    whole = join.join(words)
+    assert all(text in whole for text in corpus.real + corpus.held_out_text), "pieces are unchanged"
+    assert trained + held_out > 0.95 * len(whole), "and nothing but blanks is lost"
+
+
+def test_a_line_that_is_repeated_is_not_split_between_training_and_test(tmp_path):
+    (tmp_path / "echo.txt").write_text("the same line again\n" * 5000)
+    with pytest.raises(ValueError, match="repetitions aside"):
+        real_text(tmp_path / "echo.txt")
+
+
+def test_files_that_are_not_utf_8_are_named_and_a_byte_order_mark_is_no_text(tmp_path, capsys):
+    (tmp_path / "good.txt").write_text("caf\u00e9 word " + " ".join(map(str, range(6000))), encoding="utf-8-sig")
+    (tmp_path / "old.txt").write_bytes("caf\u00e9 ".encode("latin-1") * 5000)
+    assert real_text(tmp_path)[0].startswith("caf\u00e9 word")
+    assert "skipped 1 files" in (said := capsys.readouterr().out) and "(old.txt)" in said
 
 
 def test_unreadable_corpora_are_refused_with_the_reason(tmp_path):
