@@ -79,7 +79,7 @@ def cut_long(documents: list[str], parts: int = 10) -> list[str]:
     """The same text in documents of at most one `parts`th of all: held out goes by whole documents, and one document
     alone could only be held out or trained on. Cuts at the end of a line, else at a blank, else anywhere.
     """
-    most, pieces = max(sum(map(len, documents)) // parts, 1), []
+    most, pieces = max(sum(map(len, documents)) // parts, 500), []
     for text in documents:
         while len(text) > most:
             cut = max(text.rfind("\n", 0, most), 0) or max(text.rfind(" ", 0, most), 0) or most
