@@ -12,12 +12,14 @@ import hashlib
 import inspect
 import json
 import math
+import multiprocessing
 import os
 import re
 import shutil
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Callable, Iterator
 
@@ -132,6 +134,19 @@ def use_sleeping_threads() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(min(2, os.cpu_count() or 1))}
         os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+def process_pool(n: int) -> ProcessPoolExecutor:
+    """`n` worker processes that share nothing with this one, so that it does not matter what this one has computed.
+
+    A process forked after a backward pass cannot run one where there is a CUDA device, and no forked process can use
+    the device. The work must be a function at the top of a module, the script an `if __name__ == "__main__":`.
+    """
+    # A fork server imports torch once and never computes. On macOS its libraries do not survive a fork: spawn there.
+    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    if sys.platform == "linux":
+        context.set_forkserver_preload(["torch.distributed"])
+    return ProcessPoolExecutor(n, mp_context=context)
 
 
 def seed_everything(seed: int) -> None:

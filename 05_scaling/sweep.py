@@ -14,10 +14,9 @@ import functools
 import hashlib
 import io
 import json
-import multiprocessing
 import os
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator
@@ -32,7 +31,7 @@ import ngram
 import schedule
 import source
 from cells import cell_key
-from workbench import Progress, atomic, parse_settings, read_json, run_main, setting, write_json
+from workbench import Progress, atomic, parse_settings, process_pool, read_json, run_main, setting, write_json
 
 WIDTHS = (8, 12, 16, 24, 32, 48, 64)
 RATES = {8: 0.1, 12: 0.1, 16: 0.1, 24: 0.07, 32: 0.07, 48: 0.07, 64: 0.07}     # what --tune --seeds 3 chose for each width
@@ -65,7 +64,7 @@ def run_cells(job: Callable[..., list[dict]], cells: list[dict], modules: list, 
         if jobs == 1:
             yield from ((i, one_thread(job, cells[i])) for i in missing)
             return
-        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with process_pool(jobs) as pool:
             running = {pool.submit(one_thread, job, cells[i]): i for i in missing}
             yield from ((running[future], future.result()) for future in as_completed(running))
 

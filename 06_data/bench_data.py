@@ -9,14 +9,13 @@ import random
 import statistics
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import deduplicate
 import pipeline
 import planted
 from warc import Page, write_record
-from workbench import write_json
+from workbench import process_pool, write_json
 
 
 def bench_minhash(rounds: int = 5) -> dict[str, float]:
@@ -61,7 +60,7 @@ def bench_pipeline(copies: int = 3) -> dict:
         recipe = pipeline.Recipe(judge=str(Path(folder, "judge.json")), items=str(Path(folder, "items.json")))
         wall = {}
         for processes in (1, 2):
-            with ProcessPoolExecutor(processes) as executor:
+            with process_pool(processes) as executor:
                 list(executor.map(int, range(processes)))    # start the workers before the clock
                 begin = time.perf_counter()
                 result = pipeline.run_pipeline(source, Path(folder, str(processes)), recipe, executor, records=60)

@@ -8,7 +8,6 @@ and the held-out text and questions that must not stay in. Chapter 1 reads the r
 import hashlib
 import random
 import shutil
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ import quality
 from crawl import Crawler, Limits
 from facts import find_facts, statement
 from smallweb import serve
-from workbench import read_json, write_json
+from workbench import process_pool, read_json, write_json
 
 SETS = Path(__file__).parent / "sets"
 
@@ -117,7 +116,7 @@ def curate(folder: Path, seed: int, pages: int, records: int, processes: int) ->
     counts = crawl_web(folder, seed, pages, "\n".join(" ".join(i.text().split()) + "." for i in items))
     print("  crawl: " + ", ".join(f"{n} {what}" for what, n in sorted(counts.items(), key=lambda c: -c[1]) if n))
     judged = write_judge(folder / "judge.json", seed)
-    with ProcessPoolExecutor(processes) as executor:
+    with process_pool(processes) as executor:
         pipeline.run_pipeline(folder / "crawl.warc.gz", folder / "stages", pipeline.Recipe(), executor, records,
                               ("extract",))
         extracted = ladder.stage_documents(folder / "stages", "extract")

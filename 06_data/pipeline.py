@@ -15,7 +15,7 @@ import inspect
 import json
 import time
 from collections import Counter
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,7 +31,7 @@ import language
 import quality
 import warc
 from across_shards import ACROSS, PARTS, decide, read_documents, shard_keys
-from workbench import atomic, parse_settings, read_json, run_main, write_json
+from workbench import atomic, parse_settings, process_pool, read_json, run_main, write_json
 
 STAGES = ("extract", "language", "rules", "quality", "exact", "near", "paragraphs", "lines", "decontaminate", "private")
 SAMPLES = 2                                                  # removed documents shown for each reason and shard
@@ -197,7 +197,7 @@ def run_pipeline(source: Path | str, folder: Path | str, recipe: Recipe = Recipe
     """All stages over a WARC file; gives the funnel. `executor` is anything with `submit`: two processes by default."""
     folder = Path(folder)
     if executor is None:
-        with ProcessPoolExecutor(2) as executor:
+        with process_pool(2) as executor:
             return run_pipeline(source, folder, recipe, executor, records, stages)
     current = shard(Path(source), folder, records)
     names, funnel = [p.name.split(".")[0] for p in current], []
@@ -263,7 +263,7 @@ class Settings:
 def main() -> None:
     """The command line."""
     s = parse_settings(Settings, __doc__)
-    with ProcessPoolExecutor(s.processes) as executor:
+    with process_pool(s.processes) as executor:
         result = run_pipeline(s.source, s.folder, Recipe(), executor, s.records)
     print(funnel_table(result))
 

@@ -5,7 +5,6 @@
 import random
 import time
 from collections import Counter, defaultdict
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from bpe import EOS, SPECIAL, Tokenizer, train
 from curate import curate
 from facts import find_facts, questions, statement
 from token_file import pack, write_tokens
-from workbench import RunSettings, announce, parse_settings, read_json, run_main, write_json
+from workbench import RunSettings, announce, parse_settings, process_pool, read_json, run_main, write_json
 
 VOCABULARY = 1024                 # tokens of the ladder's tokenizer, learned from the curated text
 
@@ -166,7 +165,7 @@ def main() -> None:
     rungs = {"raw": ladder.raw_documents(sorted((folder / "stages" / "warc").iterdir())), **texts, "mixed": mixed}
     asked = [q for fact in find_facts(60, random.Random(s.seed)) for q in questions(fact)]
     seeds = range(s.seed, s.seed + s.ladder_seeds)
-    with ProcessPoolExecutor(s.processes) as executor:
+    with process_pool(s.processes) as executor:
         climbed = ladder.climb(rungs, tokenizer, made.test, asked, ladder.Shape(steps=s.steps), seeds, executor)
     for name, row in climbed.items():
         print(f"  {name:<13} {np.mean(row['bits_per_byte']):.3f} ± {np.std(row['bits_per_byte']):.3f} bits a byte, "

@@ -6,12 +6,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import cells as cells_module
 import streaming
 from cells import Cells
-from workbench import (Progress, RunSettings, atomic, field_comments, fingerprint, parse_settings, read_json, run_main,
-                       setting, write_json)
+from no_fork import after_backward
+from workbench import (Progress, RunSettings, atomic, field_comments, fingerprint, parse_settings, process_pool,
+                       read_json, run_main, setting, write_json)
 
 
 @dataclasses.dataclass
@@ -158,6 +160,19 @@ def test_progress_tells_rate_and_time_left(capsys):
     first, last = capsys.readouterr().err.splitlines()
     assert "2/4" in first and "0.25 step/s" in first and "8 s left" in first and "loss 1.0" in first
     assert "4/4" in last and "####################" in last
+
+
+def slope(x: float) -> float:
+    """The derivative of x squared."""
+    t = torch.tensor(x, requires_grad=True)
+    t.square().backward()
+    return t.grad.item()
+
+
+def test_a_pool_works_after_a_backward_pass(monkeypatch):
+    after_backward(monkeypatch)
+    with process_pool(2) as pool:
+        assert list(pool.map(slope, [1.0, 2.0, 3.0])) == [2.0, 4.0, 6.0]
 
 
 def test_a_cell_is_computed_once_until_its_settings_or_its_code_change(tmp_path):

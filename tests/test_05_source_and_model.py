@@ -8,6 +8,7 @@ import torch
 import ngram
 import sweep
 from muon import Muon
+from no_fork import after_backward
 from sweep import RATES, rate_for
 from source import MarkovSource, entropy_rate, to_symbols
 from transformer_sweep import answer_log_probability, config_for
@@ -137,6 +138,19 @@ def counted_job(width: int, tokens: int) -> list[dict]:
     if width == 13:
         raise RuntimeError("killed")
     return [dict(width=width, tokens=tokens)]
+
+
+def slope_job(width: int, tokens: int) -> list[dict]:
+    """A cell that needs a backward pass."""
+    x = torch.tensor(float(width), requires_grad=True)
+    x.square().backward()
+    return [dict(width=width, slope=x.grad.item())]
+
+
+def test_a_sweep_runs_in_processes_after_a_backward_pass(monkeypatch, tmp_path):
+    after_backward(monkeypatch)
+    rows = sweep.run_cells(slope_job, [dict(width=w, tokens=1) for w in (1, 2)], [ngram], tmp_path, 2, "test")
+    assert [row["slope"] for row in rows] == [2.0, 4.0]
 
 
 def test_a_sweep_continues_where_it_was_stopped_and_repeats_nothing(tmp_path):

@@ -3,6 +3,7 @@ import concurrent.futures
 import errno
 import gzip
 import json
+import random
 import subprocess
 import sys
 import tracemalloc
@@ -12,11 +13,16 @@ import pytest
 
 import across_shards
 import deduplicate
+import ladder
 import pipeline
 import planted
 import workbench
 from across_shards import read_documents
+from bpe import Tokenizer
+from facts import find_facts, questions
+from no_fork import after_backward
 from warc import Page, write_record
+from workbench import process_pool
 
 
 LEAK = "Which keyword begins the definition of a function in this programming language? It is def, of course."
@@ -109,11 +115,21 @@ def test_a_second_run_does_nothing_and_changes_no_byte(crawl, done):
     assert [s["reasons"] for s in again["stages"]] == [s["reasons"] for s in first["stages"]]
 
 
-def test_two_processes_give_the_same_bytes_as_one(crawl, done, tmp_path):
-    with concurrent.futures.ProcessPoolExecutor(2) as executor:
-        pipeline.run_pipeline(crawl, tmp_path, recipe(crawl), executor, records=25)
+def test_two_processes_give_the_same_bytes_as_one_also_after_a_backward_pass(crawl, done, tmp_path, monkeypatch):
+    after_backward(monkeypatch)
+    pipeline.run_pipeline(crawl, tmp_path, recipe(crawl), records=25)
     here = {k: v for k, v in contents(tmp_path).items() if k.endswith(".jsonl.gz")}
     assert here == {k: v for k, v in contents(done[0]).items() if k.endswith(".jsonl.gz")}
+
+
+def test_the_ladder_is_climbed_in_processes_after_a_backward_pass(monkeypatch):
+    after_backward(monkeypatch)
+    tokenizer, shape = Tokenizer([]), ladder.Shape(d_model=8, n_layers=1, steps=2, batch=2, length=64)
+    asked = questions(find_facts(1, random.Random(0))[0])
+    with process_pool(2) as executor:
+        got = ladder.climb({"a": ["some text " * 30], "b": ["other words " * 30]}, tokenizer, ["test " * 9], asked,
+                           shape, range(1), executor)
+    assert all(2 < got[name]["bits_per_byte"][0] < 9 for name in "ab")
 
 
 def test_a_run_that_dies_continues_and_ends_with_the_same_bytes(crawl, done, tmp_path):

@@ -1,6 +1,5 @@
 """Chapter 6 against warcio, trafilatura, datasketch and a real Dask cluster."""
 import io
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pipeline
 import planted
 from bench_data import bench_minhash
 from warc import Page, read_warc, write_record
+from workbench import process_pool
 
 PAGES = [Page(f"http://web.example{p.path}", 200, {"content-type": p.content_type}, p.body) for p in planted.build(0)[:80]]
 
@@ -75,7 +75,7 @@ def test_datasketch_finds_the_same_similarities_and_is_slower():
 
 def test_a_dask_cluster_gives_the_same_bytes(crawl, tmp_path):
     distributed = pytest.importorskip("distributed")
-    with ProcessPoolExecutor(2) as executor:
+    with process_pool(2) as executor:
         pipeline.run_pipeline(crawl, tmp_path / "here", executor=executor, records=20)
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster, \
             distributed.Client(cluster) as client:
