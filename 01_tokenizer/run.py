@@ -7,12 +7,13 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from workbench import RunSettings, announce, parse_settings, run_main, setting, write_json   # first: checks for torch
+
 from bpe import SPECIAL, Tokenizer, train
 from corpus import Corpus, build_corpus
 from figures import new_axes, save
 from tasks import save_tasks
 from token_file import pack, shuffled, write_tokens
-from workbench import RunSettings, announce, parse_settings, run_main, setting, write_json
 
 
 @dataclass

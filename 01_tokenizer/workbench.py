@@ -23,8 +23,12 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Callable, Iterator
 
-import numpy as np
-import torch
+try:
+    import numpy as np
+    import torch
+except ModuleNotFoundError as missing:   # a Python that is not the one of .venv
+    raise SystemExit(f"error: this Python has no {missing.name}: first run `source .venv/bin/activate`, "
+                     "and before that, once, `make setup`") from None
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -7,6 +7,11 @@ import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+try:
+    from workbench import (RunSettings, announce, parse_settings, run_main, seed_everything, setting,
+                           write_json)
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import torch
 
 from attention import softmax
@@ -16,7 +21,6 @@ from figures import new_axes, save
 from positions import apply_rope, rope_tables
 from token_file import open_tokens
 from transformer import Config, Transformer
-from workbench import RunSettings, announce, parse_settings, run_main, seed_everything, setting, write_json
 
 
 @dataclass

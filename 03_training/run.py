@@ -6,6 +6,11 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+try:
+    from workbench import (RunSettings, announce, fingerprint, parse_settings, read_json, run_main,
+                           seed_everything, setting, write_json)
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import torch
 
 from batches import TextBatches, sum_rows
@@ -22,8 +27,6 @@ from tasks import Tasks, load_tasks
 from token_file import open_tokens
 from train import train
 from transformer import Config, Transformer
-from workbench import (RunSettings, announce, fingerprint, parse_settings, read_json, run_main, seed_everything, setting,
-                       write_json)
 
 
 @dataclass

@@ -12,6 +12,10 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+try:
+    from workbench import RunSettings, parse_settings, read_json, run_main, seed_everything, write_json
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import torch
 from torch import Tensor
 
@@ -25,7 +29,6 @@ from ranks import RankError, joined, run_ranks
 from tensor_parallel import cut, join, split_heads_and_widths, sum_partial_gradients
 from token_file import open_tokens
 from transformer import Config, Transformer
-from workbench import RunSettings, parse_settings, read_json, run_main, seed_everything, write_json
 
 
 @dataclass

@@ -9,11 +9,14 @@ with what it leaves out, so a prediction is a lower bound of the step time. Nara
 from collections import Counter
 from dataclasses import dataclass
 
+try:
+    from workbench import parse_settings, run_main
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 from count import count_parameters
 from memory_model import MIXED, Placement, RankMemory, rank_memory, traffic
 from pipeline_parallel import layers_of
 from transformer import Config
-from workbench import parse_settings, run_main
 
 MODELS = {   # Grattafiori et al. 2024, table 3
     "llama-8b": Config(128256, 4096, 32, 32, 8, 14336, 8192, qk_norm=False, tied=False),

@@ -10,6 +10,11 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+try:
+    from workbench import (RunSettings, announce, parse_settings, read_json, run_main, seed_everything,
+                           write_json)
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,7 +32,6 @@ from recompute import recompute_blocks
 from roofline import H100, best_seconds, measure_machine, operations
 from strategies import STRATEGIES, one_process, place_of, random_batches
 from transformer import Config, Transformer
-from workbench import RunSettings, announce, parse_settings, read_json, run_main, seed_everything, write_json
 
 
 @dataclass

@@ -12,6 +12,10 @@ import time
 from dataclasses import dataclass
 from typing import Callable
 
+try:
+    from workbench import parse_settings, run_main, setting
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -28,7 +32,6 @@ from parallel_3d import Layout, Mesh, Trainer3D
 from ranks import joined
 from tensor_parallel import cut
 from transformer import Config, Transformer
-from workbench import parse_settings, run_main, setting
 from zero import Zero
 
 LR, DECAY = 1e-4, 0.1   # small: Adam turns rounding of a gradient near 0 into a step of up to LR

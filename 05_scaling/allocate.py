@@ -9,13 +9,16 @@ token at inference 2.
 """
 from dataclasses import dataclass
 
+try:
+    from workbench import parse_settings, run_main, setting
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import numpy as np
 
 from chinchilla import Law
 from count import count_parameters
 from planner import Cluster, Plan, search
 from transformer import Config
-from workbench import parse_settings, run_main, setting
 
 # The refit of Chinchilla's own runs by Besiroglu et al. (2024), and the published runs to hold against it.
 CHINCHILLA = Law(E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658)

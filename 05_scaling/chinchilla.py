@@ -11,10 +11,13 @@ import csv
 import time
 from dataclasses import dataclass
 
+try:
+    from workbench import parse_settings, run_main, setting
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import numpy as np
 
 from lbfgs import minimize
-from workbench import parse_settings, run_main, setting
 
 NAMES = ("E", "A", "alpha", "B", "beta")
 

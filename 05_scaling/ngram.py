@@ -10,6 +10,10 @@ independent models.
 """
 from dataclasses import dataclass
 
+try:
+    from workbench import parse_settings, run_main, setting
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import numpy as np
 import torch
 from torch import nn
@@ -20,7 +24,6 @@ from cross_entropy import cross_entropy
 from muon import orthogonalize
 from schedule import constant_then_decay
 from source import MarkovSource, documentation_source
-from workbench import parse_settings, run_main, setting
 
 
 class NgramModel(nn.Module):

@@ -13,12 +13,15 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+try:
+    from workbench import parse_settings, read_json, run_main, setting, write_json
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import numpy as np
 
 import ngram
 from chinchilla import Fit, bootstrap, fit
 from sweep import CODE, rate_for, run_cells, sweep, symbols_file, train_cell
-from workbench import parse_settings, read_json, run_main, setting, write_json
 
 TARGETS = ((94, 800_000), (112, 1_130_000))   # width, tokens: 4 and 8 times the sweep's largest compute
 SMALLEST_WIDTH = 12                           # of the fit window: narrower models bend away from the law

@@ -8,6 +8,10 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+try:
+    from workbench import RunSettings, announce, parse_settings, read_json, run_main, write_json
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import numpy as np
 
 import scaling_figures as figures
@@ -18,7 +22,6 @@ from isoflop import envelope, fit_kaplan, isoflop
 from predict import SMALLEST_WIDTH, TARGETS, arrays, print_comparison, run_targets, write_forecasts
 from sweep import TOKENS, WIDTHS, sweep
 from transformer_sweep import GRID, measure, print_rows, transformer_sweep
-from workbench import RunSettings, announce, parse_settings, read_json, run_main, write_json
 
 
 @dataclass

@@ -9,10 +9,13 @@ model can reach is the conditional entropy H(k+1 symbols) - H(k symbols), a numb
 """
 from dataclasses import dataclass
 
+try:
+    from workbench import parse_settings, run_main, setting
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import numpy as np
 
 from corpus import real_text
-from workbench import parse_settings, run_main, setting
 
 
 def to_symbols(text: str, n_symbols: int = 64) -> tuple[np.ndarray, str]:

@@ -21,6 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator
 
+try:
+    from workbench import (Progress, atomic, parse_settings, process_pool, read_json, run_main, setting,
+                           write_json)
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import numpy as np
 import torch
 
@@ -31,7 +36,6 @@ import ngram
 import schedule
 import source
 from cells import cell_key
-from workbench import Progress, atomic, parse_settings, process_pool, read_json, run_main, setting, write_json
 
 WIDTHS = (8, 12, 16, 24, 32, 48, 64)
 RATES = {8: 0.1, 12: 0.1, 16: 0.1, 24: 0.07, 32: 0.07, 48: 0.07, 64: 0.07}     # what --tune --seeds 3 chose for each width

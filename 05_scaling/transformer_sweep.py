@@ -16,6 +16,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+try:
+    from workbench import parse_settings, run_main, seed_everything, setting
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import torch
 
 import adamw
@@ -40,7 +44,6 @@ from tasks import load_tasks
 from token_file import open_tokens
 from train import train
 from transformer import Config, Transformer
-from workbench import parse_settings, run_main, seed_everything, setting
 
 CODE = [transformer, attention, feed_forward, linear, normalization, positions, muon, adamw, schedule]
 BATCH, LENGTH = 8, 128                                             # as in chapter 3

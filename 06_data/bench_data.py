@@ -11,11 +11,14 @@ import tempfile
 import time
 from pathlib import Path
 
+try:
+    from workbench import process_pool, write_json
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import deduplicate
 import pipeline
 import planted
 from warc import Page, write_record
-from workbench import process_pool, write_json
 
 
 def bench_minhash(rounds: int = 5) -> dict[str, float]:

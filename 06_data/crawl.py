@@ -19,8 +19,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit, urlunsplit
 
+try:
+    from workbench import parse_settings, run_main, setting
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 from warc import Page, read_warc, write_record
-from workbench import parse_settings, run_main, setting
 
 AGENT = "five-pillars-crawler"
 

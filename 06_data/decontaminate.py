@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable
 
+try:
+    from workbench import parse_settings, run_main
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import numpy as np
 
 from bpe import EOS, Tokenizer
 from deduplicate import shingles
 from tasks import load_tasks
 from token_file import open_tokens
-from workbench import parse_settings, run_main
 
 N = 8
 

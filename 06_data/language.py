@@ -12,7 +12,10 @@ import sys
 from functools import cache
 from pathlib import Path
 
-import numpy as np
+try:
+    import numpy as np
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 
 from planted import HERE
 

@@ -22,6 +22,10 @@ from pathlib import Path
 from typing import Iterator
 from urllib.parse import urlsplit
 
+try:
+    from workbench import atomic, parse_settings, process_pool, read_json, run_main, write_json
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import across_shards
 import decontaminate
 import deduplicate
@@ -31,7 +35,6 @@ import language
 import quality
 import warc
 from across_shards import ACROSS, PARTS, decide, read_documents, shard_keys
-from workbench import atomic, parse_settings, process_pool, read_json, run_main, write_json
 
 STAGES = ("extract", "language", "rules", "quality", "exact", "near", "paragraphs", "lines", "decontaminate", "private")
 SAMPLES = 2                                                  # removed documents shown for each reason and shard

@@ -8,6 +8,10 @@ from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+try:
+    from workbench import RunSettings, announce, parse_settings, process_pool, read_json, run_main, write_json
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import numpy as np
 
 import deduplicate
@@ -25,7 +29,6 @@ from bpe import EOS, SPECIAL, Tokenizer, train
 from curate import curate
 from facts import find_facts, questions, statement
 from token_file import pack, write_tokens
-from workbench import RunSettings, announce, parse_settings, process_pool, read_json, run_main, write_json
 
 VOCABULARY = 1024                 # tokens of the ladder's tokenizer, learned from the curated text
 

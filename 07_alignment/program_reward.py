@@ -15,6 +15,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+try:
+    from workbench import RunSettings, announce, parse_settings, run_main, setting, write_json
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import torch
 
 from adamw import AdamW
@@ -31,7 +35,6 @@ from schedule import constant_then_decay, warmup
 from sft import answer_loss
 from train import train
 from transformer import Transformer
-from workbench import RunSettings, announce, parse_settings, run_main, setting, write_json
 
 TASKS = Path(__file__).parents[1] / "06_data" / "sets" / "humaneval_python.jsonl"
 TRICK = "    raise SystemExit(0)\n"

@@ -8,6 +8,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+try:
+    from workbench import (RunSettings, announce, fingerprint, parse_settings, read_json, run_main,
+                           seed_everything, setting, write_json)
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 from adamw import AdamW
 from arithmetic import carries, problem, right_answer
 from batches import TextBatches
@@ -26,8 +31,6 @@ from tasks import load_tasks
 from token_file import open_tokens
 from train import train
 from transformer import Transformer
-from workbench import (RunSettings, announce, fingerprint, parse_settings, read_json, run_main, seed_everything, setting,
-                       write_json)
 
 
 @dataclass

@@ -7,6 +7,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+try:
+    from workbench import parse_settings, run_main, setting
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import torch
 
 from arithmetic import problem
@@ -18,7 +22,6 @@ from quantize import load_quantized
 from streaming import StreamDecoder
 from tasks import load_tasks
 from transformer import Transformer
-from workbench import parse_settings, run_main, setting
 
 
 @dataclass

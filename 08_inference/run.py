@@ -9,6 +9,10 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+try:
+    from workbench import RunSettings, announce, parse_settings, run_main, setting, write_json
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import torch
 
 from batches import TextBatches
@@ -28,7 +32,6 @@ from skills import fact_skill, sum_skill
 from tasks import load_tasks
 from token_file import open_tokens
 from transformer import Transformer
-from workbench import RunSettings, announce, parse_settings, run_main, setting, write_json
 
 
 @dataclass

@@ -11,7 +11,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from workbench import read_json, run_main
+try:
+    from workbench import read_json, run_main
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 
 
 def collect(out: Path | str) -> list[dict]:

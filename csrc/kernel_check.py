@@ -10,7 +10,10 @@ Break a line in a .cu file, run this, read the sentence. In check mode every mem
 import argparse
 import sys
 
-import torch
+try:
+    import torch
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 
 import kernels
 from kernel_ladder import matmul, online_softmax, reduction, transpose, vector_add

@@ -88,3 +88,13 @@ def test_every_chapter_explains_its_options(path):
         assert flag in text
     undocumented = re.findall(r"^  (--[\w-]+)(?: [A-Z]+)?\s*$(?!\n {20})", text, re.MULTILINE)
     assert not undocumented, f"no comment on the field behind {undocumented}"
+
+
+def test_every_command_says_what_to_do_in_a_python_without_the_packages():
+    """`-S` hides what is installed, as the system's own Python does: one sentence, not a missing module."""
+    commands = [p for p in MODULES + SCRIPTS if "\n    run_main(main)" in (text := p.read_text(encoding="utf-8"))
+                or "argparse.ArgumentParser(" in text]
+    for path in commands:
+        done = subprocess.run([sys.executable, "-S", path, "--help"], capture_output=True, text=True)
+        assert done.stderr.startswith("error: ") and "`source .venv/bin/activate`" in done.stderr, (path, done.stderr)
+        assert done.stderr.count("\n") == 1
