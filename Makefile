@@ -1,12 +1,22 @@
-# The pipeline is this graph: a chapter runs when its files, or an earlier chapter's result, are newer
-# than its own metrics.json. Everything a run makes goes to $(OUT).
-PYTHON ?= python3
-SEED   ?= 0
-CORPUS ?=
-QUICK  ?=
-OUT    ?= $(if $(QUICK),out/quick,$(if $(CORPUS),out/corpus,out))$(if $(filter 0,$(SEED)),,/seed$(SEED))
+# The pipeline is this graph: a chapter runs when its files, an earlier chapter's result, or what it is made from
+# (corpus, seed and so on) are newer than its own metrics.json. Everything a run makes goes to $(OUT).
+
+# These count on the command line alone (make SEED=1): an OUT that some other tool put into the environment is not ours.
+PYTHON := python3
+SEED   := 0
+CORPUS :=
+QUICK  :=
+DEVICE := auto
+OUT    := $(if $(QUICK),out/quick,$(if $(CORPUS),out/corpus,out))$(if $(filter 0,$(SEED)),,/seed$(SEED))
 PY     := .venv/bin/python
-RUN     = $(PY) $< --out $(OUT) --seed $(SEED) $(if $(QUICK),--quick)
+
+# OUT and CORPUS may hold blanks: O is OUT as a rule wants it, `quote` makes one word for the shell.
+blank  := $(subst x,,x x)
+O      := $(subst $(blank),\ ,$(OUT))
+quote   = '$(subst ','\'',$(1))'
+GIVEN  := --out $(call quote,$(OUT)) --seed $(SEED) $(if $(QUICK),--quick) $(if $(filter-out auto,$(DEVICE)),--device $(DEVICE))
+RUN     = $(PY) $< $(GIVEN)
+CHAPTERS := $(patsubst %/run.py,%,$(wildcard 0[1-8]_*/run.py))
 
 # Busy-waiting threads fight for shared cores: idle ones sleep instead. Two threads suit this model size.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -15,40 +25,47 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 
 .DELETE_ON_ERROR:
-.PHONY: all help setup test prove quick seeds peers bench kernels study chat clean 01 02 03 04 05 06 07 08
+.PHONY: FORCE all help setup test prove quick seeds peers bench kernels study chat clean 01 02 03 04 05 06 07 08
 
-all: $(patsubst %/run.py,$(OUT)/%/metrics.json,$(wildcard 0[1-8]_*/run.py))  ## the main job: a raw crawl to an aligned, quantized model, scoreboard, report
-	@$(if $(wildcard 08_inference/run.py),$(PY) 08_inference/scoreboard.py --out $(OUT),echo "all chapters of this copy are done: results in $(OUT)")
+all: $(addprefix $(O)/,$(addsuffix /metrics.json,$(CHAPTERS)))  ## the main job: a raw crawl to an aligned, quantized model, scoreboard, report
+	@$(if $(wildcard 08_inference/run.py),$(PY) 08_inference/scoreboard.py --out,echo "all chapters of this copy are done: results in") $(call quote,$(OUT))
 
 help:  ## this list
 	@grep -hE '^[a-z0-9]+( [0-9]+)*:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-24s %s\n", $$1, $$2}'
-	@echo "  SEED=1 (another seed)   CORPUS=path (your own text)   QUICK=1 (a toy model)   OUT=folder"
+	@echo "  SEED=1 (another seed)   CORPUS=path (your own text)   QUICK=1 (a toy model)"
+	@echo "  DEVICE=auto|cpu|cuda|mps   OUT=folder   PYTHON=python3.12 (for the setup)"
 
-01 02 03 04 05 06 07 08: %: setup  ## one chapter and what it needs, e.g. make 03
-	@$(MAKE) --no-print-directory $(OUT)/$(notdir $(wildcard $*_*))/metrics.json
+01 02 03 04 05 06 07 08:  ## one chapter and what it needs, e.g. make 03
+$(foreach c,$(CHAPTERS),$(eval $(firstword $(subst _, ,$(c))): $(O)/$(c)/metrics.json))
+
+# This note changes, and all results with it, when they would be made from something else: another or an edited corpus,
+# or another seed in the same folder.
+$(O)/made_from.txt: FORCE | .venv/ready
+	@$(PY) 01_tokenizer/made_from.py $(call quote,$@) $(call quote,$(CORPUS)) SEED=$(SEED) QUICK=$(QUICK) DEVICE=$(DEVICE)
 
 # Data comes first: chapter 6 crawls and cleans the text that chapter 1 begins with, unless CORPUS names another.
 # A student's copy without chapter 6 begins with the text that Python carries.
-CURATED := $(if $(CORPUS),,$(if $(wildcard 06_data/run.py),$(OUT)/06_data/curated.json))
+CURATED := $(if $(CORPUS),,$(wildcard 06_data/run.py))
+TEXT    := $(if $(CURATED),$(OUT)/06_data/curated,$(CORPUS))
 # curated.json keeps its time when the text has not changed, so that work on chapter 6 retrains nothing in vain.
-$(OUT)/06_data/curating.json: 06_data/run.py $(wildcard 06_data/*.py 06_data/sets/* 06_data/languages.txt) .venv/ready
+$(O)/06_data/curating.json: 06_data/run.py $(wildcard 06_data/*.py 06_data/sets/* 06_data/languages.txt) .venv/ready $(O)/made_from.txt
 	@$(RUN) --only-curate
-$(OUT)/06_data/curated.json: $(OUT)/06_data/curating.json ;
-$(OUT)/01_tokenizer/metrics.json: 01_tokenizer/run.py $(wildcard 01_tokenizer/*.py) $(or $(CURATED),.venv/ready)
-	@$(RUN) $(if $(CORPUS)$(CURATED),--corpus $(or $(CORPUS),$(CURATED:.json=)))
-$(OUT)/02_transformer/metrics.json: 02_transformer/run.py $(wildcard 02_transformer/*.py) $(OUT)/01_tokenizer/metrics.json
+$(O)/06_data/curated.json: $(O)/06_data/curating.json ;
+$(O)/01_tokenizer/metrics.json: 01_tokenizer/run.py $(wildcard 01_tokenizer/*.py) $(O)/made_from.txt $(if $(CURATED),$(O)/06_data/curated.json,.venv/ready)
+	@$(RUN) $(if $(TEXT),--corpus $(call quote,$(TEXT)))
+$(O)/02_transformer/metrics.json: 02_transformer/run.py $(wildcard 02_transformer/*.py) $(O)/01_tokenizer/metrics.json
 	@$(RUN)
-$(OUT)/03_training/metrics.json: 03_training/run.py $(wildcard 03_training/*.py) $(OUT)/02_transformer/metrics.json
+$(O)/03_training/metrics.json: 03_training/run.py $(wildcard 03_training/*.py) $(O)/02_transformer/metrics.json
 	@$(RUN)
-$(OUT)/04_systems/metrics.json: 04_systems/run.py $(wildcard 04_systems/*.py csrc/*.py) $(OUT)/03_training/metrics.json
+$(O)/04_systems/metrics.json: 04_systems/run.py $(wildcard 04_systems/*.py csrc/*.py) $(O)/03_training/metrics.json
 	@$(RUN)
-$(OUT)/05_scaling/metrics.json: 05_scaling/run.py $(wildcard 05_scaling/*.py) $(OUT)/03_training/metrics.json
+$(O)/05_scaling/metrics.json: 05_scaling/run.py $(wildcard 05_scaling/*.py) $(O)/03_training/metrics.json
 	@$(RUN)
-$(OUT)/06_data/metrics.json: 06_data/run.py $(OUT)/06_data/curating.json
+$(O)/06_data/metrics.json: 06_data/run.py $(O)/06_data/curating.json
 	@$(RUN)
-$(OUT)/07_alignment/metrics.json: 07_alignment/run.py $(wildcard 07_alignment/*.py) $(OUT)/03_training/metrics.json
+$(O)/07_alignment/metrics.json: 07_alignment/run.py $(wildcard 07_alignment/*.py) $(O)/03_training/metrics.json
 	@$(RUN)
-$(OUT)/08_inference/metrics.json: 08_inference/run.py $(wildcard 08_inference/*.py) $(OUT)/07_alignment/metrics.json
+$(O)/08_inference/metrics.json: 08_inference/run.py $(wildcard 08_inference/*.py) $(O)/07_alignment/metrics.json
 	@$(RUN)
 
 setup: .venv/ready  ## the virtual environment with the five packages and this repository
@@ -76,8 +93,8 @@ quick: setup  ## the whole path in under two minutes with a toy model
 	@$(MAKE) --no-print-directory QUICK=1 all
 
 seeds: setup  ## the main job for seeds 0, 1 and 2, and one table of all three
-	@for s in 0 1 2; do $(MAKE) --no-print-directory SEED=$$s 08 || exit 1; done
-	@$(PY) 08_inference/scoreboard.py --out out out/seed1 out/seed2
+	@for s in 0 1 2; do $(MAKE) --no-print-directory SEED=$$s OUT=$(call quote,$(OUT))$$( [ $$s = 0 ] || echo /seed$$s) 08 || exit 1; done
+	@$(PY) 08_inference/scoreboard.py --out $(call quote,$(OUT)) $(call quote,$(OUT)/seed1) $(call quote,$(OUT)/seed2)
 
 peers: setup  ## compare with the field's own packages (installs the peers extra)
 	@.venv/bin/pip install -q -c constraints.txt -e '.[peers]'
@@ -89,11 +106,11 @@ bench: setup  ## speeds, as ratios measured side by side in one run (installs th
 
 # Every experiment that takes longer than a minute and that a lesson quotes, in this order. Each can be interrupted.
 STUDIES = 07_alignment/program_reward.py
-study: $(OUT)/07_alignment/metrics.json  ## the longer experiments that the lessons quote: hours, resumable, each cell computed once
-	@for s in $(STUDIES); do echo "== $$s"; $(PY) $$s --out $(OUT) --seed $(SEED) $(if $(QUICK),--quick) || exit 1; done
+study: $(O)/07_alignment/metrics.json  ## the longer experiments that the lessons quote: hours, resumable, each cell computed once
+	@for s in $(STUDIES); do echo "== $$s"; $(PY) $$s $(GIVEN) || exit 1; done
 
-chat: $(OUT)/08_inference/metrics.json  ## talk to the trained model in the terminal
-	@$(PY) 08_inference/chat.py --out $(OUT)
+chat: $(O)/08_inference/metrics.json  ## talk to the trained model in the terminal
+	@$(PY) 08_inference/chat.py --out $(call quote,$(OUT))
 
 clean:  ## delete what the runs made (not .venv)
 	rm -rf out

@@ -58,7 +58,7 @@ def files_below(path: str | Path) -> tuple[list[str], list[Path]]:
 
     Returns the documents, and the files of a folder that are not UTF-8. Raises ValueError if there is nothing to read.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.exists():
         raise ValueError(f"--corpus {path}: no such file or folder")
     documents, skipped = [], []
@@ -96,7 +96,7 @@ def real_text(path: str | Path | None = None) -> list[str]:
     """
     raw, skipped = files_below(path) if path else (language_reference() + docstrings(), [])
     if skipped:
-        names = ", ".join(str(file.relative_to(path)) for file in skipped[:3])
+        names = ", ".join(str(file.relative_to(Path(path).expanduser())) for file in skipped[:3])
         print(f"  skipped {len(skipped)} files of {path} that are not UTF-8 text ({names}): "
               "if they hold text, convert them, e.g. with iconv")
     documents = list(dict.fromkeys(filter(None, cut_long(list(map(tidy, raw))))))

@@ -61,7 +61,7 @@ def write_streams(folder: Path, tokenizer: Tokenizer, corpus: Corpus, rng: rando
 def main() -> None:
     """Corpus, tokenizer, token streams, tasks, metrics."""
     settings = parse_settings(Settings, __doc__, QUICK)
-    announce("01 tokenizer", settings)
+    announce("01 tokenizer", settings, cpu_only=True)
     begin = time.perf_counter()
     folder = Path(settings.out, "01_tokenizer")
     rng = random.Random(settings.seed)

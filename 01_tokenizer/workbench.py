@@ -64,6 +64,7 @@ class RunSettings:
     out: str = "out"                                    # folder for the results of all chapters
     seed: int = setting(0, least=0, most=2**32 - 1)     # seed of every random choice
     quick: bool = False                                 # a toy version of seconds, to see that everything runs
+    device: str = "auto"                                # auto (CUDA if there is one, else the CPU), cpu, cuda, mps
 
 
 def field_comments(cls: type) -> dict[str, str]:
@@ -124,10 +125,19 @@ def run_main(main: Callable[[], None]) -> None:
         sys.exit(f"error: {error}")
     except FileNotFoundError as error:
         sys.exit(f"error: {error.filename} is missing: run the earlier chapters first (`make` does it in order)")
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        sys.exit(f"error: {error.filename}: {error.strerror.lower()}")
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         sys.exit("error: the disk is full: free some space and run the same command again, nothing is lost")
+    except torch.cuda.OutOfMemoryError:
+        sys.exit("error: the memory of the GPU is full: make the batch smaller, or run with --device cpu")
+    except (NotImplementedError, TypeError) as error:
+        first = str(error).partition("\n")[0]
+        if not re.search(r"\b(MPS|CUDA)\b", first):   # what torch lacks on a device is known; other errors are ours
+            raise
+        sys.exit(f"error: torch {torch.__version__} cannot do this on that device, run with --device cpu ({first[:150]})")
 
 
 def use_sleeping_threads() -> None:
@@ -159,17 +169,28 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed % 2**32)
 
 
-def pick_device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of --device: auto is CUDA if there is one, else the CPU. ValueError for one that is not here."""
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name != "auto" and name not in here:
+        raise ValueError(f"--device {name} is unknown: choose one of auto, {', '.join(here)}")
+    if name != "auto" and not here[name]:
+        raise ValueError(f"--device {name}: torch {torch.__version__} finds no such device here, choose auto or cpu")
+    return torch.device(name if name != "auto" else "cuda" if here["cuda"] else "cpu")
 
 
-def announce(title: str, settings: RunSettings) -> torch.device:
-    """Print what runs, where and with which seed; returns the device."""
-    device = pick_device()
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+def announce(title: str, settings: RunSettings, cpu_only: bool = False) -> torch.device:
+    """Print what runs, where and with which seed; returns the device. `cpu_only`: the chapter has no use for another."""
+    device = torch.device("cpu") if cpu_only else pick_device(settings.device)
+    where = {"cpu": f"CPU, {torch.get_num_threads()} threads", "mps": "Apple GPU"}.get(device.type)
+    where = where or torch.cuda.get_device_name()
     print(f"\n== {title}  (seed {settings.seed}, {where}{', quick' if settings.quick else ''})", flush=True)
     return device
+
+
+def wide(x: torch.Tensor) -> torch.Tensor:
+    """x in float64, or in float32 on a device that knows no float64 (mps)."""
+    return x.float() if x.device.type == "mps" else x.double()
 
 
 @contextlib.contextmanager
@@ -224,6 +245,14 @@ def fingerprint(settings, *chapters: str) -> str:
         for file in sorted((ROOT / chapter).glob("*.py")):
             h.update(file.read_bytes())
     return h.hexdigest()[:16]
+
+
+def content_hash(*paths: Path | str) -> str:
+    """A hash of what is in some files: for the key of whatever is made from them."""
+    h = hashlib.sha256()
+    for path in paths:
+        h.update(hashlib.sha256(Path(path).read_bytes()).digest())
+    return h.hexdigest()
 
 
 class Progress:

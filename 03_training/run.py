@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 try:
-    from workbench import (RunSettings, announce, fingerprint, parse_settings, read_json, run_main,
+    from workbench import (RunSettings, announce, content_hash, fingerprint, parse_settings, read_json, run_main,
                            seed_everything, setting, write_json)
 except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
@@ -114,7 +114,8 @@ def main() -> None:
     model = Transformer(Config(**read_json(Path(s.out, "02_transformer", "config.json")))).to(device)
 
     before = measure(model, tokenizer, valid, tasks)
-    key = fingerprint((s, model.config, tokens.size), "01_tokenizer", "02_transformer", "03_training")
+    made_from = content_hash(*(text_folder / name for name in ("train.bin", "tokenizer.json", "tasks.json")))
+    key = fingerprint((s, model.config, made_from), "01_tokenizer", "02_transformer", "03_training")
     log = pretrain(model, tokenizer, tokens, tasks, s, folder / "state.pt", key)
     after = measure(model, tokenizer, valid, tasks)
     for name in before:

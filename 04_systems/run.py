@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 try:
-    from workbench import (RunSettings, announce, parse_settings, read_json, run_main, seed_everything,
-                           write_json)
+    from workbench import (RunSettings, announce, parse_settings, pick_device, read_json, run_main,
+                           seed_everything, write_json)
 except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import torch
@@ -51,7 +51,7 @@ QUICK = dict(ranks=2, length=16, slot=0.01, longest=256)
 def roofline(settings: Settings, folder: Path, config: Config) -> dict:
     """Measure the machine, predict six operations, measure them."""
     from draw_systems import draw_roofline
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick_device(settings.device)
     machine = measure_machine(device, *((256, 8) if settings.quick else ()))
     rows = [(work, best_seconds(work.run)) for work in operations(device, settings.quick)]
     print(f"  one {'GPU' if device.type == 'cuda' else 'core'} of this machine reaches {machine.flops / 1e9:.0f} GFLOP/s"

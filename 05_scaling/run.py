@@ -150,7 +150,7 @@ def real_text(s: Settings, out: Path, folder: Path) -> dict:
 def main() -> None:
     """Everything of the chapter, with its figures."""
     s = parse_settings(Settings, __doc__, QUICK)
-    announce("05 scaling", s)
+    announce("05 scaling", s, cpu_only=True)
     begin, cpu = time.perf_counter(), os.times()
     out, folder = Path(s.out), Path(s.out, "05_scaling")
     results = dict(seed=s.seed, known_source=known_source(s, folder), real_text=real_text(s, out, folder),

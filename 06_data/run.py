@@ -137,7 +137,7 @@ def mix_sources(folder: Path, documents: list[dict], tokenizer: Tokenizer, valid
 def main() -> None:
     """Curate the crawl; then measure each tool, mix, climb the ladder, evaluate."""
     s = parse_settings(Settings, __doc__, QUICK)
-    announce("06 data: curate" if s.only_curate else "06 data", s)
+    announce("06 data: curate" if s.only_curate else "06 data", s, cpu_only=True)
     begin, folder = time.perf_counter(), Path(s.out, "06_data")
     folder.mkdir(parents=True, exist_ok=True)
     made = curate(folder, s.seed, s.pages, s.records, s.processes)

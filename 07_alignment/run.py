@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 try:
-    from workbench import (RunSettings, announce, fingerprint, parse_settings, read_json, run_main,
+    from workbench import (RunSettings, announce, content_hash, fingerprint, parse_settings, read_json, run_main,
                            seed_everything, setting, write_json)
 except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
@@ -71,8 +71,8 @@ class Course:
         self.folder, self.base_file = Path(s.out, "07_alignment"), Path(s.out, "03_training", "model.pt")
         self.tokenizer, self.tasks = Tokenizer.load(text / "tokenizer.json"), load_tasks(text / "tasks.json")
         self.tokens = open_tokens(text / "train.bin")
-        trained = read_json(Path(s.out, "03_training", "metrics.json"))["after"]
-        self.key = fingerprint((s, trained), "01_tokenizer", "02_transformer", "03_training", "07_alignment")
+        made_from = content_hash(self.base_file, *(text / n for n in ("train.bin", "tokenizer.json", "tasks.json")))
+        self.key = fingerprint((s, made_from), "01_tokenizer", "02_transformer", "03_training", "07_alignment")
 
     def base(self) -> Transformer:
         """The pretrained model."""

@@ -12,8 +12,8 @@ import cells as cells_module
 import streaming
 from cells import Cells
 from no_fork import after_backward
-from workbench import (Progress, RunSettings, atomic, field_comments, fingerprint, parse_settings, process_pool,
-                       read_json, run_main, setting, write_json)
+from workbench import (Progress, RunSettings, atomic, content_hash, field_comments, fingerprint, parse_settings, pick_device,
+                       process_pool, read_json, run_main, setting, wide, write_json)
 
 
 @dataclasses.dataclass
@@ -134,6 +134,55 @@ def test_expected_errors_end_with_one_sentence(error, sentence, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         run_main(main)
     assert stopped.value.code == sentence
+
+
+@pytest.mark.parametrize("error, sentence", [
+    (NotImplementedError("The operator 'aten::foo' is not currently implemented for the MPS device. If you want\nmore"),
+     "run with --device cpu (The operator 'aten::foo' is not"),
+    (TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."),
+     "run with --device cpu (Cannot convert a MPS Tensor to float64"),
+    (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "the memory of the GPU is full"),
+    (PermissionError(errno.EACCES, "Permission denied", "/root/out"), "error: /root/out: permission denied"),
+    (NotADirectoryError(errno.ENOTDIR, "Not a directory", "file/out"), "error: file/out: not a directory")])
+def test_what_a_device_or_a_folder_cannot_do_is_one_sentence(error, sentence, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+
+    def main():
+        raise error
+    with pytest.raises(SystemExit) as stopped:
+        run_main(main)
+    assert sentence in stopped.value.code and "\n" not in stopped.value.code
+
+
+def test_a_blank_exercise_is_no_lack_of_the_device(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+
+    def main():
+        raise NotImplementedError("exercise 2.2: causal mask")
+    with pytest.raises(NotImplementedError, match="exercise 2.2"):
+        run_main(main)
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_the_device_is_the_one_that_is_asked_for_if_it_is_here(cuda, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert pick_device().type == pick_device("auto").type == ("cuda" if cuda else "cpu")
+    assert pick_device("cpu").type == "cpu"
+    for name in ("mps", "tpu", "") if cuda else ("mps", "cuda", "tpu", ""):
+        with pytest.raises(ValueError, match=f"--device {name}"):
+            pick_device(name)
+    assert wide(torch.ones(1)).dtype == torch.float64
+
+
+def test_the_hash_of_files_is_that_of_their_contents(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.write_text("xy"), b.write_text("z")
+    both = content_hash(a, b)
+    a.write_text("x"), b.write_text("yz")
+    assert content_hash(a, b) != both
+    a.write_text("xy"), b.write_text("z")
+    assert content_hash(a, b) == both != content_hash(b, a)
 
 
 def test_unexpected_errors_keep_their_traceback(monkeypatch):
