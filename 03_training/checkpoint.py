@@ -1,8 +1,14 @@
-"""Models and training states on disk: written in one piece, and never continued by other code than wrote them.
+"""Models and training states on disk: written in one piece, checked by a hash, never continued by other code.
+
+A file is what torch.save gives, then a SHA-256 of it: a disk that lost a block, a copy that stopped in the middle, a bit
+that flipped are found when the file is read and not a thousand steps later. Of training states the last two are kept:
+if the newer one is damaged, the run continues from the one before.
 
     python 03_training/run.py              kill it at any moment and run it again: it continues bit for bit
 """
+import hashlib
 import io
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,24 +17,32 @@ import torch
 from transformer import Config, Transformer
 from workbench import atomic
 
+SEAL = b"sha256:"   # stands before the hash at the end of each file
+
 
 def read(path: Path | str) -> dict:
     """Load what `write` wrote; tensors and plain values only. A damaged file is a ValueError that names it."""
     data = Path(path).read_bytes()
     try:
+        data, seal = data[:-len(SEAL) - 32], data[-len(SEAL) - 32:]
+        if seal != SEAL + hashlib.sha256(data).digest():
+            raise ValueError("its hash is not that of its content")
         value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         if not isinstance(value, dict):
             raise ValueError(f"it holds a {type(value).__name__}")
         return value
-    except Exception as error:   # a damaged file makes torch raise one of at least eight types
+    except Exception as error:   # torch raises one of at least eight types for what it cannot read
         what = str(error).partition("\n")[0][:80] or type(error).__name__
         raise ValueError(f"{path} is damaged ({what}): delete it and run make again") from None
 
 
 def write(path: Path | str, value: dict) -> None:
-    """torch.save, atomically."""
+    """torch.save and its hash, atomically."""
     with atomic(path) as temporary:
         torch.save(value, temporary)
+        data = temporary.read_bytes()
+        with temporary.open("ab") as file:
+            file.write(SEAL + hashlib.sha256(data).digest())
 
 
 def save_model(path: Path | str, model: Transformer) -> None:
@@ -47,22 +61,56 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> Transfor
     return model.to(device)
 
 
+def keep_best(path: Path | str, model: Transformer, score: float) -> bool:
+    """Save the model at `path` if `score` (a held-out loss) is below that of the model there; says whether it did."""
+    path = Path(path)
+    if path.exists() and not score < read(path).get("score", float("inf")):
+        return False
+    write(path, {"config": asdict(model.config), "weights": model.state_dict(), "score": score})
+    return True
+
+
+def before(path: Path | str) -> Path:
+    """Where the state before the last one is kept: state.pt has state.before.pt beside it."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.before{path.suffix}")
+
+
 def save_state(path: Path | str, key: str, step: int, model: Transformer, optimizers: list, log: list) -> None:
-    """All that a run needs to continue at `step`; `key` says which code and settings it belongs to."""
-    write(path, {"key": key, "step": step, "weights": model.state_dict(),
-                 "optimizers": [o.state_dict() for o in optimizers], "log": log})
+    """All that a run needs to continue at `step`; `key` says which code and settings it belongs to.
+
+    The state that was the last becomes the one before. A full disk is an OSError, and both old states stay.
+    """
+    path = Path(path)
+    fresh = path.with_name(f"{path.stem}.next{path.suffix}")
+    write(fresh, {"key": key, "step": step, "weights": model.state_dict(),
+                  "optimizers": [o.state_dict() for o in optimizers], "log": log})
+    if path.exists():
+        os.replace(path, before(path))
+    os.replace(fresh, path)   # killed between these two lines: load_state finds the state before
 
 
 def load_state(path: Path | str, key: str, model: Transformer, optimizers: list) -> tuple[int, list]:
-    """Put a saved state into the model and the optimizers; returns (step, log), or (0, []) if there is none to continue."""
-    if not Path(path).exists():
-        return 0, []
-    saved = read(path)
-    if saved.get("key") != key:
-        print(f"  {path} is from other code or settings: starting again")
-        return 0, []
-    model.load_state_dict(saved["weights"])
-    for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
-        optimizer.load_state_dict(state)
-    print(f"  continuing at step {saved['step']}")
-    return saved["step"], saved["log"]
+    """Put a saved state into the model and the optimizers; returns (step, log), or (0, []) if there is none to continue.
+
+    A damaged state is named and the one before it is used; ValueError if that is damaged too.
+    """
+    for file in (Path(path), before(path)):
+        if not file.exists():
+            continue
+        try:
+            saved = read(file)
+        except ValueError as error:
+            if file == before(path) or not before(path).exists():
+                raise
+            print(f"  {str(error).partition(': delete')[0]}: using the state before it")
+            continue
+        if saved.get("key") != key:
+            print(f"  {file} is from other code or settings: starting again")
+            return 0, []
+        model.load_state_dict(saved["weights"])
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        print(f"  continuing at step {saved['step']}")
+        return saved["step"], saved["log"]
+    return 0, []

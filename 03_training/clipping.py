@@ -7,7 +7,7 @@ Pascanu, Mikolov, Bengio 2013 (algorithm 1).
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @torch.no_grad()
@@ -30,3 +30,18 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float
             g.mul_(max_norm / norm)
     return norm.item()
     # END EXERCISE 3.4
+
+
+@torch.no_grad()
+def clip_without_waiting(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Same as clip_gradients, but the length stays a tensor () on the device: a GPU goes on while Python prepares.
+
+    A length that is not finite cannot be refused here, as nobody has looked at it: all gradients become NaN, and
+    train.py finds them before anything is saved.
+    """
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if not grads:
+        return torch.zeros(())
+    norm = torch.stack(torch._foreach_norm(grads)).norm()
+    torch._foreach_mul_(grads, (max_norm / norm).clamp(max=1.0))
+    return norm
