@@ -263,12 +263,15 @@ class Progress:
         self.begin = self.last = time.monotonic()
         self.live = sys.stderr.isatty()
 
+    def due(self, done: int) -> bool:
+        """Would update(done) print? Whoever must wait for the numbers it shows can ask first."""
+        return done >= self.total or time.monotonic() - self.last >= (0.2 if self.live else 15)
+
     def update(self, done: int, note: str = "") -> None:
         """Say that `done` of the total are finished."""
-        now = time.monotonic()
-        finished = done >= self.total
-        if not finished and now - self.last < (0.2 if self.live else 15):
+        if not self.due(done):
             return
+        finished, now = done >= self.total, time.monotonic()
         self.last = now
         rate = (done - self.first) / max(now - self.begin, 1e-9)
         left = (self.total - done) / rate if rate else 0

@@ -85,7 +85,7 @@ def test_clipping_is_that_of_torch(longest):
     give_gradients(0, mine, theirs)
     mine[1].grad = theirs[1].grad = None
     want = torch.nn.utils.clip_grad_norm_(theirs, longest)
-    assert math.isclose(clip_gradients(mine, longest), want.item(), rel_tol=1e-12)
+    torch.testing.assert_close(clip_gradients(mine, longest), want, rtol=1e-12, atol=0)
     for p, q in ((mine[0], theirs[0]), (mine[2], theirs[2])):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-5, atol=0)   # torch adds 1e-6 to the norm
     if longest == 1e9:
@@ -98,11 +98,10 @@ def test_nothing_to_clip_has_length_zero():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_is_an_error(bad):
+def test_the_length_of_a_gradient_that_is_not_finite_is_not_finite(bad):
     (p,), _ = twins((3,))
     p.grad = torch.tensor([1.0, bad, 0.0], dtype=torch.float64)
-    with pytest.raises(ValueError, match="not finite"):
-        clip_gradients([p], 1.0)
+    assert not torch.isfinite(clip_gradients([p], 1.0))
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (9, 4), (4, 9), (2, 3, 5)])
