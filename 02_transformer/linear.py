@@ -18,8 +18,8 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.randn(n_out, n_in) * 0.5 * n_in**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., in) to (..., out)."""
-        return x @ self.weight.T
+        """x (..., in) to (..., out), in the format of x: chapter 3 computes in 16 bits with weights kept in 32."""
+        return x @ self.weight.to(x.dtype).T
 
 
 class BiasedLinear(nn.Module):
@@ -32,7 +32,7 @@ class BiasedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) to (..., out)."""
-        return x @ self.weight.T + self.bias
+        return x @ self.weight.to(x.dtype).T + self.bias.to(x.dtype)
 
 
 class Embedding(nn.Module):

@@ -8,6 +8,11 @@ import torch
 from torch import Tensor, nn
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """x as it is, or as float32 if it has 16 bits: a sum in bf16 stops growing at 256 times its terms."""
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps) * g over the last dimension: the length is fixed, the direction is kept."""
 
@@ -17,6 +22,10 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., C), in the format of x; the sum of squares has at least 32 bits."""
+        return self.normalize(at_least_float32(x)).to(x.dtype)
+
+    def normalize(self, x: Tensor) -> Tensor:
         """(..., C) to (..., C)."""
         # EXERCISE 2.3 RMSNorm
         mean_square = x.square().mean(-1, keepdim=True)                # (..., 1)
@@ -34,10 +43,11 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) to (..., C)."""
-        centred = x - x.mean(-1, keepdim=True)
+        """(..., C) to (..., C), in the format of x; sums have at least 32 bits."""
+        wide = at_least_float32(x)
+        centred = wide - wide.mean(-1, keepdim=True)
         variance = centred.square().mean(-1, keepdim=True)             # (..., 1)
-        return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
+        return (centred * (variance + self.eps).rsqrt() * self.weight + self.bias).to(x.dtype)
 
 
 NORMS = {"rms": RMSNorm, "layer": LayerNorm}

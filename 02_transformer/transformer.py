@@ -88,6 +88,7 @@ class Decoder(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
+        self.compute_dtype = None   # the format of the residual stream; None is that of the weights
         self.embed_tokens = Embedding(config.vocab_size, config.d_model)
         self.embed_positions = position_table(config)
         self.layers = nn.ModuleList(block_of(config, i) for i in range(config.n_layers))
@@ -105,8 +106,10 @@ class Decoder(nn.Module):
         x = self.embed_tokens(ids)                                             # (B, T, C)
         if self.embed_positions is not None:
             x = x + self.embed_positions.weight[start:stop]
+        x = x.to(self.compute_dtype or x.dtype)
+        cos, sin = self.cos[start:stop].to(x.dtype), self.sin[start:stop].to(x.dtype)
         for layer in self.layers:
-            x = layer(x, self.cos[start:stop], self.sin[start:stop], cache)
+            x = layer(x, cos, sin, cache)
         return self.norm(x)
 
 
@@ -125,7 +128,8 @@ class Transformer(nn.Module):
 
     def unembed(self, x: Tensor) -> Tensor:
         """(..., C) to logits (..., V)."""
-        return self.softcap(x @ self.model.embed_tokens.weight.T if self.lm_head is None else self.lm_head(x))
+        table = (self.model.embed_tokens if self.lm_head is None else self.lm_head).weight     # (V, C)
+        return self.softcap(x @ table.to(x.dtype).T)
 
     def forward(self, ids: Tensor, cache=None, start: int = 0) -> Tensor:
         """ids (B, T) to logits (B, T, V); with a cache, ids are the newest tokens and `start` is how many

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cross_entropy import IGNORE
+from normalization import at_least_float32
 
 
 def loss_of_chunk(x: Tensor, table: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -20,8 +21,7 @@ def loss_of_chunk(x: Tensor, table: Tensor, targets: Tensor) -> tuple[Tensor, Te
     x (n, C), table (V, C), targets (n,); the loss is one number, the gradient (n, V), both float32 or wider.
     """
     # EXERCISE 3.13 chunked cross-entropy
-    logits = x @ table.T                                                           # (n, V)
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    logits = at_least_float32(x @ table.T)                                         # (n, V)
     kept, safe = targets != IGNORE, targets.clamp(min=0)
     log_p = logits - logits.logsumexp(-1, keepdim=True)
     loss = -(log_p.gather(-1, safe[:, None])[:, 0] * kept).sum()

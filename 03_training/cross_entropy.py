@@ -8,6 +8,8 @@ First the definition, differentiated by autograd; then the same with its gradien
 import torch
 from torch import Tensor
 
+from normalization import at_least_float32
+
 IGNORE = -100   # a target that carries no loss: padding, or a prompt
 
 
@@ -52,5 +54,8 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Same as cross_entropy_naive for logits (..., V) and targets (...), with the gradient by hand."""
-    return _CrossEntropy.apply(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
+    """Same as cross_entropy_naive for logits (..., V) and targets (...), with the gradient by hand.
+
+    Logits of 16 bits are summed in float32.
+    """
+    return _CrossEntropy.apply(at_least_float32(logits).reshape(-1, logits.shape[-1]), targets.reshape(-1))
