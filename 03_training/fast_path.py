@@ -117,7 +117,7 @@ def fast_optimizers(model: Transformer, matrix_lr: float, other_lr: float, preci
 
 def loss_on(model: Transformer, x: Tensor, y: Tensor, fast: bool = False) -> Tensor:
     """Mean loss of ids x (B, T) with targets y (B, T). Fast: without ever holding all logits."""
-    if not fast or isinstance(model.softcap, nn.Identity) is False:
+    if not fast or not isinstance(model.softcap, nn.Identity):
         return cross_entropy(model(x), y)
     table = model.model.embed_tokens if model.lm_head is None else model.lm_head
     return chunked_cross_entropy(model.model(x), table.weight, y)
