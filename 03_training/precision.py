@@ -16,12 +16,15 @@ al. 2018, section 3.2). When the factor was too large the gradients overflow: sk
 import time
 from collections.abc import Iterable
 
+try:
+    from workbench import pick_device, run_main
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import torch
 from torch import Tensor, nn
 
 from attention import attend, softmax
 from transformer import Transformer
-from workbench import pick_device, run_main
 
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
