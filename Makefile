@@ -6,15 +6,18 @@ PYTHON := python3
 SEED   := 0
 CORPUS :=
 QUICK  :=
+FULL   :=
+FAST   :=
 DEVICE := auto
-OUT    := $(if $(QUICK),out/quick,$(if $(CORPUS),out/corpus,out))$(if $(filter 0,$(SEED)),,/seed$(SEED))
+OUT    := $(if $(QUICK),out/quick,out$(if $(FULL),/full)$(if $(CORPUS),/corpus))$(if $(filter 0,$(SEED)),,/seed$(SEED))
 PY     := .venv/bin/python
 
 # OUT and CORPUS may hold blanks: O is OUT as a rule wants it, `quote` makes one word for the shell.
 blank  := $(subst x,,x x)
 O      := $(subst $(blank),\ ,$(OUT))
 quote   = '$(subst ','\'',$(1))'
-GIVEN  := --out $(call quote,$(OUT)) --seed $(SEED) $(if $(QUICK),--quick) $(if $(filter-out auto,$(DEVICE)),--device $(DEVICE))
+GIVEN  := --out $(call quote,$(OUT)) --seed $(SEED) $(if $(QUICK),--quick) $(if $(FULL),--full) \
+	$(if $(FAST),--fast $(if $(filter 0,$(FAST)),off,on)) $(if $(filter-out auto,$(DEVICE)),--device $(DEVICE))
 RUN     = $(PY) $< $(GIVEN)
 CHAPTERS := $(patsubst %/run.py,%,$(wildcard 0[1-8]_*/run.py))
 
@@ -33,6 +36,7 @@ all: $(addprefix $(O)/,$(addsuffix /metrics.json,$(CHAPTERS)))  ## the main job:
 help:  ## this list
 	@grep -hE '^[a-z0-9]+( [0-9]+)*:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-24s %s\n", $$1, $$2}'
 	@echo "  SEED=1 (another seed)   CORPUS=path (your own text)   QUICK=1 (a toy model)"
+	@echo "  FULL=1 (30 times the model: for a GPU, or a night)   FAST=1 (fused operations; on by itself on CUDA)"
 	@echo "  DEVICE=auto|cpu|cuda|mps   OUT=folder   PYTHON=python3.12 (for the setup)"
 
 01 02 03 04 05 06 07 08:  ## one chapter and what it needs, e.g. make 03

@@ -33,6 +33,7 @@ class Settings(RunSettings):
 
 QUICK = dict(vocab_size=512, names=60, held_out=20, real_chars=120_000, exposures=10, question_exposures=4,
              test_sums=60, demonstrations=600)
+FULL = dict(vocab_size=4096, real_chars=1_000_000_000)   # all the text there is
 
 
 def compression(tokenizer: Tokenizer, texts: list[str]) -> dict[int, float]:
@@ -60,7 +61,7 @@ def write_streams(folder: Path, tokenizer: Tokenizer, corpus: Corpus, rng: rando
 
 def main() -> None:
     """Corpus, tokenizer, token streams, tasks, metrics."""
-    settings = parse_settings(Settings, __doc__, QUICK)
+    settings = parse_settings(Settings, __doc__, QUICK, full=FULL)
     announce("01 tokenizer", settings, cpu_only=True)
     begin = time.perf_counter()
     folder = Path(settings.out, "01_tokenizer")

@@ -64,6 +64,8 @@ class RunSettings:
     out: str = "out"                                    # folder for the results of all chapters
     seed: int = setting(0, least=0, most=2**32 - 1)     # seed of every random choice
     quick: bool = False                                 # a toy version of seconds, to see that everything runs
+    full: bool = False                                  # a model of 30 times the size, for a GPU or a night
+    fast: str = "auto"                                  # fused operations: auto (on CUDA), on or off
     device: str = "auto"                                # auto (CUDA if there is one, else the CPU), cpu, cuda, mps
 
 
@@ -89,11 +91,12 @@ def check_ranges(settings) -> None:
             raise ValueError(f"{name} {value}: give {allowed}")
 
 
-def parse_settings(cls: type, description: str, quick: dict | None = None, argv: list[str] | None = None):
+def parse_settings(cls: type, description: str, quick: dict | None = None, argv: list[str] | None = None,
+                   full: dict | None = None):
     """Build a `cls` from the command line; ValueError for a number outside its field's range.
 
     A field without a default is a positional argument. `quick` holds the values that --quick puts in place of the
-    defaults.
+    defaults, `full` those of --full.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     comments = field_comments(cls)
@@ -109,7 +112,10 @@ def parse_settings(cls: type, description: str, quick: dict | None = None, argv:
             usual = f"default {f.default!r}" + (f"; {allowed}" if allowed else "")
             parser.add_argument(flag, type=f.type, default=None, metavar=f.type.__name__.upper(), help=f"{text} ({usual})")
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
-    settings = cls(**({**(quick or {}), **given} if given.get("quick") else given))
+    if given.get("quick") and given.get("full"):
+        raise ValueError("--quick and --full are a toy and a large model: choose one")
+    size = (given.get("quick") and quick) or (given.get("full") and full) or {}
+    settings = cls(**{**size, **given})
     check_ranges(settings)
     return settings
 

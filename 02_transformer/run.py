@@ -47,6 +47,7 @@ class Settings(RunSettings):
 
 
 QUICK = dict(d_model=64, n_layers=2, d_ff=192)
+FULL = dict(d_model=512, n_layers=8, n_heads=8, n_kv_heads=8, d_ff=1408)   # 28 M parameters
 
 
 def count_table(model: Transformer) -> int:
@@ -87,7 +88,7 @@ def draw_rope(path: Path, head_width: int, base: float) -> None:
 
 def main() -> None:
     """Build, count, check, write the configuration that chapter 3 trains."""
-    settings = parse_settings(Settings, __doc__, QUICK)
+    settings = parse_settings(Settings, __doc__, QUICK, full=FULL)
     device = announce("02 transformer", settings)
     begin = time.perf_counter()
     folder = Path(settings.out, "02_transformer")

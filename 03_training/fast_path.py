@@ -88,6 +88,13 @@ class FusedMuon(Muon):
         return orthogonalize_fused(G, dtype=self.dtype)
 
 
+def is_fast(said: str, device: torch.device) -> bool:
+    """What --fast means: auto is on where a GPU waits for Python, that is on CUDA. ValueError for another word."""
+    if said not in ("auto", "on", "off"):
+        raise ValueError(f"--fast {said} is unknown: choose one of auto, on, off")
+    return device.type == "cuda" if said == "auto" else said == "on"
+
+
 def use_fast_path(model: Transformer, precision: str = "auto", compiled: bool | None = None) -> str:
     """Put the model on the fast path, in place; returns the format it computes in.
 

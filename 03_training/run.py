@@ -2,6 +2,7 @@
 
     make 03        or  python 03_training/run.py --help
 """
+import copy
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,12 +17,14 @@ import torch
 from batches import TextBatches, sum_rows
 from bits_per_byte import bits_per_byte
 from bpe import Tokenizer
-from checkpoint import save_model
-from cross_entropy import cross_entropy
+from checkpoint import keep_best, save_model
+from fast_path import fast_optimizers, is_fast, loss_on, use_fast_path
 from figures import GREY, new_axes, save
 from mixture_of_experts import balance_loss
 from muon import muon_and_adamw
-from recall import fact_recall, plain_addition, plain_answers
+from precision import LossScaler
+from prefetch import Prefetch
+from recall import complete, fact_recall, plain_addition, plain_answers
 from schedule import SCHEDULES, warmup
 from tasks import Tasks, load_tasks
 from token_file import open_tokens
@@ -41,12 +44,18 @@ class Settings(RunSettings):
     sum_weight: float = setting(0.25, least=0)        # weight of their loss
     matrix_lr: float = 0.02       # learning rate of Muon (matrices)
     other_lr: float = 4e-3        # learning rate of AdamW (embeddings, norms)
-    schedule: str = "constant"    # constant (then a straight decay) or cosine
+    epochs: float = setting(0.0, least=0)             # passes over the text in place of --steps (0: --steps)
+    schedule: str = "constant"    # constant (then a straight decay), cosine or linear
     decay: float = setting(0.5, above=0, most=1)      # share of the steps in which the constant schedule decays
     clip: float = 1.0             # longest gradient
+    precision: str = "auto"       # format of the fast path: auto (bf16 where it is faster), fp32, bf16 or fp16
+    on_bad: str = "stop"          # after a loss that is not finite, or a spike: stop, or rollback to the last state
+    spike: float = 1e9            # a loss so many times the usual one is a spike
+    watch: int = setting(0, least=0)                  # show a sample and the held-out loss every so many steps (0: never)
 
 
 QUICK = dict(steps=60, sum_steps=20, sum_batch=16)
+FULL = dict(epochs=4.0, batch=16, length=256, other_lr=2e-3, watch=200, on_bad="rollback", spike=3.0)
 
 
 def measure(model: Transformer, tokenizer: Tokenizer, valid, tasks: Tasks) -> dict:
@@ -57,7 +66,8 @@ def measure(model: Transformer, tokenizer: Tokenizer, valid, tasks: Tasks) -> di
             "plain_addition": plain_addition(model, tokenizer, tasks.test_sums)}
 
 
-def pretrain(model: Transformer, tokenizer: Tokenizer, tokens, tasks: Tasks, s: Settings, state: Path, key: str) -> list[dict]:
+def pretrain(model: Transformer, tokenizer: Tokenizer, tokens, tasks: Tasks, s: Settings, state: Path, key: str,
+             watch=None) -> list[dict]:
     """Sums alone until the model has the idea of them, then text with a few sums in every step; returns the log.
 
     Sums are learned only while they are a large share of the gradient, hence the first phase (measured: without it the
@@ -67,15 +77,26 @@ def pretrain(model: Transformer, tokenizer: Tokenizer, tokens, tasks: Tasks, s: 
     if s.schedule not in SCHEDULES:
         raise ValueError(f"--schedule {s.schedule} is unknown: choose one of {', '.join(SCHEDULES)}")
     text, banned = TextBatches(tokens, s.batch, s.length, s.seed), set(tasks.test_sums)
+    fast = is_fast(s.fast, device)
+    precision = use_fast_path(model, s.precision) if fast else "fp32"
+    optimizers = fast_optimizers(model, s.matrix_lr, s.other_lr, precision) if fast else \
+        muon_and_adamw(model, s.matrix_lr, s.other_lr)
+    if fast:
+        print(f"  fast path, computing in {precision}")
 
-    def loss_on(x, y):
-        loss = cross_entropy(model(x.to(device)), y.to(device))
-        return loss + 0.01 * balance_loss(model) if model.config.balance == "loss" else loss
+    def batches_of(step):
+        if step < s.sum_steps:
+            return (sum_rows(tokenizer, s.sum_batch, banned, s.seed, step),)
+        return text(step - s.sum_steps), sum_rows(tokenizer, s.sum_rows, banned, s.seed, step)
+
+    ahead = Prefetch(batches_of, device)
 
     def loss_of(step):
-        if step < s.sum_steps:
-            return loss_on(*sum_rows(tokenizer, s.sum_batch, banned, s.seed, step))
-        return loss_on(*text(step - s.sum_steps)) + s.sum_weight * loss_on(*sum_rows(tokenizer, s.sum_rows, banned, s.seed, step))
+        first, *sums = ahead(step)
+        loss = loss_on(model, *first, fast)
+        for x, y in sums:
+            loss = loss + s.sum_weight * loss_on(model, x, y, fast)
+        return loss + 0.01 * balance_loss(model) if model.config.balance == "loss" else loss
 
     def scale_of(step):
         if step < s.sum_steps:
@@ -83,8 +104,35 @@ def pretrain(model: Transformer, tokenizer: Tokenizer, tokens, tasks: Tasks, s: 
         shape = {"decay": s.decay} if s.schedule == "constant" else {}
         return SCHEDULES[s.schedule](step - s.sum_steps, s.steps, n_warmup=max(s.steps // 33, 1), **shape)
 
-    return train(model, muon_and_adamw(model, s.matrix_lr, s.other_lr), loss_of, s.sum_steps + s.steps, scale_of,
-                 "pretrain", s.clip, state, key)
+    return train(model, optimizers, loss_of, s.sum_steps + s.steps, scale_of, "pretrain", s.clip, state, key,
+                 scaler=LossScaler() if precision == "fp16" else None, on_bad=s.on_bad, spike=s.spike, watch=watch)
+
+
+def estimate(model: Transformer, s: Settings, device: torch.device) -> None:
+    """Say before a long run how long it will take, from two steps of a copy of the model."""
+    fast, trial = is_fast(s.fast, device), copy.deepcopy(model)
+    if fast:
+        use_fast_path(trial, s.precision, compiled=False)
+    ids = torch.zeros(s.batch, s.length, dtype=torch.int64, device=device)
+    for _ in range(2):   # the first one warms up
+        begin = time.perf_counter()
+        loss_on(trial, ids, ids, fast).backward()
+        float(next(trial.parameters()).grad.sum())   # waits for the device
+        seconds = time.perf_counter() - begin
+    hours = 1.3 * seconds * (s.sum_steps + s.steps) / 3600   # the optimizer and the sums are the rest, about
+    print(f"  {s.steps:,} steps of {s.batch} x {s.length} tokens, about {hours * 60:.0f} minutes here", flush=True)
+
+
+def watcher(model: Transformer, tokenizer: Tokenizer, valid, tasks: Tasks, s: Settings, best: Path):
+    """Called with each saved step: every `watch` steps it shows the held-out loss and a sample, and keeps the best."""
+    def watch(step):
+        if s.watch and step % s.watch < 50:
+            held_out = bits_per_byte(model, valid, tasks.held_out_bytes)
+            model.train()
+            kept = keep_best(best, model, held_out)
+            text = complete(model, tokenizer, ["The "], n_new=30)[0].replace("\n", " ")
+            print(f"\n  step {step}: {held_out:.3f} bits a byte{', the best so far' if kept else ''}   The {text}", flush=True)
+    return watch
 
 
 def draw_loss(path: Path, log: list[dict], sum_steps: int) -> None:
@@ -104,7 +152,7 @@ def draw_loss(path: Path, log: list[dict], sum_steps: int) -> None:
 
 def main() -> None:
     """Load chapters 1 and 2, measure, pretrain, measure again, save."""
-    s = parse_settings(Settings, __doc__, QUICK)
+    s = parse_settings(Settings, __doc__, QUICK, full=FULL)
     device = announce("03 training", s)
     begin = time.perf_counter()
     folder, text_folder = Path(s.out, "03_training"), Path(s.out, "01_tokenizer")
@@ -113,10 +161,15 @@ def main() -> None:
     seed_everything(s.seed)
     model = Transformer(Config(**read_json(Path(s.out, "02_transformer", "config.json")))).to(device)
 
+    if s.epochs:
+        s.steps = max(int(s.epochs * len(tokens) / (s.batch * s.length)), 1)
+    if s.full:
+        estimate(model, s, device)
     before = measure(model, tokenizer, valid, tasks)
     made_from = content_hash(*(text_folder / name for name in ("train.bin", "tokenizer.json", "tasks.json")))
     key = fingerprint((s, model.config, made_from), "01_tokenizer", "02_transformer", "03_training")
-    log = pretrain(model, tokenizer, tokens, tasks, s, folder / "state.pt", key)
+    log = pretrain(model, tokenizer, tokens, tasks, s, folder / "state.pt", key,
+                   watcher(model, tokenizer, valid, tasks, s, folder / "best.pt"))
     after = measure(model, tokenizer, valid, tasks)
     for name in before:
         print(f"  {name.replace('_', ' '):<16} {before[name]:.3f} -> {after[name]:.3f}")
