@@ -27,11 +27,14 @@ try:
 except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import across_shards
+import charset
 import decontaminate
 import deduplicate
 import extract
 import filters
+import html_tokens
 import language
+import page_blocks
 import quality
 import warc
 from across_shards import ACROSS, PARTS, decide, read_documents, shard_keys
@@ -190,8 +193,8 @@ def _reads(stage: str, recipe: Recipe) -> list[str]:
 @lru_cache(maxsize=1)
 def _code() -> str:
     """Hash of the code that decides: changed code is a changed result."""
-    modules = (across_shards, decontaminate, deduplicate, extract, filters, language, quality, warc,
-               inspect.getmodule(_code))
+    modules = (across_shards, charset, decontaminate, deduplicate, extract, filters, html_tokens, language,
+               page_blocks, quality, warc, inspect.getmodule(_code))
     return hashlib.sha256("".join(inspect.getsource(m) for m in modules).encode()).hexdigest()
 
 
