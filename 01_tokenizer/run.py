@@ -19,16 +19,16 @@ from token_file import pack, shuffled, write_tokens
 @dataclass
 class Settings(RunSettings):
     """What chapter 1 can be told."""
-    corpus: str = ""                # your own text: a UTF-8 file or a folder (default: what Python carries)
-    vocab_size: int = setting(1024, least=260, most=65_536)  # tokens: 256 bytes, merges, 4 special ones
-    names: int = 240                # names of the standard library to learn facts about
-    held_out: int = 80              # of these, names that no training question asks about
-    real_chars: int = 450_000       # characters of real text
-    exposures: int = 55             # how often the facts of a name are stated
-    question_exposures: int = 8     # how often a training question is asked
-    test_sums: int = 300            # additions to test on
-    demonstrations: int = 6000      # additions that chapter 7's imperfect teacher demonstrates
-    careless_share: float = setting(0.65, least=0, most=1)   # how often that teacher forgets all carries
+    corpus: str = ""             # your own text: a UTF-8 file or a folder (default: what Python carries)
+    vocab_size: int = setting(1024, least=260, most=65_536)         # tokens: 256 bytes, merges, 4 special ones
+    names: int = 240             # names of the standard library to learn facts about
+    held_out: int = 80           # of these, names that no training question asks about
+    real_chars: int = setting(450_000, least=20_000)                # characters of real text
+    exposures: int = 55          # how often the facts of a name are stated
+    question_exposures: int = 8  # how often a training question is asked
+    test_sums: int = setting(300, least=1, most=100_000)            # additions to test on
+    demonstrations: int = setting(6000, least=1, most=500_000)      # additions that chapter 7's teacher demonstrates
+    careless_share: float = setting(0.65, least=0, most=1)          # how often that teacher forgets all carries
 
 
 QUICK = dict(vocab_size=512, names=60, held_out=20, real_chars=120_000, exposures=10, question_exposures=4,

@@ -162,6 +162,9 @@ def main() -> None:
     settings = parse_settings(Settings, __doc__)
     if settings.model not in MODELS:
         raise ValueError(f"model {settings.model!r} is unknown: choose one of {', '.join(MODELS)}")
+    if settings.tokens_per_batch < settings.length:
+        raise ValueError(f"--tokens-per-batch {settings.tokens_per_batch} is less than one row: "
+                         f"give --length {settings.length} or more")
     config, cluster = MODELS[settings.model], Cluster(gpus=settings.gpus)
     plans = search(config, settings.tokens_per_batch // settings.length, settings.length, cluster)
     print(HEADER)

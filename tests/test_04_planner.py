@@ -4,6 +4,7 @@ import pytest
 from count import count_parameters
 from memory_model import MIXED, Placement, held_micro_batches, rank_memory, stage_parameters, traffic
 from pipeline_parallel import SCHEDULES, bubble, layers_of, simulate
+import planner
 from planner import MODELS, Cluster, plan, search, useful_flops
 from transformer import Config, Transformer
 from zero import state_bytes
@@ -93,3 +94,9 @@ def test_more_ranks_never_need_more_memory_and_traffic_vanishes_on_one():
                      (Placement(data=8), Placement(data=8, zero=1)), (Placement(data=8, zero=2), Placement(data=8, zero=3)),
                      (Placement(), Placement(recompute="elementwise"))):
         assert rank_memory(config, 8192, two, 1, 0, MIXED, True).peak < rank_memory(config, 8192, one, 1, 0, MIXED, True).peak
+
+
+def test_a_batch_of_less_than_a_row_is_refused(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["planner.py", "--tokens-per-batch", "100", "--length", "200"])
+    with pytest.raises(ValueError, match="give --length 200 or more"):
+        planner.main()
