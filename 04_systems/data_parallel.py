@@ -2,7 +2,8 @@
 
 Three ways to average, naive first: a message for each parameter; a few large messages; and large messages that leave
 while the backward pass is still computing the rest (Li et al. 2020, PyTorch Distributed, section 3.2).
-The mean of the ranks' mean losses is the loss of the whole batch only if all have as many targets: `shard` sees to it.
+The mean of the ranks' mean losses is the loss of the whole batch only if all count as many targets, so each rank
+multiplies its own by `weight_of_mine`.
 
     python 04_systems/run.py --only strategies
 """
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from collectives import Team, all_reduce, tree_broadcast
+from cross_entropy import IGNORE
 
 
 def shard(x: Tensor, team: Team) -> Tensor:
@@ -23,6 +25,26 @@ def shard(x: Tensor, team: Team) -> Tensor:
     return x.chunk(team.size)[team.rank]
 
 
+def counted(targets: Tensor) -> int:
+    """How many targets carry loss."""
+    return int((targets != IGNORE).sum())
+
+
+def weight_of_mine(targets: Tensor, team: Team) -> float:
+    """What this rank multiplies its mean loss over `targets` by, so that the average over ranks is the mean over all.
+
+    p times this rank's share of all counted targets: 1 if all ranks count as many, 0 for a rank that counts none.
+    """
+    mine = counted(targets)
+    everyone = all_reduce(torch.tensor([float(mine)], dtype=torch.float64, device=targets.device), team).item()
+    return team.size * mine / max(everyone, 1.0)
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are not frozen: those that have something to average. The same on all ranks."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
 @torch.no_grad()
 def share_parameters(model: nn.Module, team: Team) -> None:
     """Give every rank the weights of rank 0."""
@@ -31,9 +53,9 @@ def share_parameters(model: nn.Module, team: Team) -> None:
 
 
 def average_gradients_naive(model: nn.Module, team: Team) -> None:
-    """One all-reduce a parameter: right, but many small messages. Every parameter must have a gradient."""
-    for p in model.parameters():
-        p.grad = all_reduce(p.grad, team) / team.size
+    """One all-reduce a parameter: right, but many small messages."""
+    for p in trainable(model):
+        unpack(all_reduce(pack([p]), team), [p], team.size)
 
 
 def fill_buckets(parameters: list[nn.Parameter], bucket_bytes: int) -> list[list[nn.Parameter]]:
@@ -43,7 +65,7 @@ def fill_buckets(parameters: list[nn.Parameter], bucket_bytes: int) -> list[list
         if sum(q.numel() * q.element_size() for q in buckets[-1]) >= bucket_bytes:
             buckets.append([])
         buckets[-1].append(p)
-    return buckets
+    return buckets if parameters else []
 
 
 def pack(bucket: list[nn.Parameter]) -> Tensor:
@@ -60,12 +82,12 @@ def unpack(flat: Tensor, bucket: list[nn.Parameter], n_ranks: int) -> None:
     """Put the averages of an all-reduced `pack` back; a parameter that no rank used keeps no gradient."""
     pieces = flat.split([*(p.numel() for p in bucket), len(bucket)])
     for p, piece, used in zip(bucket, pieces, pieces[-1].tolist()):
-        p.grad = (piece / n_ranks).view_as(p) if used else None
+        p.grad = (piece / n_ranks).view_as(p).to(p.dtype) if used else None
 
 
 def average_gradients_bucketed(model: nn.Module, team: Team, bucket_bytes: int = 1 << 20) -> None:
     """A few large messages instead of many small ones, after the backward pass."""
-    for bucket in fill_buckets(list(model.parameters()), bucket_bytes):
+    for bucket in fill_buckets(trainable(model), bucket_bytes):
         unpack(all_reduce(pack(bucket), team), bucket, team.size)
 
 
@@ -84,7 +106,8 @@ class OverlappedGradients:
 
     def __init__(self, model: nn.Module, team: Team, bucket_bytes: int = 1 << 20):
         self.team, self.syncing = team, True
-        self.buckets = fill_buckets(list(model.parameters())[::-1], bucket_bytes)   # a shared parameter is listed once
+        self.model = model
+        self.buckets = fill_buckets(trainable(model)[::-1], bucket_bytes)   # a shared parameter is listed once
         self.bucket_of = {p: i for i, bucket in enumerate(self.buckets) for p in bucket}
         self._reset()
         for p in self.bucket_of:
@@ -112,8 +135,15 @@ class OverlappedGradients:
     def finish(self) -> int:
         """Start what could not start (parameters without a gradient), wait for all, put the averages in place.
 
-        Returns how many buckets were under way before this call, that is, during the backward pass.
+        Returns how many buckets were under way before this call, that is, during the backward pass. Raises ValueError
+        if a gradient has been left out of its message.
         """
+        if min(self.missing, default=0) < 0:
+            raise ValueError("a gradient changed after its bucket had been sent: put all backward passes of a step but "
+                             "the last into `with overlap.no_sync():`")
+        if any(p.grad is not None and p not in self.bucket_of for p in self.model.parameters()):
+            raise ValueError("a parameter was frozen when OverlappedGradients was made and has a gradient now: make a "
+                             "new one after unfreezing")
         early = len(self.sent)
         while len(self.sent) < len(self.buckets):
             self.start()

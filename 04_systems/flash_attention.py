@@ -69,6 +69,8 @@ class _Flash(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dO: Tensor):
+        if torch.is_grad_enabled():   # create_graph=True: what L depends on would be missing, without a word
+            raise NotImplementedError("flash attention has no second derivative: use chapter 2's attend for that")
         Q, K, V, O, L = ctx.saved_tensors
         dQ, dK, dV = torch.zeros_like(Q), torch.zeros_like(K), torch.zeros_like(V)
         scale, shift = Q.shape[-1] ** -0.5, K.shape[-2] - Q.shape[-2]
@@ -89,7 +91,8 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, tile: 
     """softmax(q k^T / sqrt(D)) v exactly, forward and backward, in memory linear in T.
 
     q (B, H, T, D); k and v (B, K, S, D) with K dividing H; with `causal` the queries are the last T of S >= T
-    positions. Raises ValueError for shapes that do not go together.
+    positions. Raises ValueError for shapes that do not go together. The backward pass is not differentiable again
+    (torch refuses): a gradient of a gradient needs chapter 2's `attend`.
     """
     H, T, S = q.shape[1], q.shape[-2], k.shape[-2]
     if k.shape != v.shape or q.shape[-1] != k.shape[-1] or H % k.shape[1]:

@@ -10,22 +10,33 @@ from typing import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Variable
 
 from transformer import Transformer
 
 
 class FlatUnit:
-    """Some parameters as views of one flat vector `full`, padded with zeros to a multiple of `multiple`."""
+    """Some parameters as views of one flat vector `full`, padded with zeros to a multiple of `multiple`.
+
+    `used` says which of them have had a gradient since it was last cleared: the others must not change in a step.
+    """
 
     def __init__(self, parameters: list[nn.Parameter], multiple: int):
+        kinds = {(p.dtype, p.device) for p in parameters}
+        if len(kinds) > 1:
+            raise ValueError(f"one flat vector cannot hold {sorted(map(str, kinds))}: give all weights one type and place")
         self.parameters, self.sizes = parameters, [p.numel() for p in parameters]
         n = -(-sum(self.sizes) // multiple) * multiple
         self.full = torch.cat([p.detach().reshape(-1) for p in parameters]
                               + [parameters[0].new_zeros(n - sum(self.sizes))])
-        for p, piece in zip(parameters, self.full.split([*self.sizes, n - sum(self.sizes)])):
+        for p, piece in zip(parameters, self.pieces(self.full)):
             p.data = piece.view_as(p)   # subtle: .data, so that filling `full` later is no change in autograd's eyes
         self.bytes = self.full.untyped_storage().nbytes()
-        self.missing = len(parameters)   # gradients that have not arrived in this backward pass
+        self.used = [False] * len(parameters)
+
+    def pieces(self, flat: Tensor) -> list[Tensor]:
+        """A vector like `full` as one view a parameter, (its number of weights,); what is left over is padding."""
+        return list(flat.split([*self.sizes, len(flat) - sum(self.sizes)]))[:-1]
 
     @property
     def filled(self) -> bool:
@@ -43,13 +54,12 @@ class FlatUnit:
         self.full.copy_(values)
 
     def take_gradients(self) -> Tensor:
-        """All gradients as one flat vector like `full` (zeros where there is none); they are removed from the parameters."""
+        """All gradients as one flat vector like `full`, zeros where there is none; the parameters lose them."""
         flat = torch.zeros(self.bytes // self.full.element_size(), dtype=self.full.dtype, device=self.full.device)
-        for p, piece in zip(self.parameters, flat.split([*self.sizes, len(flat) - sum(self.sizes)])):
+        for i, (p, piece) in enumerate(zip(self.parameters, self.pieces(flat))):
             if p.grad is not None:
                 piece.copy_(p.grad.reshape(-1))
-                p.grad = None
-        self.missing = len(self.parameters)
+                p.grad, self.used[i] = None, True
         return flat
 
 
@@ -60,14 +70,37 @@ def make_units(model: Transformer, multiple: int) -> tuple[list[FlatUnit], FlatU
     return units, FlatUnit([p for p in model.parameters() if p not in inside], multiple)   # a shared weight counts once
 
 
-def on_gradients(unit: FlatUnit, action: Callable[[FlatUnit], None]) -> None:
-    """Call action(unit) in the backward pass as soon as all gradients of the unit are complete."""
-    def arrived(_):
-        unit.missing -= 1
-        if unit.missing == 0:
-            action(unit)
-    for p in unit.parameters:
-        p.register_post_accumulate_grad_hook(arrived)
+def before_backward(module: nn.Module, action: Callable[[], None]) -> None:
+    """Call action() whenever a backward pass enters `module`, that is, when the gradient of its output is complete."""
+    def watch(_, __, out: Tensor) -> None:
+        if out.requires_grad:
+            out.register_hook(lambda grad: action())
+    module.register_forward_hook(watch)
+
+
+def when_left(model: Transformer, units: list[FlatUnit], root: FlatUnit, action: Callable[[FlatUnit], None]) -> None:
+    """In every backward pass call action(unit) for all units, from the last block to the first, then the root.
+
+    A block's turn comes when the pass enters the block before it, the others' at the end. Not when its last gradient
+    arrives: on a rank that does not use one of its weights it never would, and ranks must exchange in one order.
+    """
+    waiting: list[FlatUnit] = []   # in this pass, in order
+
+    def begin() -> None:
+        waiting[:] = [*reversed(units), root]
+        Variable._execution_engine.queue_callback(end)   # called when this pass has ended
+
+    def enter(unit: FlatUnit) -> None:
+        while unit in waiting and waiting[0] is not unit:
+            action(waiting.pop(0))
+
+    def end() -> None:
+        while waiting:
+            action(waiting.pop(0))
+
+    before_backward(model, begin)
+    for layer, unit in zip(model.model.layers, units):
+        before_backward(layer, lambda u=unit: enter(u))
 
 
 def stream(model: Transformer, units: list[FlatUnit], root: FlatUnit,
@@ -87,7 +120,7 @@ def stream(model: Transformer, units: list[FlatUnit], root: FlatUnit,
         unit.empty()
         layer.register_forward_pre_hook(lambda *_, u=unit, then=after: ensure(u, then))
         layer.register_forward_hook(lambda *_, u=unit: u.empty())
-        layer.register_full_backward_pre_hook(lambda *_, u=unit, then=before: ensure(u, then))
+        before_backward(layer, lambda u=unit, then=before: ensure(u, then))
     root.empty()
     model.register_forward_pre_hook(lambda *_: ensure(root, units[0]))
     model.register_forward_hook(lambda *_: None if torch.is_grad_enabled() else root.empty())

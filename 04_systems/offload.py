@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from adamw import AdamW
-from flat_unit import FlatUnit, make_units, on_gradients, stream
+from flat_unit import FlatUnit, make_units, stream, when_left
 from transformer import Transformer
 
 
@@ -108,7 +108,7 @@ class Offloaded:
         offloaded.step()
 
     With `parameters` each block is updated inside the backward pass, so one step is exactly one backward pass, and
-    gradients cannot be clipped by their joint length.
+    gradients cannot be clipped by their joint length. Frozen weights and those without a gradient stay as they are.
     """
 
     def __init__(self, model: Transformer, store: HostStore | DiskStore, rule: AdamW, parameters: bool = False):
@@ -125,9 +125,9 @@ class Offloaded:
         self.moments = Prefetcher(store, sizes, root.full)
         self.weights = Prefetcher(store, sizes, root.full)
         rule.steps = 1                                    # the number of the step that is being computed
+        self.updated: set[FlatUnit] = set()               # in this step
         if parameters:
-            for unit in self.units:
-                on_gradients(unit, self._update_and_leave)
+            when_left(model, blocks, root, self._update_and_leave)
             stream(model, blocks, root, self._fill)
 
     def _fill(self, unit: FlatUnit, then: FlatUnit | None) -> None:
@@ -140,14 +140,24 @@ class Offloaded:
     @torch.no_grad()
     def _update(self, unit: FlatUnit, then: FlatUnit | None) -> None:
         """One AdamW update of a unit whose weights and gradients are in memory; `then` is the unit that comes next."""
-        both = self.moments.get(self._key("moments", unit), self._key("moments", then))
-        unit.full.mul_(1 - self.rule.lr * self.rule.weight_decay)
-        unit.full.sub_(self.rule.lr * self.rule.direction(unit.take_gradients(), *both.chunk(2)))
-        self.moments.write(self._key("moments", unit), both).result()
+        grads, rule = unit.pieces(unit.take_gradients()), self.rule
+        if any(unit.used):
+            both = self.moments.get(self._key("moments", unit), self._key("moments", then))
+            for used, w, grad, m, v in zip(unit.used, unit.pieces(unit.full), grads, *map(unit.pieces, both.chunk(2))):
+                if used:
+                    w.mul_(1 - rule.lr * rule.weight_decay)
+                    w.sub_(rule.lr * rule.direction(grad, m, v))
+            self.moments.write(self._key("moments", unit), both).result()
+        unit.used = [False] * len(unit.used)
 
     def _update_and_leave(self, unit: FlatUnit) -> None:
-        self._update(unit, None)
-        self.weights.write(self._key("weights", unit), unit.full).result()
+        if any(p.grad is not None for p in unit.parameters):
+            if unit in self.updated:
+                raise ValueError("weights in a store are updated in the backward pass: call step after each one, and "
+                                 "make the batch smaller instead of accumulating gradients")
+            self.updated.add(unit)
+            self._update(unit, None)
+            self.weights.write(self._key("weights", unit), unit.full).result()
         unit.empty()
 
     def step(self) -> None:
@@ -155,7 +165,13 @@ class Offloaded:
         if not self.streaming:
             for unit, then in zip(self.units, [*self.units[1:], None]):
                 self._update(unit, then)
+        self.updated.clear()
         self.rule.steps += 1
+
+    def zero_grad(self) -> None:
+        """Forget gradients, as in torch.optim; with `parameters` there are none left after a backward pass."""
+        for p in self.model.parameters():
+            p.grad = None
 
     def load_all(self) -> Transformer:
         """The model with all its weights in memory (they stay until the next forward pass)."""

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 try:
-    from workbench import RunSettings, parse_settings, read_json, run_main, seed_everything, write_json
+    from workbench import (RunSettings, content_hash, fingerprint, parse_settings, read_json, run_main, seed_everything,
+                           write_json)
 except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import torch
@@ -23,7 +24,7 @@ from adamw import AdamW
 from batches import TextBatches
 from checkpoint import read, write
 from collectives import Team, all_reduce
-from data_parallel import average_gradients_bucketed, shard
+from data_parallel import average_gradients_bucketed, counted, shard
 from pipeline_parallel import Pipeline, sum_tied_gradients
 from ranks import RankError, joined, run_ranks
 from tensor_parallel import cut, join, split_heads_and_widths, sum_partial_gradients
@@ -79,18 +80,22 @@ class Trainer3D:
                              layout.sequence and tensor is not None, slot)
         self.model = self.pipe.model
         self.optimizer = AdamW(self.model.parameters(), lr, weight_decay=weight_decay)
+        self.device = next(self.model.parameters()).device
 
     def gradients(self, ids: Tensor, targets: Tensor) -> float:
         """Forward, backward and all exchanges for a global batch (B, T), the same on every rank; returns its loss."""
         for p in self.model.parameters():
             p.grad = None
-        loss = self.pipe.step(shard(ids, self.mesh.data), shard(targets, self.mesh.data))
+        d = self.mesh.data
+        # The copies' gradients are averaged, so each is divided by the mean number of targets a copy counts.
+        loss = self.pipe.step(shard(ids, d), shard(targets, d), counted(targets) / d.size)
         if self.layout.tensor > 1:
             sum_partial_gradients(self.model, self.mesh.tensor, self.pipe.sequence)
         sum_tied_gradients(self.model, self.mesh.ends)
         if self.mesh.data.size > 1:
             average_gradients_bucketed(self.model, self.mesh.data)
-        total = all_reduce(torch.tensor([loss], dtype=torch.float64), self.mesh.world)   # last stages only are not 0
+        mine = torch.tensor([loss], dtype=torch.float64, device=self.device)   # 0 on all but the last stages
+        total = all_reduce(mine, self.mesh.world)
         return total.item() / (self.layout.data * self.layout.tensor)
 
     def step(self, ids: Tensor, targets: Tensor, scale: float = 1.0) -> float:
@@ -99,44 +104,61 @@ class Trainer3D:
         self.optimizer.step(scale)
         return loss
 
-    def save(self, folder: Path, step: int) -> None:
+    def wait_for_all(self) -> None:
+        """Return when all ranks have called this."""
+        all_reduce(torch.zeros(1, device=self.device), self.mesh.world)
+
+    def moments(self, p: Tensor) -> list[Tensor]:
+        """Both moments of a parameter; none of a frozen one."""
+        return next(([m, v] for q, m, v in zip(self.optimizer.parameters, self.optimizer.m, self.optimizer.v) if q is p), [])
+
+    def save(self, folder: Path, step: int, recipe: dict | None = None) -> None:
         """Write weights and moments as slices, then, when all ranks are done, the file that makes the checkpoint valid.
 
-        Data-parallel copies are equal, so the first one writes.
+        Data-parallel copies are equal, so the first one writes. `recipe` says what run this is: see `load`.
         """
-        moments = dict(zip([id(p) for p in self.optimizer.parameters], zip(self.optimizer.m, self.optimizer.v)))
         stage, slice_ = self.mesh.pipeline.rank, self.mesh.tensor.rank
         if self.mesh.data.rank == 0:
             write(folder / f"step{step}-stage{stage}-slice{slice_}.pt", {
-                name: [p.detach().cpu(), *(x.cpu() for x in moments[id(p)])] for name, p in self.model.named_parameters()})
-        all_reduce(torch.zeros(1), self.mesh.world)           # nobody passes before everybody has written
+                name: [x.detach().cpu() for x in (p, *self.moments(p))] for name, p in self.model.named_parameters()})
+        self.wait_for_all()              # nobody passes before everybody has written
         if self.mesh.world.rank == 0:
             write_json(folder / "latest.json", {"step": step, "stages": self.layout.pipeline, "slices": self.layout.tensor,
-                                                "config": asdict(self.config)})
+                                                "recipe": {**(recipe or {}), "model": asdict(self.config)}})
             for old in folder.glob("step*-stage*-slice*.pt"):
                 if not old.name.startswith(f"step{step}-"):
                     old.unlink()
 
-    def load(self, folder: Path) -> int:
+    def load(self, folder: Path, recipe: dict | None = None) -> int:
         """Continue from the newest valid checkpoint in `folder`, whatever mesh wrote it; returns its step, 0 if none.
 
+        One of another `recipe` (settings, corpus, code, or shape of the model) is not continued but removed, and said.
         Each rank reads all files (memory-mapped by the system), joins slices to full tensors and cuts its own.
         """
-        if not (folder / "latest.json").exists():
+        file = folder / "latest.json"
+        if not file.exists():
             return 0
-        latest = read_json(folder / "latest.json")
-        if Config(**latest["config"]) != self.config:
-            raise ValueError(f"{folder} holds a model of another shape: name another folder")
+        latest, wanted = read_json(file), {**(recipe or {}), "model": asdict(self.config)}
+        if not isinstance(latest, dict) or not {"step", "stages", "slices", "recipe"} <= latest.keys():
+            raise ValueError(f"{file} is no checkpoint of this code: delete it or name another folder with --checkpoint")
+        if other := [name for name, value in wanted.items() if latest["recipe"].get(name) != value]:
+            self.wait_for_all()          # everybody has read it
+            if self.mesh.world.rank == 0:
+                print(f"  {folder} holds a run with another {', '.join(other)}: starting again", flush=True)
+                file.unlink()        # before its files are written over one by one
+            return 0
         pieces: dict[str, list] = {}
-        for stage in range(latest["stages"]):
-            slices = [read(folder / f"step{latest['step']}-stage{stage}-slice{s}.pt") for s in range(latest["slices"])]
-            pieces.update({name: [s[name] for s in slices] for name in slices[0]})
-        tensor = self.mesh.tensor
-        with torch.no_grad():
-            for p, m, v in zip(self.optimizer.parameters, self.optimizer.m, self.optimizer.v):
-                name = next(n for n, q in self.model.named_parameters() if q is p)
-                for mine, saved in zip((p, m, v), zip(*pieces[name])):
-                    mine.copy_(cut(name, join(name, list(saved), self.rows[name]), tensor.rank, tensor.size))
+        try:
+            for stage in range(latest["stages"]):
+                slices = [read(folder / f"step{latest['step']}-stage{stage}-slice{s}.pt") for s in range(latest["slices"])]
+                pieces.update({name: [s[name] for s in slices] for name in slices[0]})
+            with torch.no_grad():
+                for name, p in self.model.named_parameters():
+                    for mine, saved in zip((p, *self.moments(p)), zip(*pieces[name])):
+                        full = join(name, list(saved), self.rows[name])
+                        mine.copy_(cut(name, full, self.mesh.tensor.rank, self.mesh.tensor.size))
+        except (FileNotFoundError, KeyError, RuntimeError) as error:
+            raise ValueError(f"the checkpoint in {folder} is incomplete ({error}): delete the folder") from None
         self.optimizer.steps = latest["step"]
         return latest["step"]
 
@@ -144,24 +166,33 @@ class Trainer3D:
 @dataclass
 class Settings(RunSettings, Layout):
     """A training run on a mesh."""
-    steps: int = 20                           # optimizer steps in all
-    batch: int = 16                           # rows of the whole batch
-    length: int = 64                          # tokens a row
-    lr: float = 3e-3                          # learning rate of AdamW
-    checkpoint: str = "out/04_systems/mesh"   # folder of the checkpoint
-    save_every: int = 10                      # steps between checkpoints
-    patience: float = 600.0                   # seconds for the whole run, or for one message under torchrun
+    steps: int = 20           # optimizer steps in all
+    batch: int = 16           # rows of the whole batch
+    length: int = 64          # tokens a row
+    lr: float = 3e-3          # learning rate of AdamW
+    checkpoint: str = ""      # folder of the checkpoint; if it is not given, 04_systems/mesh in the folder of --out
+    save_every: int = 10      # steps between checkpoints
+    patience: float = 600.0   # seconds for the whole run, or for one message under torchrun
+
+
+def recipe_of(settings: Settings, corpus: Path) -> dict:
+    """What a run must have in common with a checkpoint to continue it. The mesh and the number of steps are free."""
+    return {"seed": settings.seed, "batch": settings.batch, "length": settings.length, "lr": settings.lr,
+            "corpus": content_hash(corpus),
+            "code": fingerprint("", "02_transformer", "03_training", "04_systems")}
 
 
 def train(world: Team, settings: Settings) -> list[float]:
     """What each rank runs: build, continue if there is a checkpoint, train on the corpus of chapter 1."""
-    tokens = open_tokens(Path(settings.out, "01_tokenizer", "train.bin"))
+    corpus = Path(settings.out, "01_tokenizer", "train.bin")
+    tokens, recipe = open_tokens(corpus), recipe_of(settings, corpus)
     config = Config(**read_json(Path(settings.out, "02_transformer", "config.json")))
     seed_everything(settings.seed)
     device = torch.device("cuda", torch.cuda.current_device()) if world.native else torch.device("cpu")
     trainer = Trainer3D(Transformer(config).to(device), Mesh(world, settings), settings, settings.lr)
-    batches, folder = TextBatches(tokens, settings.batch, settings.length, settings.seed), Path(settings.checkpoint)
-    step, losses = trainer.load(folder), []
+    batches = TextBatches(tokens, settings.batch, settings.length, settings.seed)
+    folder = Path(settings.checkpoint or Path(settings.out, "04_systems", "mesh"))
+    step, losses = trainer.load(folder, recipe), []
     if step and world.rank == 0:
         print(f"  continuing at step {step}", flush=True)
     while step < settings.steps:
@@ -171,7 +202,7 @@ def train(world: Team, settings: Settings) -> list[float]:
         if world.rank == 0:
             print(f"  step {step}  loss {losses[-1]:.4f}", flush=True)
         if step % settings.save_every == 0 or step == settings.steps:
-            trainer.save(folder, step)
+            trainer.save(folder, step, recipe)
     return losses
 
 

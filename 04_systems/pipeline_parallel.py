@@ -12,9 +12,10 @@ import time
 
 from torch import Tensor, nn
 
-from collectives import Team, all_reduce
+from collectives import Team
 from cross_entropy import cross_entropy
-from tensor_parallel import split_loss
+from data_parallel import counted
+from tensor_parallel import split_loss, sum_gradient
 from transformer import Transformer
 
 Action = tuple[str, int]   # ("F", 3): the forward pass of micro-batch 3
@@ -124,18 +125,23 @@ class Pipeline:
             x = layer(x, decoder.cos[:T], decoder.sin[:T])
         return x
 
-    def micro_loss(self, x: Tensor, targets: Tensor) -> Tensor:
-        """The loss of one micro-batch on the last stage, divided so that the sum over micro-batches is their mean."""
+    def micro_loss(self, x: Tensor, targets: Tensor, total: float) -> Tensor:
+        """A micro-batch's share of the loss on the last stage: the sum over its counted targets, divided by `total`.
+
+        Not its mean divided by the number of micro-batches, which is another loss where they count unequally.
+        """
         x = self.model.model.norm(x)
         loss = cross_entropy(self.model.unembed(x), targets) if self.tensor is None else \
             split_loss(self.model, x, targets, self.tensor, self.sequence)
-        return loss / self.n_micro
+        return loss * (counted(targets) / total)
 
-    def step(self, ids: Tensor, targets: Tensor) -> float:
+    def step(self, ids: Tensor, targets: Tensor, total: float | None = None) -> float:
         """Forward and backward of a whole batch (B, T); gradients are left in the parameters.
 
-        Returns the loss on the last stage, 0 elsewhere.
+        The loss is the sum over counted targets divided by `total`, their number if it is not given. Returns it on the
+        last stage, 0 elsewhere.
         """
+        total = max(counted(targets) if total is None else total, 1e-9)   # nothing counted: 0, and no gradient
         if len(ids) % self.n_micro:
             raise ValueError(f"a batch of {len(ids)} rows cannot be cut into {self.n_micro} equal micro-batches")
         b, self.tokens = len(ids) // self.n_micro, ids.shape[1]
@@ -155,7 +161,7 @@ class Pipeline:
                 start = time.monotonic()
                 y = self.stage_forward(x)
                 if self.last:
-                    y = self.micro_loss(y, targets[rows])
+                    y = self.micro_loss(y, targets[rows], total)
                     loss += y.item()
                 self._note(kind, i, start, self.slot)
                 sent = None if self.last else self.team.start_send(y.detach(), self.team.rank + 1)
@@ -169,7 +175,8 @@ class Pipeline:
                     grad = like.new_empty(shape)
                     self.back.exchange(None, 0, grad, self.back.rank + 1)
                 start = time.monotonic()
-                y.backward(grad)
+                if y.requires_grad:                                        # not in a stage that is frozen, with all before it
+                    y.backward(grad)
                 self._note(kind, i, start, 2 * self.slot)
                 if sending is not None:
                     sending[1].wait()
@@ -188,5 +195,4 @@ class Pipeline:
 def sum_tied_gradients(model: Transformer, ends: Team | None) -> None:
     """Add up the gradients of a tied embedding that the first and the last stage, team `ends`, both hold."""
     if ends is not None and ends.size > 1 and model.config.tied:
-        weight = model.model.embed_tokens.weight
-        weight.grad = all_reduce(weight.grad, ends)
+        sum_gradient(model.model.embed_tokens.weight, ends)

@@ -42,6 +42,11 @@ def run_ranks(function: Callable, n_ranks: int, *args, timeout: float = 120.0) -
     """
     if n_ranks < 1:
         raise ValueError(f"{n_ranks} ranks cannot run anything: ask for at least 1")
+    try:
+        work = pickle.dumps((function, args))
+    except Exception as error:   # pickle raises whatever the object raises
+        raise ValueError(f"{function} or its arguments cannot be sent to other processes ({error}): "
+                         "use functions and classes from the top of a module") from None
     context = multiprocessing.get_context("forkserver")   # forks from a clean process that has imported torch once
     context.set_forkserver_preload(["torch.distributed", "parallel_3d"])
     with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +54,6 @@ def run_ranks(function: Callable, n_ranks: int, *args, timeout: float = 120.0) -
         try:
             for rank in range(n_ranks):
                 mine, theirs = context.Pipe()
-                work = pickle.dumps((function, args))
                 process = context.Process(target=_rank_main, args=(theirs, rank, n_ranks, folder, timeout, work),
                                           name=f"rank {rank} of {n_ranks}", daemon=True)
                 process.start()
@@ -76,11 +80,31 @@ def _rank_main(pipe, rank: int, n_ranks: int, folder: str, timeout: float, work:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=n_ranks, timeout=patience)
         answer = (True, function(Team(dist.group.WORLD, patience), *args))
     except BaseException as error:
-        expected = isinstance(error, (ValueError, FileNotFoundError))   # a message to the user, not a fault
-        answer = (False, (error if expected else None, traceback.format_exc()))
-    pipe.send_bytes(pickle.dumps(answer))
+        answer = (False, (_message(error), traceback.format_exc()))
+    try:
+        packed = pickle.dumps(answer)
+    except Exception as error:
+        answer = (False, (None, f"its result cannot be sent back ({error}): return tensors, numbers, strings, or lists "
+                                "and dictionaries of them"))
+        packed = pickle.dumps(answer)
+    pipe.send_bytes(packed)
     if answer[0]:
         dist.destroy_process_group()
+
+
+def _message(error: BaseException) -> bytes | None:
+    """An error that is a message to the user and not a fault, packed to be raised again in the parent; else None.
+
+    An exception whose constructor takes other arguments than its text can be packed but not unpacked: its text goes.
+    """
+    if not isinstance(error, (ValueError, FileNotFoundError)):
+        return None
+    try:
+        packed = pickle.dumps(error)
+        pickle.loads(packed)
+    except Exception:
+        packed = pickle.dumps(ValueError(str(error)))
+    return packed
 
 
 def _end_with_parent(pipe) -> None:
@@ -106,16 +130,25 @@ def _collect(pipes: list, processes: list, folder: Path, timeout: float) -> list
             except (EOFError, OSError):
                 processes[rank].join(5)
                 fine, value = False, (None, f"the process died with exit status {processes[rank].exitcode}")
+            except Exception as error:   # whatever unpickling an object of the rank's raises
+                fine, value = False, (None, f"what it sent back cannot be read here ({error!r})")
             (results if fine else failures)[rank] = value
         if failures:
             deadline = min(deadline, time.monotonic() + 1.0)
     if failures:
         rank = min(failures, key=lambda r: (_is_victim(failures[r][1]), r))
-        error, text = failures[rank]
-        raise error or RankError(f"rank {rank} of {n} failed: {text}")
+        message, text = failures[rank]
+        raise _unpacked(message) or RankError(f"rank {rank} of {n} failed: {text}")
     if len(results) < n:
         raise RankError(_hang_report(processes, folder, timeout, done=set(results)))
     return [results[rank] for rank in range(n)]
+
+
+def _unpacked(message: bytes | None) -> Exception | None:
+    """What `_message` packed, if it can be unpacked here."""
+    with contextlib.suppress(Exception):   # a class that only the rank knows
+        error = pickle.loads(message) if message else None
+        return error if isinstance(error, Exception) else None
 
 
 def _is_victim(text: str) -> int:

@@ -27,6 +27,8 @@ class _Recompute(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor | None) -> tuple:
+        if torch.is_grad_enabled():   # create_graph=True: the second run would not be part of the graph
+            raise NotImplementedError("recompute has no second derivative: run without it for that")
         if grad is None:
             return (None,) * (1 + len(ctx.args))
         # EXERCISE 4.5 recompute

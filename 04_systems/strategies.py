@@ -25,7 +25,7 @@ from adamw import AdamW
 from collectives import Team
 from cross_entropy import cross_entropy
 from data_parallel import (OverlappedGradients, average_gradients_bucketed, average_gradients_naive, shard,
-                           share_parameters)
+                           share_parameters, weight_of_mine)
 from measure import PeakMemory, tcp_bytes_sent, tensor_bytes
 from memory_model import Placement
 from parallel_3d import Layout, Mesh, Trainer3D
@@ -63,7 +63,8 @@ def start_data(model: Transformer, team: Team, kind: str) -> Running:
     def backward(ids: Tensor, targets: Tensor) -> float:
         for p in model.parameters():
             p.grad = None
-        loss = cross_entropy(model(shard(ids, team)), shard(targets, team))
+        mine = shard(targets, team)
+        loss = cross_entropy(model(shard(ids, team)), mine) * weight_of_mine(mine, team)
         loss.backward()
         if overlap is not None:
             overlap.finish()
@@ -79,12 +80,13 @@ def start_zero(model: Transformer, team: Team, stage: int) -> Running:
     zero = Zero(model, team, stage, optimizer_for)
 
     def backward(ids: Tensor, targets: Tensor) -> float:
-        loss = cross_entropy(model(shard(ids, team)), shard(targets, team))
+        mine = shard(targets, team)
+        loss = cross_entropy(model(shard(ids, team)), mine) * weight_of_mine(mine, team)
         loss.backward()
         return loss.item()
 
     return Running(model, backward, zero.step,
-                   [zero.optimizer.m, zero.optimizer.v, zero.parts, [unit.full for unit in zero.units]],
+                   [zero.optimizer.m, zero.optimizer.v, zero.parts, zero.grads, [unit.full for unit in zero.units]],
                    gathered=zero.gathered, full_gradients=zero.full_gradients)
 
 
@@ -149,7 +151,7 @@ def one_process(model: Transformer, batches: list[tuple[Tensor, Tensor]]) -> tup
         loss = cross_entropy(model(ids), targets)
         loss.backward()
         losses.append(loss.item())
-        gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
         optimizer.step()
     return losses, gradients, {name: p.detach().clone() for name, p in model.named_parameters()}
 

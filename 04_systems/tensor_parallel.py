@@ -35,6 +35,12 @@ def scatter_time(x: Tensor, team: Team) -> Tensor:
     return reduce_scatter(x.transpose(0, 1), team).view(T // team.size, B, C).transpose(0, 1)
 
 
+def refuse_second_derivative() -> None:
+    """Called by a backward pass: under create_graph=True what it exchanges would not be part of the graph."""
+    if torch.is_grad_enabled():
+        raise NotImplementedError("tensor parallelism has no second derivative: use one process for that")
+
+
 class _Enter(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, team: Team, sequence: bool) -> Tensor:
@@ -43,6 +49,7 @@ class _Enter(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
+        refuse_second_derivative()
         return (scatter_time if ctx.sequence else all_reduce)(grad, ctx.team), None, None
 
 
@@ -54,6 +61,7 @@ class _Leave(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
+        refuse_second_derivative()
         return gather_time(grad, ctx.team) if ctx.sequence else grad, None, None
 
 
@@ -96,7 +104,7 @@ class ColumnParallelLinear(nn.Module):
         super().__init__()
         if len(full) % team.size:
             raise ValueError(f"{len(full)} outputs cannot be cut into {team.size} equal parts: choose a width that can")
-        self.weight = nn.Parameter(full.detach().chunk(team.size)[team.rank].clone())
+        self.weight = nn.Parameter(full.detach().chunk(team.size)[team.rank].clone(), full.requires_grad)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out/p)."""
@@ -110,7 +118,7 @@ class RowParallelLinear(nn.Module):
         super().__init__()
         if full.shape[1] % team.size:
             raise ValueError(f"{full.shape[1]} inputs cannot be cut into {team.size} equal parts: choose a width that can")
-        self.weight = nn.Parameter(full.detach().chunk(team.size, 1)[team.rank].clone())
+        self.weight = nn.Parameter(full.detach().chunk(team.size, 1)[team.rank].clone(), full.requires_grad)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in/p) to (..., out)."""
@@ -122,7 +130,7 @@ class VocabParallelEmbedding(nn.Module):
 
     def __init__(self, full: Tensor, team: Team, sequence: bool):
         super().__init__()
-        self.weight = nn.Parameter(cut("embed_tokens.weight", full.detach(), team.rank, team.size))
+        self.weight = nn.Parameter(cut("embed_tokens.weight", full.detach(), team.rank, team.size), full.requires_grad)
         self.team, self.sequence = team, sequence
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -153,6 +161,7 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
+        refuse_second_derivative()
         logits, log_z, local, mine, kept = ctx.saved_tensors
         d = (logits - log_z[:, None]).exp()                                           # this rank's part of the softmax
         d.scatter_add_(-1, local[:, None], -mine[:, None].to(d))
@@ -194,7 +203,8 @@ def split_heads_and_widths(model: Transformer, team: Team, sequence: bool = Fals
         mlp.down_proj = RowParallelLinear(mlp.down_proj.weight, team)
     model.model.embed_tokens = VocabParallelEmbedding(model.model.embed_tokens.weight, team, sequence)
     if model.lm_head is not None:
-        model.lm_head.weight = nn.Parameter(cut("lm_head.weight", model.lm_head.weight.detach(), team.rank, team.size))
+        full = model.lm_head.weight
+        model.lm_head.weight = nn.Parameter(cut("lm_head.weight", full.detach(), team.rank, team.size), full.requires_grad)
     return model
 
 
@@ -206,6 +216,12 @@ def split_loss(model: Transformer, x: Tensor, targets: Tensor, team: Team, seque
     return vocab_parallel_cross_entropy(logits[:, :known], targets.reshape(-1), first, team)
 
 
+def sum_gradient(p: nn.Parameter, team: Team) -> None:
+    """Add up one gradient over the team. A frozen parameter has none; a rank that did not use it adds zero."""
+    if p.requires_grad:
+        p.grad = all_reduce(torch.zeros_like(p) if p.grad is None else p.grad, team)
+
+
 def sum_partial_gradients(model: Transformer, team: Team, sequence: bool = False) -> None:
     """After the backward pass: add up gradients of weights that all ranks hold but used on different data.
 
@@ -213,4 +229,4 @@ def sum_partial_gradients(model: Transformer, team: Team, sequence: bool = False
     """
     for name, p in model.named_parameters():
         if "q_norm" in name or "k_norm" in name or sequence and "norm" in name:
-            p.grad = all_reduce(p.grad, team)
+            sum_gradient(p, team)

@@ -18,8 +18,8 @@ from typing import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from collectives import Team, all_gather, reduce_scatter
-from flat_unit import FlatUnit, make_units, on_gradients, stream
+from collectives import Team, all_gather, all_reduce, reduce_scatter
+from flat_unit import FlatUnit, make_units, stream, when_left
 from transformer import Transformer
 
 
@@ -39,15 +39,29 @@ def state_bytes(n_parameters: float, n_ranks: int, stage: int, weight: float = 4
     # END EXERCISE 4.1
 
 
+def spans(unit: FlatUnit, rank: int, size: int) -> dict[int, slice]:
+    """Where the unit's parameters lie in part `rank` of `size` equal ones: {number of the parameter: place in the part}."""
+    length = unit.bytes // unit.full.element_size() // size
+    found, begin = {}, -rank * length
+    for i, n in enumerate(unit.sizes):
+        low, high = max(begin, 0), min(begin + n, length)
+        if low < high:
+            found[i] = slice(low, high)
+        begin += n
+    return found
+
+
 class Zero:
     """A model whose training state is shared by the ranks of `team`.
 
         zero = Zero(model, team, stage=3, make_optimizer=lambda parts: AdamW(parts, lr=1e-3))
-        loss(zero.model(ids), targets).backward()      # several times for gradient accumulation
-        zero.step()
+        loss = cross_entropy(zero.model(ids), targets) * weight_of_mine(targets, team)
+        loss.backward()                                # several times for gradient accumulation
+        zero.step()                                    # ends with zero_grad
 
-    All ranks must use the same parameters in a step: a missing gradient counts as zero and is exchanged in `step`.
-    The optimizer sees one flat part a unit, so it must treat every number alike (AdamW yes, Muon no).
+    All ranks call every block and make the same number of backward passes. A weight that a rank does not use counts as
+    zero there; one that no rank uses stays as it is, and so does a frozen one. The optimizer sees flat pieces of
+    weights, so it must treat every number alike (AdamW yes, Muon no). There are no `param_groups`: `step` takes a scale.
     """
 
     def __init__(self, model: Transformer, team: Team, stage: int, make_optimizer: Callable[[list[nn.Parameter]], object]):
@@ -56,44 +70,63 @@ class Zero:
         self.model, self.team, self.stage = model, team, stage
         blocks, root = make_units(model, team.size)
         self.units = blocks + [root]
+        self.number = {unit: i for i, unit in enumerate(self.units)}
         # my part of each unit; in stage 3 a copy, as the full vector goes; before that a view of it
-        self.parts = [nn.Parameter(unit.full.chunk(team.size)[team.rank].clone() if stage == 3
-                                   else unit.full.chunk(team.size)[team.rank]) for unit in self.units]
-        self.part_of = dict(zip(self.units, self.parts))
-        self.optimizer = make_optimizer(self.parts)
+        parts = [unit.full.chunk(team.size)[team.rank] for unit in self.units]
+        self.parts = [part.clone() for part in parts] if stage == 3 else parts
+        self.grads: list[Tensor | None] = [None] * len(parts)          # of my parts, averaged over the ranks
+        self.spans = [spans(unit, team.rank, team.size) for unit in self.units]
+        self.pieces = [{i: nn.Parameter(part[span], unit.parameters[i].requires_grad) for i, span in spans_.items()}
+                       for unit, part, spans_ in zip(self.units, self.parts, self.spans)]
+        self.frozen = [[not p.requires_grad for p in unit.parameters] for unit in self.units]
+        self.optimizer = make_optimizer([piece for pieces in self.pieces for piece in pieces.values()])
         if stage >= 2:
-            for unit in self.units:
-                on_gradients(unit, self._reduce)
+            when_left(model, blocks, root, self._reduce)
         if stage == 3:
             stream(model, blocks, root, lambda unit, then: self._gather(unit))
 
     def _gather(self, unit: FlatUnit) -> None:
-        unit.fill(all_gather(self.part_of[unit].detach(), self.team))
+        unit.fill(all_gather(self.parts[self.number[unit]], self.team))
 
     @torch.no_grad()
     def _reduce(self, unit: FlatUnit) -> None:
         """Exchange the unit's gradients for the average of my part, add it to what earlier micro-batches left."""
         mine = reduce_scatter(unit.take_gradients(), self.team) / self.team.size
-        part = self.part_of[unit]
-        part.grad = mine if part.grad is None else part.grad + mine
+        i = self.number[unit]
+        self.grads[i] = mine if self.grads[i] is None else self.grads[i] + mine
         if self.stage == 3:
             unit.empty()
 
+    def finish(self) -> list[list[bool]]:
+        """Average what has not been averaged yet; returns for each unit which of its weights any rank has used."""
+        waiting = [any(p.grad is not None for p in unit.parameters) for unit in self.units]
+        used = [u or p.grad is not None for unit in self.units for u, p in zip(unit.used, unit.parameters)]
+        flags = iter(all_reduce(torch.tensor([float(f) for f in waiting + used], device=self.parts[0].device), self.team).tolist())
+        for unit in [unit for unit in self.units if next(flags)]:      # on every rank, if on any
+            self._reduce(unit)
+        anyone = [[next(flags) > 0 for _ in unit.parameters] for unit in self.units]
+        if any(u and f for units in zip(anyone, self.frozen) for u, f in zip(*units)):
+            raise ValueError("a parameter was frozen when Zero was made and has a gradient now: make a new Zero")
+        return anyone
+
     def step(self, scale: float = 1.0) -> None:
         """Average gradients that have not been averaged yet, update my parts, tell the others; gradients are dropped."""
-        for unit in self.units:
-            if self.stage == 1 or any(p.grad is not None for p in unit.parameters) or self.part_of[unit].grad is None:
-                self._reduce(unit)
+        for used, pieces, places, grad in zip(self.finish(), self.pieces, self.spans, self.grads):
+            for i, piece in pieces.items():
+                piece.grad = grad[places[i]] if used[i] else None
         self.optimizer.step(scale)
-        for unit in self.units:
-            if self.stage < 3:
+        if self.stage < 3:
+            for unit in self.units:
                 self._gather(unit)
-        self.drop_gradients()
+        self.zero_grad()
 
-    def drop_gradients(self) -> None:
-        """Forget the gradients of this step."""
-        for part in self.parts:
-            part.grad = None
+    def zero_grad(self) -> None:
+        """Forget the gradients of this step; all ranks together."""
+        self.grads[:] = [None] * len(self.grads)
+        for unit, pieces in zip(self.units, self.pieces):
+            unit.used = [False] * len(unit.used)
+            for p in [*unit.parameters, *pieces.values()]:
+                p.grad = None
 
     @contextlib.contextmanager
     def gathered(self) -> Iterator[Transformer]:
@@ -101,19 +134,19 @@ class Zero:
         for unit in self.units:
             if not unit.filled:
                 self._gather(unit)
-        yield self.model
-        if self.stage == 3:
-            for unit in self.units:
-                unit.empty()
+        try:
+            yield self.model
+        finally:
+            if self.stage == 3:
+                for unit in self.units:
+                    unit.empty()
 
     def full_gradients(self) -> dict[str, Tensor]:
         """The averaged gradients by name, in full, gathered from all ranks (for comparison; call before `step`)."""
         out = {}
         names = {p: name for name, p in self.model.named_parameters()}
-        for unit, part in zip(self.units, self.parts):
-            if self.stage == 1 and part.grad is None:
-                self._reduce(unit)
-            flat = all_gather(part.grad, self.team)
-            pieces = flat.split([*unit.sizes, len(flat) - sum(unit.sizes)])
-            out.update({names[p]: piece.view(p.shape) for p, piece in zip(unit.parameters, pieces)})
+        for unit, used, grad in zip(self.units, self.finish(), self.grads):
+            if any(used):
+                pieces = unit.pieces(all_gather(grad, self.team))
+                out.update({names[p]: piece.view(p.shape) for p, u, piece in zip(unit.parameters, used, pieces) if u})
         return out

@@ -158,13 +158,15 @@ class FlashAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, d_o):
         """(B, H, T, D) -> the gradients of q, k and v."""
+        if torch.is_grad_enabled():  # create_graph=True: what lse depends on would be missing, without a word
+            raise NotImplementedError("the kernel has no second derivative: use attention_torch for that")
         return *flash_backward(ctx.lib, *ctx.saved_tensors, d_o.contiguous(), ctx.causal), None, None
 
 
 def flash_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool = True, mode: str = ""
 ) -> torch.Tensor:
-    """softmax(q k^T / sqrt(D), causal or not) v by csrc/flash_attention.cu. Differentiable, float32.
+    """softmax(q k^T / sqrt(D), causal or not) v by csrc/flash_attention.cu. Differentiable once, float32.
 
     q (B, H, T, D); k, v (B, K, T, D) with K a divisor of H; returns (B, H, T, D). mode: "gpu" for CUDA
     tensors and "fast" else, unless given: "check" or "debug". Raises ValueError for other shapes and types.

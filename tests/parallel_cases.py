@@ -1,4 +1,5 @@
 """What the ranks of the chapter 4 tests run. Functions of a team, importable by name in every process."""
+import contextlib
 import copy
 import os
 import time
@@ -8,8 +9,8 @@ import torch.distributed as dist
 
 from collectives import (Team, all_to_all, ring_all_gather, ring_all_reduce, ring_reduce_scatter, tree_all_reduce,
                          tree_broadcast)
-from cross_entropy import cross_entropy
-from data_parallel import OverlappedGradients, shard
+from cross_entropy import IGNORE, cross_entropy
+from data_parallel import OverlappedGradients, average_gradients_bucketed, average_gradients_naive, shard
 from parallel_3d import Layout, Mesh, Trainer3D
 from strategies import measured_run, one_process, optimizer_for, random_batches, start, start_mesh
 from tensor_parallel import cut
@@ -39,16 +40,16 @@ def differences(running, batches, expected) -> dict[str, float]:
         losses.append(running.backward(ids, targets))
         if i == last:
             gradients = running.full_gradients() if running.full_gradients else \
-                {n: p.grad.clone() for n, p in running.model.named_parameters()}
+                {n: p.grad.clone() for n, p in running.model.named_parameters() if p.grad is not None}
         running.update()
     with running.gathered():
         weights = {n: p.detach().clone() for n, p in running.model.named_parameters()}
 
     def apart(mine, theirs):
-        return max((mine[n] - cut(n, theirs[n], *running.slice)).abs().max().item() for n in mine)
+        return max(((mine[n] - cut(n, theirs[n], *running.slice)).abs().max().item() for n in mine), default=0.0)
 
     return {"losses": losses, "gradients": apart(gradients, expected[1]), "weights": apart(weights, expected[2]),
-            "names": sorted(weights)}
+            "names": sorted(weights), "with gradient": sorted(gradients)}
 
 
 def equality(team: Team, names, dtypes, n_layers=4, n_steps=2) -> dict:
@@ -69,6 +70,100 @@ def layouts(team: Team, which) -> list[dict]:
     expected = one_process(copy.deepcopy(model), batches)
     return [{**differences(start_mesh(copy.deepcopy(model), team, layout), batches, expected), "wanted losses": expected[0]}
             for layout in which]
+
+
+def uneven_batches() -> list:
+    """8 rows of which the first two count no target at all and the others between 1 and 16; then 8 rows that count none
+    but the first token of the first row."""
+    (ids, first), (other_ids, second) = [(ids, targets.clone()) for ids, targets in small_batches(2)]
+    for row, kept in enumerate((0, 0, 1, 16, 3, 0, 8, 16)):
+        first[row, kept:] = IGNORE
+    second.view(-1)[1:] = IGNORE
+    return [(ids, first), (other_ids, second)]
+
+
+FROZEN = {   # parts whose names begin or end so
+    "a block and a norm": lambda n: ".layers.1." in n or n.endswith("layers.2.input_layernorm.weight") or "q_norm" in n,
+    "the first half": lambda n: "embed" in n or ".layers.0." in n or ".layers.1." in n,
+    "all but the last norm": lambda n: n != "model.norm.weight",
+}
+
+
+def frozen_model(which: str) -> Transformer:
+    """small_model with some parameters frozen."""
+    model = small_model()
+    for name, p in model.named_parameters():
+        p.requires_grad_(not FROZEN[which](name))
+    return model
+
+
+def lopsided(team: Team, names, meshes) -> dict:
+    """Every strategy and mesh on unequal numbers of targets, then with frozen parameters: {(what, which): differences}."""
+    out = {}
+    for what, model, batches in [("uneven", small_model(), uneven_batches())] + \
+            [(which, frozen_model(which), small_batches(1)) for which in FROZEN]:
+        expected = one_process(copy.deepcopy(model), batches)
+        for name in [*names, *meshes]:
+            copied = copy.deepcopy(model)
+            running = start(name, copied, team) if isinstance(name, str) else start_mesh(copied, team, name)
+            out[what, str(name)] = {**differences(running, batches, expected), "wanted losses": expected[0],
+                                    "wanted gradients": sorted(expected[1])}
+    return out
+
+
+def skip_some(model: Transformer, skipped: set[int]) -> None:
+    """From now on the blocks with these numbers do not use their feed-forward layer."""
+    def without(layer, x, cos, sin, cache=None):
+        return x + layer.self_attn(layer.input_layernorm(x), cos, sin, cache)
+
+    for i, layer in enumerate(model.model.layers):
+        layer.forward = (without if i in skipped else type(layer).forward).__get__(layer)
+
+
+SKIPPED = [[{1, 2}, {2}], [{2}, {2, 3}]]   # [rank][micro-batch]: block 2 is used by nobody, 1 and 3 by some
+
+
+def skipping_alone(steps: int = 2) -> tuple[dict, dict]:
+    """What two ranks with two micro-batches each must give, in one process: gradients and weights after the last step."""
+    model = small_model()
+    optimizer = optimizer_for(model.parameters())
+    for ids, targets in small_batches(steps, batch=4):
+        for p in model.parameters():
+            p.grad = None
+        for row, skipped in enumerate(SKIPPED[0] + SKIPPED[1]):
+            skip_some(model, skipped)
+            (cross_entropy(model(ids[row:row + 1]), targets[row:row + 1]) / 4).backward()
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        optimizer.step()
+    return gradients, {n: p.detach().clone() for n, p in model.named_parameters()}
+
+
+def skipping(team: Team, names) -> dict:
+    """The same with each strategy: {name: (gradients, weights)}."""
+    out = {}
+    for name in names:
+        model = small_model()
+        running = Zero(model, team, int(name[-1]), optimizer_for) if name.startswith("zero") else None
+        optimizer = None if running else optimizer_for(model.parameters())
+        overlap = OverlappedGradients(model, team) if name == "data_overlapped" else None
+        for ids, targets in small_batches(2, batch=4):
+            for p in model.parameters() if optimizer else ():
+                p.grad = None
+            for i, skipped in enumerate(SKIPPED[team.rank]):
+                skip_some(model, skipped)
+                row = slice(2 * team.rank + i, 2 * team.rank + i + 1)
+                with overlap.no_sync() if overlap and i == 0 else contextlib.nullcontext():
+                    (cross_entropy(model(ids[row]), targets[row]) / 2).backward()
+            if overlap:
+                overlap.finish()
+            elif optimizer:
+                {"data_naive": average_gradients_naive, "data_bucketed": average_gradients_bucketed}[name](model, team)
+            gradients = running.full_gradients() if running else \
+                {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+            (running or optimizer).step()
+        with running.gathered() if running else contextlib.nullcontext():
+            out[name] = gradients, {n: p.detach().clone() for n, p in model.named_parameters()}
+    return out
 
 
 def measured(team: Team, names, config, batch, length) -> list:

@@ -30,6 +30,57 @@ def test_a_rank_that_hangs_is_told_from_those_that_wait_for_it():
     assert not multiprocessing.active_children()
 
 
+class Refusal(ValueError):
+    """An error with two arguments: pickle would call Refusal with its text alone."""
+
+    def __init__(self, what, fix):
+        super().__init__(f"{what}: {fix}")
+
+
+class Unreadable(ValueError):
+    """Packed without complaint, and an error for whoever unpacks it where RANK is not set."""
+
+    def __reduce__(self):
+        return Unreadable._make, (self.args,)
+
+    @staticmethod
+    def _make(args):
+        if multiprocessing.parent_process() is None:
+            raise TypeError("no rank, no error")
+        return Unreadable(*args)
+
+
+def answers(team, how):
+    """Ranks that come back with something that is hard to send."""
+    if team.rank == 0 and how == "two arguments":
+        raise Refusal("7 heads", "choose 8")
+    if team.rank == 0 and how == "an error with a lambda":
+        error = ValueError("choose 9")
+        error.repair = lambda: 9
+        raise error
+    if team.rank == 0 and how == "unreadable":
+        raise Unreadable("choose 10")
+    return (lambda: 1) if how == "a function" else (Unreadable(1) if how == "an unreadable result" else 1)
+
+
+@pytest.mark.parametrize("how, error, sentence", [
+    ("two arguments", ValueError, "^7 heads: choose 8$"),
+    ("an error with a lambda", ValueError, "^choose 9$"),
+    ("unreadable", RankError, r"rank 0 of 2 failed: Traceback(.|\n)*choose 10"),
+    ("a function", RankError, r"rank 0 of 2 failed: its result cannot be sent back \(.*lambda"),
+    ("an unreadable result", RankError, r"rank 0 of 2 failed: what it sent back cannot be read here \(TypeError\('no rank"),
+])
+def test_what_cannot_be_sent_does_not_hide_the_reason(how, error, sentence):
+    with pytest.raises(error, match=sentence):
+        run_ranks(answers, 2, how)
+    assert not multiprocessing.active_children()
+
+
+def test_a_function_that_cannot_be_sent_is_refused_before_anything_starts():
+    with pytest.raises(ValueError, match="cannot be sent to other processes(.|\n)*from the top of a module"):
+        run_ranks(lambda team: 1, 2)
+
+
 def test_no_ranks_are_refused():
     with pytest.raises(ValueError, match="ask for at least 1"):
         run_ranks(fails, 0, "")

@@ -83,6 +83,14 @@ class ThreadTeam:
         return _Done(finish)
 
 
+class Alone:
+    """A team of one."""
+    rank, size, native = 0, 1, False
+
+    def split(self, parts):
+        return self
+
+
 def run_threads(function, size: int, *args, patience: float = 5.0, ring: bool = False) -> list:
     """function(team, *args) on `size` threads; returns what each returned. The first error of any rank is raised."""
     boxes = {(a, b): queue.Queue() for a in range(size) for b in range(size)}
