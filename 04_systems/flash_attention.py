@@ -91,8 +91,8 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, tile: 
     """softmax(q k^T / sqrt(D)) v exactly, forward and backward, in memory linear in T.
 
     q (B, H, T, D); k and v (B, K, S, D) with K dividing H; with `causal` the queries are the last T of S >= T
-    positions. Raises ValueError for shapes that do not go together. The backward pass is not differentiable again
-    (torch refuses): a gradient of a gradient needs chapter 2's `attend`.
+    positions. Raises ValueError for shapes that do not go together. A second derivative is refused with
+    NotImplementedError: chapter 2's `attend` has one.
     """
     H, T, S = q.shape[1], q.shape[-2], k.shape[-2]
     if k.shape != v.shape or q.shape[-1] != k.shape[-1] or H % k.shape[1]:

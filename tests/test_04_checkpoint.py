@@ -8,6 +8,7 @@ import torch
 from parallel_cases import small_batches, small_model
 from thread_team import Alone
 
+from checkpoint import write
 from parallel_3d import Layout, Mesh, Settings, Trainer3D, train
 from token_file import write_tokens
 from transformer import Config
@@ -82,8 +83,8 @@ def test_a_checkpoint_that_is_not_continued_is_invalid_before_its_files_change(s
     (lambda f: (f / "latest.json").write_text(""), "latest.json is damaged"),
     (lambda f: (f / "step2-stage0-slice0.pt").unlink(), "is incomplete"),
     (lambda f: (f / "step2-stage0-slice0.pt").write_bytes(b""), "step2-stage0-slice0.pt is damaged"),
-    (lambda f: torch.save({}, f / "step2-stage0-slice0.pt"), "is incomplete"),
-    (lambda f: torch.save({"model.norm.weight": [1]}, f / "step2-stage0-slice0.pt"), "is incomplete"),
+    (lambda f: write(f / "step2-stage0-slice0.pt", {}), "is incomplete"),
+    (lambda f: write(f / "step2-stage0-slice0.pt", {"model.norm.weight": [1]}), "is incomplete"),
 ])
 def test_a_damaged_checkpoint_is_refused_with_a_sentence(settings, tmp_path, damage, sentence):
     damage(tmp_path / "04_systems/mesh")
