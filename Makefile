@@ -45,7 +45,8 @@ $(foreach c,$(CHAPTERS),$(eval $(firstword $(subst _, ,$(c))): $(O)/$(c)/metrics
 # This note changes, and all results with it, when they would be made from something else: another or an edited corpus,
 # or another seed in the same folder.
 $(O)/made_from.txt: FORCE | .venv/ready
-	@$(PY) 01_tokenizer/made_from.py $(call quote,$@) $(call quote,$(CORPUS)) SEED=$(SEED) QUICK=$(QUICK) DEVICE=$(DEVICE)
+	@$(PY) 01_tokenizer/made_from.py $(call quote,$@) $(call quote,$(CORPUS)) \
+	  SEED=$(SEED) QUICK=$(QUICK) FULL=$(FULL) FAST=$(FAST) DEVICE=$(DEVICE)
 
 # Data comes first: chapter 6 crawls and cleans the text that chapter 1 begins with, unless CORPUS names another.
 # A student's copy without chapter 6 begins with the text that Python carries.

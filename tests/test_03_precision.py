@@ -48,9 +48,8 @@ def test_the_chunked_loss_survives_large_logits_and_refuses_a_second_derivative(
     table = torch.eye(2, requires_grad=True)
     loss = chunked_cross_entropy(x, table, torch.tensor([1, 0]))
     torch.testing.assert_close(loss.item(), 100.0)
-    (dx,) = torch.autograd.grad(loss, x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable|does not require grad|differentiated twice"):
-        dx.sum().backward()
+    with pytest.raises(NotImplementedError, match="use cross_entropy_naive"):
+        torch.autograd.grad(loss, x, create_graph=True)
 
 
 @pytest.mark.parametrize("momentum, decay", [(0.0, 0.0), (0.9, 0.0), (0.9, 0.1)])
