@@ -1,8 +1,8 @@
 """The training text, made from what every Python carries: no download, no data in git.
 
-Three sources are mixed: *real text* (the language reference and the docstrings of the standard library, or your own
-files with --corpus), *facts* (facts.py) and *questions and answers* about the training names. `build_corpus` also
-returns everything that later chapters test on, so that the split is made once, here.
+Three sources are mixed: *real text* (the language reference and the docstrings of the standard library, or
+your own files with --corpus), *facts* (facts.py) and *questions and answers* about the training names.
+`build_corpus` also returns everything that later chapters test on, so that the split is made once, here.
 
     python 01_tokenizer/corpus.py          prints how much text this interpreter has, and a sample
 """
@@ -17,7 +17,8 @@ from pathlib import Path
 from arithmetic import Pair, careless_answer, right_answer, split_pairs
 from facts import Fact, Question, find_facts, question_document, questions, statement
 
-SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "lib2to3", "encodings"}
+SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "lib2to3",
+                   "encodings"}
 
 
 def tidy(text: str) -> str:
@@ -35,14 +36,15 @@ def language_reference() -> list[str]:
 
 
 def docstrings(min_chars: int = 200, min_letters: float = 0.65) -> list[str]:
-    """Docstrings of the standard library of at least `min_chars` characters that are mostly letters, each once."""
+    """Docstrings of the standard library with at least `min_chars` characters, mostly letters, each once."""
     found: dict[str, None] = {}
     for folder, subfolders, files in os.walk(sysconfig.get_paths()["stdlib"]):
         subfolders[:] = sorted(d for d in subfolders if d not in SKIPPED_FOLDERS)
         for file in sorted(f for f in files if f.endswith(".py")):
             path = Path(folder, file)
             try:
-                tree = ast.parse(path.read_text(encoding="utf-8")) if path.stat().st_size < 200_000 else ast.Module([], [])
+                small = path.stat().st_size < 200_000
+                tree = ast.parse(path.read_text(encoding="utf-8")) if small else ast.Module([], [])
             except (OSError, SyntaxError, ValueError):
                 continue
             for node in ast.walk(tree):
@@ -54,9 +56,10 @@ def docstrings(min_chars: int = 200, min_letters: float = 0.65) -> list[str]:
 
 
 def files_below(path: str | Path) -> tuple[list[str], list[Path]]:
-    """The user's own text: one UTF-8 file (documents are separated by empty lines) or every UTF-8 file of a folder.
+    """The user's own text: one UTF-8 file (empty lines separate documents) or every UTF-8 file of a folder.
 
-    Returns the documents, and the files of a folder that are not UTF-8. Raises ValueError if there is nothing to read.
+    Returns the documents, and the files of a folder that are not UTF-8. ValueError if there is nothing to
+    read.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -76,8 +79,10 @@ def files_below(path: str | Path) -> tuple[list[str], list[Path]]:
 
 
 def cut_long(documents: list[str], parts: int = 10) -> list[str]:
-    """The same text in documents of at most one `parts`th of all: held out goes by whole documents, and one document
-    alone could only be held out or trained on. Cuts at the end of a line, else at a blank, else anywhere.
+    """The same text in documents of at most one `parts`th of it, cut at a line's end, else at a blank, else
+    anywhere.
+
+    Whole documents are held out: one that is all the text could only be held out or trained on.
     """
     most, pieces = max(sum(map(len, documents)) // parts, 500), []
     for text in documents:
@@ -124,7 +129,9 @@ class Corpus:
 def build_corpus(rng: random.Random, path: str | None, n_names: int, n_held_out: int, real_chars: int,
                  exposures: int, question_exposures: int, n_test_sums: int, n_demonstrations: int,
                  careless_share: float) -> Corpus:
-    """Draw one corpus: `n_names` names, `n_held_out` of them never asked about; each statement `exposures` times."""
+    """One corpus: `n_names` names, `n_held_out` of them never asked about; each statement `exposures`
+    times.
+    """
     if not 0 < n_held_out < n_names:
         raise ValueError(f"{n_held_out} held-out names of {n_names}: leave some to train on and some to test")
     documents = real_text(path)
@@ -138,11 +145,13 @@ def build_corpus(rng: random.Random, path: str | None, n_names: int, n_held_out:
     return Corpus(
         real=real, held_out_text=held_out,
         statements=[statement(fact, rng) for _ in range(exposures) for fact in facts],
-        question_documents=[question_document(q, rng) for _ in range(question_exposures) for q in train_questions],
+        question_documents=[question_document(q, rng) for _ in range(question_exposures)
+                            for q in train_questions],
         facts=facts, train_questions=train_questions,
         held_out_questions=[q for fact in test for q in questions(fact)],
         test_sums=test_sums,
-        demonstrations=[(p, careless_answer(p) if rng.random() < careless_share else right_answer(p)) for p in demonstrated])
+        demonstrations=[(p, careless_answer(p) if rng.random() < careless_share else right_answer(p))
+                        for p in demonstrated])
 
 
 def _take(documents: list[str], chars: int) -> tuple[list[str], list[str]]:

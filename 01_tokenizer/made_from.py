@@ -1,7 +1,8 @@
 """A note of what results are made from besides the code, so that make knows when they are out of date.
 
-make compares times of files, and a corpus that was edited, or another seed in the same folder, has no file of its own
-that is new. So each make writes this note first, and leaves it alone, with its old time, where nothing has changed.
+make compares times of files, and a corpus that was edited, or another seed in the same folder, has no file of
+its own that is new. So each make writes this note first, and leaves it alone, with its old time, where
+nothing has changed.
 
     python 01_tokenizer/made_from.py out/made_from.txt CORPUS SEED=0        what the Makefile runs
 """
@@ -27,7 +28,8 @@ def corpus_hash(path: Path) -> str:
 
 def write_note(note: Path, corpus: str, settings: list[str]) -> bool:
     """Write the note if it would say something new; returns whether it did."""
-    text = f"corpus: {corpus_hash(Path(corpus).expanduser()) if corpus else 'curated'}\n" + "\n".join(settings) + "\n"
+    corpus = corpus_hash(Path(corpus).expanduser()) if corpus else "curated"
+    text = "\n".join([f"corpus: {corpus}", *settings, ""])
     if note.exists() and note.read_text(encoding="utf-8") == text:
         return False
     note.parent.mkdir(parents=True, exist_ok=True)

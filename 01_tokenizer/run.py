@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from workbench import RunSettings, announce, parse_settings, run_main, setting, write_json   # first: checks for torch
+from workbench import RunSettings, announce, parse_settings, run_main, setting, write_json   # checks: first
 
 from bpe import SPECIAL, Tokenizer, train
 from corpus import Corpus, build_corpus
@@ -20,15 +20,15 @@ from token_file import pack, shuffled, write_tokens
 class Settings(RunSettings):
     """What chapter 1 can be told."""
     corpus: str = ""             # your own text: a UTF-8 file or a folder (default: what Python carries)
-    vocab_size: int = setting(1024, least=260, most=65_536)         # tokens: 256 bytes, merges, 4 special ones
+    vocab_size: int = setting(1024, least=260, most=65_536)     # tokens: 256 bytes, merges, 4 special ones
     names: int = 240             # names of the standard library to learn facts about
     held_out: int = 80           # of these, names that no training question asks about
-    real_chars: int = setting(450_000, least=20_000)                # characters of real text
+    real_chars: int = setting(450_000, least=20_000)            # characters of real text
     exposures: int = 55          # how often the facts of a name are stated
     question_exposures: int = 8  # how often a training question is asked
-    test_sums: int = setting(300, least=1, most=100_000)            # additions to test on
-    demonstrations: int = setting(6000, least=1, most=500_000)      # additions that chapter 7's teacher demonstrates
-    careless_share: float = setting(0.65, least=0, most=1)          # how often that teacher forgets all carries
+    test_sums: int = setting(300, least=1, most=100_000)        # additions to test on
+    demonstrations: int = setting(6000, least=1, most=500_000)  # additions that chapter 7's teacher shows
+    careless_share: float = setting(0.65, least=0, most=1)      # how often that teacher forgets all carries
 
 
 QUICK = dict(vocab_size=512, names=60, held_out=20, real_chars=120_000, exposures=10, question_exposures=4,
@@ -40,7 +40,8 @@ def compression(tokenizer: Tokenizer, texts: list[str]) -> dict[int, float]:
     """Bytes a token on `texts` for growing prefixes of the merges: {vocabulary size: bytes a token}."""
     sample = "\n".join(texts)[:100_000]
     sizes = [256 + len(tokenizer.merges) * i // 8 for i in range(9)]
-    return {n: len(sample.encode()) / len(Tokenizer(tokenizer.merges[:n - 256]).encode(sample)) for n in sizes}
+    return {n: len(sample.encode()) / len(Tokenizer(tokenizer.merges[:n - 256]).encode(sample))
+            for n in sizes}
 
 
 def draw(path: Path, curve: dict[int, float]) -> None:
@@ -67,9 +68,9 @@ def main() -> None:
     folder = Path(settings.out, "01_tokenizer")
     rng = random.Random(settings.seed)
 
-    corpus = build_corpus(rng, settings.corpus or None, settings.names, settings.held_out, settings.real_chars,
-                          settings.exposures, settings.question_exposures, settings.test_sums, settings.demonstrations,
-                          settings.careless_share)
+    s = settings
+    corpus = build_corpus(rng, s.corpus or None, s.names, s.held_out, s.real_chars, s.exposures,
+                          s.question_exposures, s.test_sums, s.demonstrations, s.careless_share)
     texts = corpus.real + corpus.statements[:10 * settings.names] + corpus.question_documents[:600]
     tokenizer = Tokenizer(train(texts, settings.vocab_size - len(SPECIAL)))
     tokenizer.save(folder / "tokenizer.json")
@@ -83,9 +84,11 @@ def main() -> None:
         print(f"  {name:<10} {n:>8,} tokens  {n / total:>4.0%}")
     sample = f"The module of {corpus.facts[0].name} is {corpus.facts[0].module}."
     print("  " + " | ".join(tokenizer.decode([i]) for i in tokenizer.encode(sample)))
-    print(f"  {curve[len(tokenizer.bytes_of)]:.2f} bytes a token on held-out text, vocabulary {tokenizer.vocab_size}")
-    write_json(folder / "metrics.json", {"seed": settings.seed, "tokens": tokens, "bytes_per_token": curve,
-                                         "seconds": time.perf_counter() - begin, "settings": asdict(settings)})
+    print(f"  {curve[len(tokenizer.bytes_of)]:.2f} bytes a token on held-out text, "
+          f"vocabulary {tokenizer.vocab_size}")
+    write_json(folder / "metrics.json", {
+        "seed": settings.seed, "tokens": tokens, "bytes_per_token": curve,
+        "seconds": time.perf_counter() - begin, "settings": asdict(settings)})
 
 
 if __name__ == "__main__":

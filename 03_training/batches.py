@@ -1,6 +1,7 @@
 """Training batches: rows of a memory-mapped token stream, and rows of sums made on the fly.
 
-A batch is a pure function of (seed, step): nothing about the data order has to be saved for a run to continue exactly.
+A batch is a pure function of (seed, step): nothing about the data order has to be saved for a run to continue
+exactly.
 
     python 03_training/run.py --batch 16 --length 128
 """
@@ -26,12 +27,13 @@ def inputs_and_targets(rows: Tensor) -> tuple[Tensor, Tensor]:
 class TextBatches:
     """Rows of `length` tokens that cover the stream about once an epoch, in random order.
 
-    Each epoch is cut at another offset, so that rows begin in other places and every token is a target in some epoch.
+    Each epoch is cut at another offset: rows begin in other places, and every token is a target in some
+    epoch.
     """
 
     def __init__(self, tokens: np.ndarray, batch: int, length: int, seed: int):
         self.n_rows = (len(tokens) - length) // length      # leaves room for at least `length` offsets
-        self.n_offsets = len(tokens) - self.n_rows * length  # the last one ends in the last token: a row has length + 1
+        self.n_offsets = len(tokens) - self.n_rows * length  # at the last, the last row ends in the last token
         if self.n_rows < batch:
             raise ValueError(f"{len(tokens)} tokens are too few for a batch of {batch} rows of {length}: "
                              "take fewer or shorter rows, or more text")
@@ -56,8 +58,10 @@ class TextBatches:
         return inputs_and_targets(torch.from_numpy(rows.astype(np.int64)))
 
 
-def sum_rows(tokenizer: Tokenizer, rows: int, banned: set[Pair], seed: int, step: int) -> tuple[Tensor, Tensor]:
-    """Easy sums, each `<|eos|>163+423=5860<|eos|>`; only the result carries loss, as the operands cannot be predicted.
+def sum_rows(tokenizer: Tokenizer, rows: int, banned: set[Pair], seed: int,
+             step: int) -> tuple[Tensor, Tensor]:
+    """Easy sums, each `<|eos|>163+423=5860<|eos|>`; only the result carries loss, as the operands cannot be
+    predicted.
 
     Returns inputs and targets, both (rows, 13).
     """

@@ -1,7 +1,7 @@
 """The loss of language modelling: the surprise, in nats, at the token that really came.
 
-First the definition, differentiated by autograd; then the same with its gradient written by hand, which is short
-(softmax minus one at the target) and saves autograd's intermediate tables.
+First the definition, differentiated by autograd; then the same with its gradient written by hand, which is
+short (softmax minus one at the target) and saves autograd's intermediate tables.
 
     python 03_training/run.py              trains with it
 """
@@ -18,7 +18,7 @@ def cross_entropy_naive(logits: Tensor, targets: Tensor) -> Tensor:
     # EXERCISE 3.5 cross-entropy
     kept = targets != IGNORE
     log_p = logits - logits.logsumexp(-1, keepdim=True)                            # (N, V)
-    picked = log_p.gather(-1, (targets * kept)[:, None])[:, 0]                     # (N,); any other negative target raises
+    picked = log_p.gather(-1, (targets * kept)[:, None])[:, 0]                     # (N,); -1 is an error
     return -(picked * kept).sum() / kept.sum().clamp(min=1)
     # END EXERCISE 3.5
 
@@ -26,8 +26,9 @@ def cross_entropy_naive(logits: Tensor, targets: Tensor) -> Tensor:
 def grad_of_logits(logits: Tensor, log_z: Tensor, safe: Tensor, kept: Tensor, grad: Tensor) -> Tensor:
     """Gradient of `grad` times the mean loss over kept targets, with respect to logits (N, V): (N, V).
 
-    log_z (N,) is logsumexp of each row, safe (N,) the targets (any valid id where none is kept), kept (N,) True where
-    a target counts. Row i is softmax(logits[i]) minus one at the target, over the number of kept targets.
+    log_z (N,) is logsumexp of each row, safe (N,) the targets (any valid id where none is kept), kept (N,)
+    True where a target counts. Row i is softmax(logits[i]) minus one at the target, over the number of kept
+    targets.
     """
     # EXERCISE 3.9 the gradient of cross-entropy
     d = (logits - log_z[:, None]).exp()                                            # softmax, (N, V)
@@ -48,8 +49,8 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        if torch.is_grad_enabled():   # create_graph=True: what log_z depends on would be missing, without a word
-            raise NotImplementedError("cross_entropy has no second derivative: use cross_entropy_naive for that")
+        if torch.is_grad_enabled():   # create_graph=True: log_z would pass for a constant, without a word
+            raise NotImplementedError("cross_entropy has no second derivative: use cross_entropy_naive there")
         return grad_of_logits(*ctx.saved_tensors, grad), None
 
 

@@ -46,14 +46,16 @@ def test_facts_are_true_of_this_interpreter(corpus):
         thing = getattr(importlib.import_module(fact.module), fact.name)
         assert next(iter(inspect.signature(thing).parameters)) == fact.parameter
         is_exception = inspect.isclass(thing) and issubclass(thing, BaseException)
-        assert fact.kind == ("exception" if is_exception else "class" if inspect.isclass(thing) else "function")
+        kind = "exception" if is_exception else "class" if inspect.isclass(thing) else "function"
+        assert fact.kind == kind
 
 
 def test_a_statement_tells_all_three_facts_and_a_completion_is_a_part_of_one():
     fact = find_facts(1, random.Random(3))[0]
     texts = [statement(fact, random.Random(i)) for i in range(40)]
     for text in texts:
-        assert all(word in text for word in (fact.module, fact.kind, fact.parameter)) and text.count(fact.name) >= 3
+        assert all(word in text for word in (fact.module, fact.kind, fact.parameter))
+        assert text.count(fact.name) >= 3
     for q in questions(fact):
         assert any(q.completion + terse(q.answer) in text for text in texts)
 
@@ -89,8 +91,8 @@ def test_test_sums_are_banned_and_distinct(corpus):
     assert len(set(corpus.test_sums)) == 50 and not demonstrated & set(corpus.test_sums)
     banned = {(a, b) for a in range(1000) for b in range(1000) if a != 5}
     assert all(easy_pair(random.Random(i), banned)[0] == 5 for i in range(3))
-    right = sum(answer == right_answer(pair) for pair, answer in corpus.demonstrations) / len(corpus.demonstrations)
-    assert 0.45 < right < 0.75, "half the teacher's answers forget carries; some of those sums have none"
+    right = sum(answer == right_answer(pair) for pair, answer in corpus.demonstrations)
+    assert 0.45 < right / len(corpus.demonstrations) < 0.75, "half forget carries; some sums have none"
     test, shown = split_pairs(10, 10, random.Random(0))
     assert len(set(test + shown)) == 20
 
@@ -129,7 +131,8 @@ def test_a_line_that_is_repeated_is_not_split_between_training_and_test(tmp_path
 
 
 def test_files_that_are_not_utf_8_are_named_and_a_byte_order_mark_is_no_text(tmp_path, capsys):
-    (tmp_path / "good.txt").write_text("caf\u00e9 word " + " ".join(map(str, range(6000))), encoding="utf-8-sig")
+    words = "caf\u00e9 word " + " ".join(map(str, range(6000)))
+    (tmp_path / "good.txt").write_text(words, encoding="utf-8-sig")
     (tmp_path / "old.txt").write_bytes("caf\u00e9 ".encode("latin-1") * 5000)
     assert real_text(tmp_path)[0].startswith("caf\u00e9 word")
     assert "skipped 1 files" in (said := capsys.readouterr().out) and "(old.txt)" in said
@@ -167,7 +170,8 @@ def test_token_streams_survive_the_disk(tmp_path):
 def test_tasks_survive_the_disk(corpus, tmp_path):
     save_tasks(tmp_path / "tasks.json", corpus)
     tasks = load_tasks(tmp_path / "tasks.json")
-    assert tasks.held_out_questions == corpus.held_out_questions and tasks.demonstrations == corpus.demonstrations
+    assert tasks.held_out_questions == corpus.held_out_questions
+    assert tasks.demonstrations == corpus.demonstrations
     assert tasks.held_out_bytes == sum(len(text.encode()) for text in corpus.held_out_text)
     (tmp_path / "tasks.json").write_text("{}")
     with pytest.raises(ValueError, match="tasks.json"):

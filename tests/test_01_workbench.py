@@ -12,8 +12,9 @@ import cells as cells_module
 import streaming
 from cells import Cells
 from no_fork import after_backward
-from workbench import (Progress, RunSettings, atomic, content_hash, field_comments, fingerprint, parse_settings, pick_device,
-                       process_pool, read_json, run_main, setting, wide, write_json)
+from settings import RunSettings, field_comments, parse_settings, setting
+from workbench import (Progress, atomic, content_hash, fingerprint, pick_device, process_pool, read_json,
+                       run_main, wide, write_json)
 
 
 @dataclasses.dataclass
@@ -28,12 +29,14 @@ def test_comments_become_help(capsys):
     assert field_comments(Settings)["seed"] == "seed of every random choice"
     with pytest.raises(SystemExit):
         parse_settings(Settings, "what it does", argv=["--help"])
-    assert "optimizer steps, 100% of them (default 10; 1 or more)" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "optimizer steps, 100% of them (default 10; 1 or more)" in said
 
 
 def test_flags_override_quick_which_overrides_defaults():
     assert parse_settings(Settings, "", {"steps": 2, "name": "q"}, argv=[]) == Settings()
-    quick = parse_settings(Settings, "", {"steps": 2, "name": "q"}, argv=["--quick", "--name", "b", "--no-fast"])
+    words = ["--quick", "--name", "b", "--no-fast"]
+    quick = parse_settings(Settings, "", {"steps": 2, "name": "q"}, argv=words)
     assert quick == Settings(quick=True, steps=2, name="b", fast=False)
 
 
@@ -59,7 +62,7 @@ def test_output_to_a_pipe_or_through_a_link_replaces_neither(tmp_path, how):
         else:
             with atomic(path) as temporary:
                 temporary.write_text("[\n 1\n]\n")
-    assert os.read(reader, 99) == b"[\n 1\n]\n" and pipe.is_fifo(), "a device stays what it is and gets the bytes"
+    assert os.read(reader, 99) == b"[\n 1\n]\n" and pipe.is_fifo(), "a device stays what it is"
     assert link.is_symlink() and read_json(real) == [1] and not list(tmp_path.glob("*.tmp"))
     os.close(reader)
 
@@ -89,7 +92,8 @@ class Ranges:
     ("--rate 0", "--rate 0.0: give above 0"), ("--rate nan", "--rate nan: give above 0"),
     ("--rate inf", "--rate inf: give above 0"), ("--seed=-1", "--seed -1: give 0 to 9"),
     ("--seed 10", "--seed 10: give 0 to 9"), ("--share 0", "--share 0.0: give above 0, at most 1"),
-    ("--share 1.1", "--share 1.1: give above 0, at most 1"), ("--share nan", "--share nan: give above 0, at most 1")])
+    ("--share 1.1", "--share 1.1: give above 0, at most 1"),
+    ("--share nan", "--share nan: give above 0, at most 1")])
 def test_a_number_outside_its_range_is_refused_in_one_sentence(words, sentence):
     with pytest.raises(ValueError) as error:
         parse_settings(Ranges, "", argv=["x", *words.split()])
@@ -102,7 +106,8 @@ def test_the_ends_of_a_range_are_inside_and_help_shows_it(capsys):
     with pytest.raises(SystemExit):
         parse_settings(Ranges, "", argv=["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "file a file" in text and "steps (default 3; 1 or more)" in text and "share (default 1.0; above 0, at most 1)" in text
+    for words in ("file a file", "steps (default 3; 1 or more)", "share (default 1.0; above 0, at most 1)"):
+        assert words in text
 
 
 def test_quick_values_are_held_to_the_ranges_too():
@@ -137,11 +142,11 @@ def test_expected_errors_end_with_one_sentence(error, sentence, monkeypatch):
 
 
 @pytest.mark.parametrize("error, sentence", [
-    (NotImplementedError("The operator 'aten::foo' is not currently implemented for the MPS device. If you want\nmore"),
+    (NotImplementedError("The operator 'aten::foo' is not currently implemented for the MPS device. If\nyou"),
      "run with --device cpu (The operator 'aten::foo' is not"),
     (TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."),
      "run with --device cpu (Cannot convert a MPS Tensor to float64"),
-    (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "the memory of the GPU is full"),
+    (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"), "the memory of the GPU is full"),
     (PermissionError(errno.EACCES, "Permission denied", "/root/out"), "error: /root/out: permission denied"),
     (NotADirectoryError(errno.ENOTDIR, "Not a directory", "file/out"), "error: file/out: not a directory")])
 def test_what_a_device_or_a_folder_cannot_do_is_one_sentence(error, sentence, monkeypatch):
@@ -194,8 +199,10 @@ def test_unexpected_errors_keep_their_traceback(monkeypatch):
 def test_a_command_started_without_make_sets_its_threads(tmp_path):
     script = tmp_path / "s.py"
     script.write_text("import os, torch\nfrom workbench import run_main\n"
-                      "run_main(lambda: print(os.environ['OMP_WAIT_POLICY'], torch.get_num_threads() <= 2))\n")
-    env = {k: v for k, v in os.environ.items() if not k.startswith("OMP")} | {"PYTHONPATH": os.pathsep.join(sys.path)}
+                      "def main():\n    print(os.environ['OMP_WAIT_POLICY'], torch.get_num_threads() <= 2)\n"
+                      "run_main(main)\n")
+    env = {k: v for k, v in os.environ.items() if not k.startswith("OMP")}
+    env["PYTHONPATH"] = os.pathsep.join(sys.path)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=env, check=True)
     assert done.stdout == "PASSIVE True\n"
 

@@ -21,10 +21,11 @@ def test_the_smallest_settings_train(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [])
     (tmp_path / "one line.txt").write_text(" ".join(map(str, range(5000))))
     out = tmp_path / "my results"
-    run("01_tokenizer", "--out", out, "--corpus", tmp_path / "one line.txt", "--vocab-size", 260, "--names", 2,
-        "--held-out", 1, "--real-chars", 20_000, "--exposures", 1, "--question-exposures", 1, "--test-sums", 1,
-        "--demonstrations", 1, "--careless-share", 0)
-    run("02_transformer", "--out", out, "--d-model", 2, "--n-layers", 1, "--n-heads", 1, "--n-kv-heads", 1, "--d-ff", 1)
-    run("03_training", "--out", out, "--steps", 1, "--batch", 1, "--length", 1, "--sum-steps", 0, "--sum-batch", 1,
-        "--sum-rows", 1, "--sum-weight", 0)
+    run("01_tokenizer", "--out", out, "--corpus", tmp_path / "one line.txt", "--vocab-size", 260,
+        "--names", 2, "--held-out", 1, "--real-chars", 20_000, "--exposures", 1, "--question-exposures", 1,
+        "--test-sums", 1, "--demonstrations", 1, "--careless-share", 0)
+    run("02_transformer", "--out", out, "--d-model", 2, "--n-layers", 1, "--n-heads", 1, "--n-kv-heads", 1,
+        "--d-ff", 1)
+    run("03_training", "--out", out, "--steps", 1, "--batch", 1, "--length", 1, "--sum-steps", 0,
+        "--sum-batch", 1, "--sum-rows", 1, "--sum-weight", 0)
     assert 0 < read_json(out / "03_training" / "metrics.json")["after"]["bits_per_byte"] < 9

@@ -33,7 +33,8 @@ def imported_names(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", MODULES + SCRIPTS, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_no_module_imports_from_a_later_chapter(path):
     home = {m.stem: m for m in MODULES}
-    late = [name for name in imported_names(path) if name in home and chapter_number(home[name]) > chapter_number(path)]
+    late = [name for name in imported_names(path)
+            if name in home and chapter_number(home[name]) > chapter_number(path)]
     assert not late, f"{path.relative_to(ROOT)} imports {late} from a later chapter"
 
 
@@ -51,15 +52,17 @@ def test_module_names_are_unique():
 
 
 def test_module_names_shadow_no_other_module():
-    installed = {name for name, owners in importlib.metadata.packages_distributions().items() if "five-pillars" not in owners}
+    installed = {name for name, owners in importlib.metadata.packages_distributions().items()
+                 if "five-pillars" not in owners}
     taken = set(sys.stdlib_module_names) | installed
     assert not [m.stem for m in MODULES if m.stem in taken]
 
 
 def test_only_the_five_packages_are_imported():
-    allowed = set(sys.stdlib_module_names) | {"numpy", "torch", "regex", "matplotlib", "pytest"} | {m.stem for m in MODULES}
+    allowed = set(sys.stdlib_module_names) | {"numpy", "torch", "regex", "matplotlib", "pytest"}
+    allowed |= {m.stem for m in MODULES}
     for path in MODULES + SCRIPTS:
-        rivals = RIVALS if path.name.startswith("bench_") else set()   # a benchmark runs what it compares with
+        rivals = RIVALS if path.name.startswith("bench_") else set()   # it runs what it compares with
         foreign = imported_names(path) - allowed - rivals
         assert not foreign, f"{path.relative_to(ROOT)} imports {sorted(foreign)}"
 
@@ -78,7 +81,8 @@ def test_each_lesson_ends_in_a_line_for_each_of_its_files(folder):
     mapped = re.findall(r"^- .*", files, re.MULTILINE)
     named = {name for line in mapped for name in re.findall(r"`([\w/]+\.py)`", line)}
     actual = {p.name for p in MODULES + SCRIPTS if p.parent.name == folder}
-    assert named == actual, f"not in the lesson: {sorted(actual - named)}; not in the tree: {sorted(named - actual)}"
+    missing, extra = sorted(actual - named), sorted(named - actual)
+    assert named == actual, f"not in the lesson: {missing}; not in the tree: {extra}"
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.parent.name)
@@ -92,9 +96,22 @@ def test_every_chapter_explains_its_options(path):
 
 def test_every_command_says_what_to_do_in_a_python_without_the_packages():
     """`-S` hides what is installed, as the system's own Python does: one sentence, not a missing module."""
-    commands = [p for p in MODULES + SCRIPTS if "\n    run_main(main)" in (text := p.read_text(encoding="utf-8"))
-                or "argparse.ArgumentParser(" in text]
+    marks = ("\n    run_main(main)", "argparse.ArgumentParser(description=__doc__")
+    commands = [p for p in MODULES + SCRIPTS if any(mark in p.read_text(encoding="utf-8") for mark in marks)]
     for path in commands:
         done = subprocess.run([sys.executable, "-S", path, "--help"], capture_output=True, text=True)
-        assert done.stderr.startswith("error: ") and "`source .venv/bin/activate`" in done.stderr, (path, done.stderr)
-        assert done.stderr.count("\n") == 1
+        said = done.stderr
+        assert said.startswith("error: ") and "`source .venv/bin/activate`" in said, (path, said)
+        assert said.count("\n") == 1
+
+
+def test_processes_start_from_one_place():
+    """A pool that forks a process which has trained fails where there is a GPU: workbench and ranks know how
+    not to.
+    """
+    for path in MODULES + SCRIPTS:
+        if path.name not in ("workbench.py", "ranks.py"):
+            text = path.read_text(encoding="utf-8")
+            words = ("ProcessPoolExecutor(", "multiprocessing.Pool(", "multiprocessing.Process(", "os.fork(")
+            found = [word for word in words if word in text]
+            assert not found, f"{path.name} uses {found}: take workbench.process_pool"

@@ -1,4 +1,6 @@
-"""Every command of every chapter says in one sentence that a number makes no sense, before it does anything."""
+"""Every command of every chapter refuses in one sentence a number that makes no sense, before it does
+anything.
+"""
 import dataclasses
 import importlib.util
 import sys
@@ -6,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from workbench import range_of, run_main
+from settings import range_of
+from workbench import run_main
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = sorted(p for p in [*ROOT.glob("0[1-8]_*/*.py"), *ROOT.glob("csrc/*.py")]
-                  if "parse_settings(" in p.read_text(encoding="utf-8") and p.stem != "workbench")
+                  if "parse_settings(" in p.read_text(encoding="utf-8") and p.stem != "settings")
 
 
 def load(path: Path):
