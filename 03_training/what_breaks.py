@@ -1,0 +1,183 @@
+"""What breaks a training run, each mistake made on purpose on the same small model, and how it looks.
+
+Most of these do not raise an error. A learning rate that is too high shows in the first steps; a target that is not
+shifted shows as a loss too good to be true; a mean of means shows nowhere until somebody compares.
+
+    python 03_training/what_breaks.py      after `make 02`; 12 minutes of one core, most of it fp16 (make study)
+"""
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+try:
+    from workbench import RunSettings, announce, content_hash, parse_settings, run_main, seed_everything, write_json
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+import numpy as np
+import torch
+
+import adamw
+import precision
+import transformer
+from accumulation import accumulate
+from adamw import AdamW
+from batches import TextBatches
+from bits_per_byte import bits_per_byte
+from bpe import EOS, Tokenizer
+from cells import Cells
+from cross_entropy import IGNORE, cross_entropy
+from figures import new_axes, save
+from packing import documents_apart
+from precision import LossScaler, use_precision
+from schedule import constant_then_decay
+from tasks import load_tasks
+from token_file import open_tokens
+from train import train
+from transformer import Config, Transformer
+
+CODE = [transformer, adamw, precision]
+BATCH, LENGTH = 8, 128
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One row: what is done, and what gives it away."""
+    name: str
+    sign: str
+    lr: float = 4e-3
+    warmup: float = 0.05      # share of the steps
+    decay: float = 0.5        # share of the steps; 0 is none
+    clip: float = 1.0
+    scale: float = 1.0        # times the initial weights
+    precision: str = "fp32"
+    scaler: bool = False
+    shifted: bool = True
+    leaked: bool = False      # the held-out text is in the training text
+    apart: bool = False       # documents of one row do not see each other
+    outlier: bool = False     # one batch in 50 is noise with a loss of 100 times its weight
+
+
+MISTAKES = [
+    Mistake("nothing", "the reference"),
+    Mistake("learning rate 20 times too high", "the loss stays high from the first steps", lr=8e-2),
+    Mistake("learning rate 20 times too low", "it falls, and would need many more steps", lr=2e-4),
+    Mistake("no warm-up", "the first steps are wasted, or worse", warmup=0.0),
+    Mistake("no decay", "the steep end of the curve is missing", decay=0.0),
+    Mistake("rare bad batches, clipped", "hardly anything", outlier=True),
+    Mistake("rare bad batches, not clipped", "the loss jumps after each", outlier=True, clip=1e9),
+    Mistake("weights 10 times too large", "the first loss is far above ln V", scale=10.0),
+    Mistake("weights 10 times too small", "a slow start", scale=0.1),
+    Mistake("fp16 without loss scaling", "small gradients are lost", precision="fp16"),
+    Mistake("fp16 with loss scaling", "the reference again", precision="fp16", scaler=True),
+    Mistake("targets not shifted", "a training loss too good to be true", shifted=False),
+    Mistake("held-out text in the training text", "a held-out loss too good to be true", leaked=True),
+    Mistake("documents of a row kept apart", "no mistake: little changes", apart=True),
+]
+
+
+@dataclass
+class Settings(RunSettings):
+    """How much to train."""
+    steps: int = 200      # optimizer steps of 8 x 128 tokens
+
+
+def run(m: Mistake, text: Path, steps: int, seed: int) -> dict:
+    """Train with the mistake; the training losses and the held-out bits a byte (None where the run left the numbers)."""
+    seed_everything(seed)
+    tokenizer, tasks = Tokenizer.load(text / "tokenizer.json"), load_tasks(text / "tasks.json")
+    valid, tokens = open_tokens(text / "valid.bin"), open_tokens(text / "train.bin")
+    model = Transformer(Config(vocab_size=tokenizer.vocab_size, d_model=64, n_layers=3, d_ff=176, max_len=LENGTH))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(m.scale if p.ndim == 2 else 1.0)
+    use_precision(model, m.precision)
+    if m.leaked:
+        tokens = np.concatenate([np.tile(valid, 4), tokens[:BATCH * LENGTH * steps // 2]])
+    batches = TextBatches(tokens, BATCH, LENGTH, seed)
+
+    def loss_of(step):
+        x, y = batches(step)
+        if m.outlier and step % 50 == 25:
+            y = torch.randint(tokenizer.vocab_size, y.shape, generator=torch.Generator().manual_seed(step))
+            return 100 * cross_entropy(model(x), y)
+        if not m.apart:
+            return cross_entropy(model(x), y if m.shifted else x)
+        with documents_apart(model, x, tokenizer.special[EOS]):
+            return cross_entropy(model(x), y)
+
+    def scale_of(step):
+        if not m.decay:
+            return min(1.0, (step + 1) / max(m.warmup * steps, 1))
+        return constant_then_decay(step, steps, int(m.warmup * steps), m.decay)
+
+    losses = []
+    try:
+        log = train(model, [AdamW(model.parameters(), m.lr)], loss_of, steps, scale_of, m.name[:10], m.clip,
+                    scaler=LossScaler() if m.scaler else None)
+        losses = [r["loss"] for r in log]
+        held_out = bits_per_byte(model, valid, tasks.held_out_bytes, LENGTH)
+    except ValueError:   # the loss is not a number any more
+        held_out = math.nan
+    return {"losses": losses, "bits": held_out if math.isfinite(held_out) else None}
+
+
+def mean_of_means() -> tuple[float, float]:
+    """Two rows, one with 1 counted target and one with 8: the gradient's error, relative, of the mean of their means,
+    and of accumulation.accumulate, which weighs each by what it counts."""
+    seed_everything(0)
+    model = Transformer(Config(vocab_size=64, d_model=32, n_layers=1, d_ff=64, max_len=16)).double()
+    x, y = torch.randint(64, (2, 8)), torch.randint(64, (2, 8))
+    y[0, 1:] = IGNORE
+    rows = [(x[:1], y[:1]), (x[1:], y[1:])]
+
+    def gradient(make: Callable[[], None]) -> torch.Tensor:
+        model.zero_grad()
+        make()
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    right = gradient(lambda: cross_entropy(model(x), y).backward())
+    wrong = gradient(lambda: sum(cross_entropy(model(a), b) / 2 for a, b in rows).backward())
+    weighed = gradient(lambda: accumulate(model, lambda a, b: cross_entropy(model(a), b), rows))
+    return tuple(float((g - right).norm() / right.norm()) for g in (wrong, weighed))
+
+
+def draw(path: Path, rows: list[tuple[Mistake, dict]]) -> None:
+    """Training loss of a few of them against steps."""
+    axes = new_axes("The same model, one mistake each", "step", "training loss (nats a token)", width=7)
+    shown = {"nothing": "-", "learning rate 20 times too high": ":", "no decay": "--",
+             "rare bad batches, not clipped": "-.", "targets not shifted": (0, (1, 3))}
+    for m, result in rows:
+        if m.name in shown and result["losses"]:
+            smooth = torch.tensor(result["losses"]).clamp(max=9).unfold(0, 5, 1).mean(1)
+            axes.plot(range(5, 5 + len(smooth)), smooth, linestyle=shown[m.name], color="black", label=m.name)
+    axes.set_ylim(0, 9)
+    axes.legend(frameon=False, fontsize=8)
+    save(axes, path)
+
+
+def main() -> None:
+    """Every mistake, a table and a figure."""
+    s = parse_settings(Settings, __doc__, dict(steps=10))
+    announce("what breaks", s, cpu_only=True)
+    text, folder = Path(s.out, "01_tokenizer"), Path(s.out, "study", "what_breaks")
+    cells = Cells(folder / "cells", CODE)
+    data = content_hash(*(text / name for name in ("train.bin", "valid.bin", "tokenizer.json")))
+    rows = []
+    for m in MISTAKES:
+        cell = {**vars(m), "steps": s.steps, "seed": s.seed, "data": data}
+        rows.append((m, cells.get(cell, lambda: run(m, text, s.steps, s.seed))))
+    print(f"{'what was done':<36} {'first':>6} {'last':>6} {'held out':>9}   what gives it away")
+    for m, result in rows:
+        losses, bits = result["losses"], result["bits"]
+        ends = f"{losses[0]:>6.2f} {statistics.mean(losses[-10:]):>6.2f}" if losses else f"{'-':>6} {'NaN':>6}"
+        print(f"{m.name:<36} {ends} {f'{bits:.3f}' if bits else 'NaN':>9}   {m.sign}")
+    wrong, weighed = mean_of_means()
+    print(f"a mean of means where rows count 1 and 8 targets: the gradient is off by {wrong:.0%}; weighed, by {weighed:.0%}")
+    draw(folder / "what_breaks", rows)
+    write_json(folder / "results.json", [{"name": m.name, **result} for m, result in rows])
+
+
+if __name__ == "__main__":
+    run_main(main)
