@@ -32,9 +32,12 @@ def constant_then_decay(step: int, n_steps: int, n_warmup: int, decay: float = 0
 
 def linear(step: int, n_steps: int, n_warmup: int, floor: float = 0.02) -> float:
     """Warm-up, then a straight line from 1 down to `floor` at the last step; `floor` also after it."""
+    # EXERCISE 3.17 linear schedule
     if step < n_warmup:
         return warmup(step, n_warmup)
-    return 1 - (1 - floor) * min((step - n_warmup) / max(n_steps - 1 - n_warmup, 1), 1.0)
+    progress = min((step - n_warmup) / max(n_steps - 1 - n_warmup, 1), 1.0)
+    return 1 - (1 - floor) * progress
+    # END EXERCISE 3.17
 
 
 SCHEDULES = {"cosine": cosine, "constant": constant_then_decay, "linear": linear}
