@@ -79,6 +79,8 @@ def decide(stage: str, keys: list[Path], threshold: float) -> list[dict]:
 
 def _joined(parts: list[np.ndarray], path: Path) -> np.ndarray:
     """The signatures of all shards as one array in a file, of which only the band in use is in memory."""
+    if not any(map(len, parts)):                             # nothing is left, and a file of nothing has no map
+        return parts[0]
     whole = np.lib.format.open_memmap(path, "w+", np.uint32, (sum(map(len, parts)), parts[0].shape[1]))
     at = 0
     for part in parts:

@@ -29,7 +29,8 @@ SETS = Path(__file__).parent / "sets"
 
 def crawl_web(folder: Path, seed: int, pages: int, leak: str) -> dict:
     """Crawl the small web into crawl.warc.gz, unless the same crawl is there already."""
-    modules = ("planted", "smallweb", "crawl", "warc")
+    modules = ("planted", "smallweb", "addresses", "charset", "crawl", "fetch", "html_tokens", "http_message",
+               "robots", "warc", "warc_stream")
     code = "".join(Path(__file__).with_name(f"{m}.py").read_text("utf-8") for m in modules)
     wanted = {"seed": seed, "pages": pages, "leak": leak, "code": hashlib.sha256(code.encode()).hexdigest()}
     note = folder / "crawl.json"

@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import inspect
 import json
+import re
 import time
 from collections import Counter
 from concurrent.futures import Executor
@@ -20,7 +21,6 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Iterator
-from urllib.parse import urlsplit
 
 try:
     from workbench import atomic, parse_settings, process_pool, read_json, run_main, write_json
@@ -33,10 +33,12 @@ import deduplicate
 import extract
 import filters
 import html_tokens
+import http_message
 import language
 import page_blocks
 import quality
 import warc
+import warc_stream
 from across_shards import ACROSS, PARTS, decide, read_documents, shard_keys
 
 STAGES = ("extract", "language", "rules", "quality", "exact", "near", "paragraphs", "lines", "decontaminate", "private")
@@ -72,6 +74,9 @@ def shard(source: Path, folder: Path, records: int = 100) -> list[Path]:
         with atomic(paths[-1]) as temporary, open(temporary, "wb") as file:
             for page in group:
                 warc.write_record(file, page)
+    if not paths:
+        found = ", ".join(f"{n} {what}" for what, n in problems.items()) or "it has no record of type `response`"
+        raise ValueError(f"{source} holds no page ({found}): name a WARC file of a crawl, such as crawl.warc.gz")
     write_json(done, {"of": wanted, "shards": [str(p.relative_to(folder)) for p in paths], "problems": problems})
     return paths
 
@@ -86,9 +91,9 @@ def _hash(path: Path) -> str:
 
 def _domain(url: str) -> str:
     """Which part of the web a page is from: the first folder of its path, or what kind of pydoc page it is."""
-    parts = urlsplit(url)
-    folders = parts.path.strip("/").split("/")
-    return folders[0] if len(folders) > 1 else "topics" if parts.query else "modules"
+    path, _, query = url.partition("#")[0].partition("?")    # not urlsplit, which raises for some addresses
+    folders = re.sub("^[a-z]+://[^/]*", "", path).strip("/").split("/")
+    return folders[0] if len(folders) > 1 else "topics" if query else "modules"
 
 
 @lru_cache(maxsize=2)
@@ -193,8 +198,8 @@ def _reads(stage: str, recipe: Recipe) -> list[str]:
 @lru_cache(maxsize=1)
 def _code() -> str:
     """Hash of the code that decides: changed code is a changed result."""
-    modules = (across_shards, charset, decontaminate, deduplicate, extract, filters, html_tokens, language,
-               page_blocks, quality, warc, inspect.getmodule(_code))
+    modules = (across_shards, charset, decontaminate, deduplicate, extract, filters, html_tokens, http_message,
+               language, page_blocks, quality, warc, warc_stream, inspect.getmodule(_code))
     return hashlib.sha256("".join(inspect.getsource(m) for m in modules).encode()).hexdigest()
 
 

@@ -204,6 +204,23 @@ def test_broken_members_and_missing_files_are_reported(crawl, tmp_path):
         pipeline.run_pipeline(tmp_path / "none.warc.gz", tmp_path / "out2", recipe(crawl), Here())
 
 
+@pytest.mark.parametrize("content", [b"", gzip.compress(b""), b"<html>no WARC at all</html>", b"\x28\xb5\x2f\xfd",
+                                     b"WARC/1.0\r\nWARC-Type: warcinfo\r\nContent-Length: 0\r\n\r\n\r\n\r\n"])
+def test_a_file_without_a_page_is_said_in_one_sentence(tmp_path, content):
+    (tmp_path / "a.warc").write_bytes(content)
+    with pytest.raises(ValueError, match="a.warc holds no page .*: name a WARC file"):
+        pipeline.run_pipeline(tmp_path / "a.warc", tmp_path / "out", executor=Here())
+
+
+def test_a_crawl_of_which_nothing_is_left_goes_through_all_stages(tmp_path):
+    with open(tmp_path / "a", "wb") as file:
+        for url in ("http://[no-host/x", "http://a.example:port/y/z?q", "urn:x"):
+            write_record(file, Page(url, 200, {"content-type": "text/html"}, b"<p>short"))
+    result = pipeline.run_pipeline(tmp_path / "a", tmp_path / "out", executor=Here())
+    assert result["stages"][0]["reasons"] == {"no main text": 3}
+    assert [s["documents_out"] for s in result["stages"]] == [0] * len(pipeline.STAGES)
+
+
 def test_memory_stays_flat_when_the_corpus_grows(tmp_path):
     peaks = []
     for n in (30, 30, 240):                                # the first fills caches
