@@ -18,11 +18,16 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urljoin, urlsplit
 
+try:
+    from workbench import is_special, parse_settings, run_main, setting
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 from addresses import links, normalise
 from fetch import AGENT, Limits, fetch
 from robots import MOST_BYTES, MOST_REDIRECTS, Robots, parse
+from settings import check_ranges
 from warc import Page, read_warc, write_record
-from workbench import check_ranges, is_special, parse_settings, run_main, setting
 
 
 class Crawler:
@@ -44,10 +49,11 @@ class Crawler:
         url = urljoin(self.start, "/robots.txt")
         for _ in range(MOST_REDIRECTS + 1):
             page = self.fetch(url, MOST_BYTES + 1)
-            if page is None or page.status >= 500:
-                self.unreachable = (f"{urlsplit(url).netloc} cannot be reached ({self.why})" if page is None
-                                    else
-                                    f"{url} answers {page.status}")      # RFC 9309, 2.3.1.4: then keep out
+            if page is None:
+                self.unreachable = f"{urlsplit(url).netloc} cannot be reached ({self.why})"
+                return Robots()
+            if page.status >= 500:                           # RFC 9309, 2.3.1.4: then keep out
+                self.unreachable = f"{url} answers {page.status}"
                 return Robots()
             if page.status < 300:
                 return parse(page.body, AGENT)

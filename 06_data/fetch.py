@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
 
 from http_message import decoded
+from settings import setting
 from warc import Page
-from workbench import setting
 
 AGENT = "five-pillars-crawler"
 
