@@ -10,7 +10,8 @@ import pytest
 from learn_bodies import audit, chapters, course, is_stub
 from learn_prove import LEAST, mutant, mutants
 from learn_release import leaks, number, release, span
-from learn_run import git, has_git
+from learn_run import Bench, copy_tree, git, has_git
+from no_fork import after_backward
 
 ROOT = Path(__file__).resolve().parent.parent
 EXERCISES = course(ROOT)
@@ -64,3 +65,13 @@ def test_the_search_for_solutions_finds_each_of_them_in_the_reference():
         bodies = {id: e.body for id, e in EXERCISES.items() if e.chapter == chapter}
         found = {re.search(r"exercise (\S+)", line)[1] for line in leaks(ROOT / chapter, bodies)}
         assert found == set(bodies)
+
+
+@pytest.mark.skipif("3.9" not in EXERCISES, reason="chapter 3 is not in this copy")
+def test_the_worker_tests_gradients_also_when_this_process_has_computed_some(monkeypatch, tmp_path):
+    after_backward(monkeypatch)
+    copy_tree(ROOT, tmp_path / "base")
+    with Bench(ROOT, tmp_path / "base") as bench:
+        for _ in range(2):   # each in a process forked from a worker that never computes
+            verdict = bench.run("3.9", EXERCISES["3.9"].body)
+            assert verdict.passed, verdict

@@ -3,8 +3,9 @@
 Adds to learn_bodies.py: the verdict on one body. `check`, `prove` and `grade` start this file and send one
 JSON line a case (a tree, its test files, an exercise id, seeds, limits); the answer is one JSON line: every
 test with its outcome. The child runs pytest on the tree and sends each result through a pipe, signed with a
-random number that is made after the fork and that only the recorder below holds. Not for calling by hand; see
-learn_run.py.
+random number that is made after the fork and that only the recorder below holds. This process itself never
+computes: where there is a CUDA device, a process forked after a backward pass cannot run one. Not for calling by
+hand; see learn_run.py.
 """
 
 import builtins
