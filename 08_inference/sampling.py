@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from attention import softmax
+from workbench import wide
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -101,7 +102,7 @@ class Sampling:
 
 def filtered(logits: Tensor, how: Sampling) -> Tensor:
     """The probabilities (B, V) that `how` draws from: temperature, top-k, top-p and min-p, in this order."""
-    away = logits.double() - logits.amax(-1, keepdim=True)   # at most 0: no temperature makes it overflow
+    away = wide(logits) - logits.amax(-1, keepdim=True)   # at most 0: no temperature makes it overflow
     kept = keep_top_p(keep_top_k(away / how.temperature, how.top_k), how.top_p)
     return softmax(keep_min_p(kept, how.min_p))
 
@@ -109,12 +110,12 @@ def filtered(logits: Tensor, how: Sampling) -> Tensor:
 def draw(probability: Tensor, u: Tensor) -> Tensor:
     """The token at which the running sum of a row of probability (B, V) reaches u (B,), 0 < u <= 1: (B,).
 
-    One uniform number a token, so that a request's draws depend on nothing but its own seed. In float64,
-    because the rounding of a running sum over a large vocabulary would otherwise give unlikely tokens a wrong
-    share.
+    One uniform number a token, so that a request's draws depend on nothing but its own seed. In float64
+    (where there is one), because the rounding of a running sum over a large vocabulary would otherwise give
+    unlikely tokens a wrong share.
     """
-    running = probability.double().cumsum(-1)                             # (B, V)
-    return torch.searchsorted(running, (u.double() * running[:, -1])[:, None])[:, 0]
+    running = wide(probability).cumsum(-1)                                # (B, V)
+    return torch.searchsorted(running, (u.to(running) * running[:, -1])[:, None])[:, 0]
 
 
 def pick_rows(logits: Tensor, how: list[Sampling], dice: list[random.Random],
@@ -137,7 +138,7 @@ def pick_rows(logits: Tensor, how: list[Sampling], dice: list[random.Random],
             groups.setdefault(h, []).append(i)
     for h, rows in groups.items():
         # (0, 1]
-        u = torch.tensor([1 - dice[i].random() for i in rows], dtype=torch.float64, device=logits.device)
+        u = torch.tensor([1 - dice[i].random() for i in rows], dtype=torch.float64)
         tokens[rows] = draw(filtered(logits[rows], h), u)
     return tokens
 
@@ -149,7 +150,7 @@ def top_log_probabilities(logits: Tensor, tokens: Tensor,
     These are the model's own, at temperature 1 and before any filter: what it thought, not how it was
     sampled.
     """
-    log_p = logits.double() - logits.double().logsumexp(-1, keepdim=True)                      # (B, V)
+    log_p = wide(logits) - wide(logits).logsumexp(-1, keepdim=True)                            # (B, V)
     own = log_p.gather(-1, tokens[:, None])[:, 0].tolist()
     values, ids = log_p.topk(min(n, log_p.shape[-1]), dim=-1)
     return [(p, list(zip(i, v))) for p, i, v in zip(own, ids.tolist(), values.tolist())]
