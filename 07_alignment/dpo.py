@@ -63,7 +63,7 @@ def dpo_loss(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected:
     """
     # EXERCISE 7.6 the loss of DPO
     margin = beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
-    return torch.log1p((-margin.abs()).exp()).add((-margin).clamp(min=0)).mean()   # log(1 + e^-margin), without overflow
+    return torch.logaddexp(torch.zeros_like(margin), -margin).mean()   # log(1 + e^-margin), smooth and without overflow
     # END EXERCISE 7.6
 
 

@@ -24,11 +24,14 @@ from verifier import sum_is_right
 def group_advantages(rewards: Tensor, eps: float = 1e-4) -> Tensor:
     """(rewards - mean) / (std + eps) within each group: rewards (K, G) to advantages (K, G).
 
-    A group whose answers are all right or all wrong teaches nothing: its advantages are zero.
+    A group whose answers are all right or all wrong teaches nothing: its advantages are zero, exactly. So are those of
+    a group whose rewards differ by rounding alone: 7 times 0.7 over 7 is not 0.7.
     """
     # EXERCISE 7.3 group advantages
     mean, std = rewards.mean(1, keepdim=True), rewards.std(1, keepdim=True)          # (K, 1) each
-    return (rewards - mean) / (std + eps)
+    spread = rewards.amax(1, keepdim=True) - rewards.amin(1, keepdim=True)
+    rounding = 8 * torch.finfo(rewards.dtype).eps * rewards.abs().amax(1, keepdim=True)
+    return torch.where(spread > rounding, (rewards - mean) / (std + eps), 0)
     # END EXERCISE 7.3
 
 
@@ -60,17 +63,19 @@ def group_loss(model: Transformer, tokenizer: Tokenizer, asked: list, answers: l
     """The policy loss on K * G prompts and answers (ids) with rewards (K, G), sampled from this very model.
 
     Each batch of rollouts is used for one update, so `old_log_p` equals `log_p` and the clip does not bind yet.
-    ValueError for groups of one.
+    ValueError for groups of one, and for a reward that is no number.
     """
     if rewards.shape[1] < 2:
         raise ValueError("a group of one answer has nothing to be compared with: give 2 or more")
+    if not rewards.isfinite().all():
+        raise ValueError(f"a reward is {rewards[~rewards.isfinite()][0]}: the verifier must give a finite number for every answer")
     advantages = group_advantages(rewards).flatten()                              # (K * G,)
     used = advantages.nonzero()[:, 0].tolist()
     if not used:
-        return 0 * next(model.parameters()).sum()
+        return 0 * next(p for p in model.parameters() if p.requires_grad).sum()
     log_p, mask = answer_log_probs(model, [asked[i] for i in used], [answers[i] for i in used], pad_id(tokenizer))
-    loss = clipped_policy_loss(log_p, log_p.detach(), advantages[used].to(log_p.device), mask)
-    return loss * len(used) / len(advantages)                                     # silent groups count in the mean
+    loss = clipped_policy_loss(log_p, log_p.detach(), advantages[used].to(log_p), mask)
+    return loss * (mask.sum() / sum(map(len, answers)))   # the tokens of silent groups count in the mean, with 0
 
 
 def grpo_objective(model: Transformer, tokenizer: Tokenizer, banned: set[Pair], prompts: int, group: int,

@@ -159,6 +159,15 @@ def test_dpo_gradient_agrees_with_finite_differences():
     assert torch.autograd.gradcheck(lambda *a: dpo_loss(*a, 0.7), [t.requires_grad_() for t in four(3, 1.0)])
 
 
+def test_dpo_gradient_at_the_reference_is_that_of_the_formula():
+    margin = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    zero = torch.zeros(3, dtype=torch.float64)
+    loss = dpo_loss(margin, zero, zero, zero, 1.0)
+    torch.testing.assert_close(torch.autograd.grad(loss, margin)[0], torch.full((3,), -0.5 / 3).double())
+    assert torch.autograd.gradcheck(lambda m: dpo_loss(m, zero, zero, zero, 1.0), margin)
+    assert torch.autograd.gradgradcheck(lambda m: dpo_loss(m, zero, zero, zero, 1.0), margin)
+
+
 def test_dpo_loss_does_not_overflow():
     big, zero = torch.tensor([1e4, -1e4]), torch.zeros(2)
     chosen = big.clone().requires_grad_()
@@ -188,6 +197,31 @@ def test_clipped_policy_loss_is_the_formula():
             total += mask[i, t].item() * min(r * a, min(max(r, 0.8), 1.2) * a)
     got = clipped_policy_loss(new, old, advantages, mask)
     torch.testing.assert_close(got.item(), -total / mask.sum().item())
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.2])
+@pytest.mark.parametrize("advantage", [1.5, -1.5, 0.0])
+def test_where_the_policy_has_not_moved_the_gradient_is_that_of_the_plain_policy_gradient(advantage, clip):
+    """At ratio 1 both sides of the minimum are equal: torch shares the gradient between them, and their sum is right."""
+    new = torch.full((2, 3), -1.3, dtype=torch.float64, requires_grad=True)
+    clipped_policy_loss(new, new.detach(), torch.full((2,), advantage).double(), torch.ones(2, 3).double(), clip).backward()
+    torch.testing.assert_close(new.grad, torch.full((2, 3), -advantage / 6).double())
+
+
+def test_equal_logits_have_the_gradient_of_the_formula(model):
+    model = model.double()
+    for p in model.parameters():
+        p.data.zero_()                         # every logit is 0, every token equally likely
+    model.model.norm.weight.data.fill_(1)
+    log_p, mask = answer_log_probs(model, [[1, 2], [3]], [[4, 5], [6]], pad=0)
+    torch.testing.assert_close(log_p, -mask * math.log(260))
+    x = torch.zeros(2, 260, dtype=torch.float64, requires_grad=True)
+    ids, seen = torch.tensor([[1], [2]]), torch.zeros(2, 1).double()
+    fake = lambda _: torch.stack((seen.expand(2, 260), x), 1)[:, 1:]   # noqa: E731
+    fake.parameters = lambda: iter([x])
+    log_p, _ = answer_log_probs(fake, [[0], [0]], ids.tolist(), pad=0)
+    wanted = torch.autograd.grad(x.log_softmax(-1).gather(-1, ids).sum(), x)[0]
+    torch.testing.assert_close(torch.autograd.grad(log_p.sum(), x)[0], wanted)
 
 
 @pytest.mark.parametrize("ratio, advantage, pushes", [
@@ -256,6 +290,37 @@ def test_a_prompt_is_built_of_the_four_special_tokens():
     eos, user, bot = (BYTES.special[t] for t in (EOS, USER, BOT))
     assert chat_prompt(BYTES, "<|bot|>") == [eos, user, *b"<|bot|>", bot], "a user cannot forge structure"
     assert answer_ids(BYTES, right_answer((5, 7))) == [*b"2100", eos]
+
+
+def test_silent_groups_count_by_their_tokens_in_the_mean(model):
+    """The loss is the mean over all answer tokens; a group whose answers are all right adds tokens and no gain."""
+    asked, answers = [[1, 2]] * 4, [[3], [4, 5], [6, 7, 8, 9, 10], [11]]
+    rewards = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    log_p, mask = answer_log_probs(model, asked, answers, pad=0)
+    whole = clipped_policy_loss(log_p, log_p.detach(), group_advantages(rewards).flatten(), mask)
+    got = group_loss(model, BYTES, asked, answers, rewards)
+    torch.testing.assert_close(got, whole)
+    for a, b in zip(*(torch.autograd.grad(x, list(model.parameters())) for x in (got, whole))):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("reward", [0.7, 1 / 3, 1e6 / 3, 0.0])
+def test_a_group_of_equal_rewards_moves_nothing(model, reward):
+    loss = group_loss(model, BYTES, [[1, 2]] * 7, [[i] for i in range(7)], torch.full((1, 7), reward))
+    loss.backward()
+    assert loss == 0 and not any(p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_reward_that_is_no_number_is_refused(model, bad):
+    with pytest.raises(ValueError, match=f"a reward is {bad}: the verifier must give a finite number"):
+        group_loss(model, BYTES, [[1, 2]] * 2, [[3], [4]], torch.tensor([[1.0, bad]]))
+
+
+def test_an_empty_answer_beside_others_is_its_end_token():
+    x, y = answer_batch([[1, 2], [3]], [answer_ids(BYTES, ""), answer_ids(BYTES, "ab")], pad=0)
+    eos = BYTES.special[EOS]
+    assert y.tolist() == [[IGNORE, eos, IGNORE], [97, 98, eos]]
 
 
 def test_a_group_of_one_is_refused(model):

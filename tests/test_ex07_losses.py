@@ -64,6 +64,25 @@ def test_at_the_reference_the_loss_is_log_two():
 
 
 @pytest.mark.ex("7.6")
+def test_dpo_gradient_at_the_reference():
+    """a model equal to its reference is pushed with half of beta"""
+    c, r, _, _ = log_probs(2)
+    chosen, rejected = c.clone().requires_grad_(), r.clone().requires_grad_()
+    loss = call("the reference itself", dpo_loss, chosen, rejected, c, r, 0.4)
+    half = torch.tensor([0.1, 0.1]).double()
+    same(
+        call("its gradient", torch.autograd.grad, loss, (chosen, rejected)),
+        (-half, half),
+        "2 pairs, chosen = ref_chosen, rejected = ref_rejected, beta 0.4; the gradients of chosen and rejected",
+        "by hand: -beta * sigmoid(0) / B = -0.1 for the chosen, 0.1 for the rejected",
+        {
+            "two kinks meet at margin 0 (a clamp and an abs): autograd takes one side of each": (-2 * half, 2 * half),
+            "two kinks meet at margin 0 (a relu or max, and an abs), and autograd finds no slope": (0 * half, 0 * half),
+        },
+    )
+
+
+@pytest.mark.ex("7.6")
 def test_dpo_gradient():
     """the loss pushes the chosen up and the rejected down, most where the pair is wrong"""
     c, r, rc, rr = log_probs()
@@ -87,7 +106,7 @@ def test_dpo_loss_is_stable():
         loss,
         torch.tensor(500.0),
         "margins 1000 and -1000, beta 1",
-        "exp(1000) is infinite: log(1 + e^x) = max(x, 0) + log(1 + e^-|x|)",
+        "exp(1000) is infinite: log(1 + e^x) is the log-sum-exp of 0 and x",
     )
     same(
         call("its gradient", torch.autograd.grad, loss, chosen)[0],

@@ -71,6 +71,43 @@ def test_a_group_that_agrees_teaches_nothing():
 
 
 @pytest.mark.ex("7.3")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_is_no_difference(dtype):
+    """rewards that are equal up to rounding give zeros, exactly"""
+    for rewards in (
+        torch.full((1, 7), 0.7, dtype=dtype),
+        torch.tensor([[1 / 3] * 3, [0.0] * 3], dtype=dtype),
+        torch.full((1, 5), 1e8 / 3, dtype=dtype),
+        torch.full((2, 3), 0.3, dtype=dtype) + torch.tensor([0, 1, 2]) * torch.finfo(dtype).eps / 2,
+        -torch.full((2, 3), 1e6, dtype=dtype) * (1 + torch.tensor([0, 1, 2]) * torch.finfo(dtype).eps),
+    ):
+        got = call(f"rewards {rewards.tolist()}", group_advantages, rewards)
+        same(
+            got,
+            torch.zeros_like(rewards),
+            f"rewards {rewards.tolist()} in {dtype}, which differ by rounding at most",
+            "the mean of equal numbers is not always that number: what is the largest minus the smallest?",
+            rtol=0,
+            atol=0,
+        )
+
+
+@pytest.mark.ex("7.3")
+def test_a_small_difference_is_one():
+    """rewards that differ by more than rounding are told apart, beside a group of large ones"""
+    rewards = torch.tensor([[1.0, 1.0 + 1e-6, 1.0], [0.0, 1e-12, 0.0], [1e9, -1e9, 0.0]]).double()
+    rewards[0, 1] = 1 + 1e-12
+    want = torch.stack([(r - r.mean()) / (r.std() + 1e-13) for r in rewards])
+    same(
+        call("small differences", group_advantages, rewards, 1e-13),
+        want,
+        f"rewards {rewards.tolist()} in float64, eps 1e-13",
+        "equal are rewards that differ by 8 times eps of their dtype times the largest of their own group, or less",
+        rtol=1e-3,
+    )
+
+
+@pytest.mark.ex("7.3")
 def test_eps_is_an_argument():
     """eps is added to the standard deviation"""
     rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).double()
