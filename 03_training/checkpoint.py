@@ -56,7 +56,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> Transfor
     try:
         model = Transformer(Config(**saved["config"]))
         model.load_state_dict(saved["weights"])
-    except (KeyError, TypeError, RuntimeError):   # no such entries, no such field, no such weights
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):   # no such entries, field, shape or weights
         raise ValueError(f"{path} is not a model file of this code: delete it and run make again") from None
     return model.to(device)
 

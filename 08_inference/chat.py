@@ -59,6 +59,8 @@ def answer(model: Transformer, tokenizer: Tokenizer, text: str, s: Settings, gen
 def main() -> None:
     """Load, say what can be asked, answer until the end of the input."""
     s = parse_settings(Settings, __doc__)
+    for channel in (sys.stdin, sys.stdout):
+        channel.reconfigure(errors="replace")   # a byte that is no text, typed or written, does not end the chat
     out = Path(s.out)
     tokenizer, tasks = Tokenizer.load(out / "01_tokenizer" / "tokenizer.json"), load_tasks(out / "01_tokenizer" / "tasks.json")
     model = load_quantized(out / "08_inference" / "model.int4.pt") if s.int4 else load_model(out / "07_alignment" / "grpo.pt")

@@ -9,8 +9,9 @@ Frantar et al. 2023, "GPTQ" (algorithm 1, without its blocking); the idea is Has
 import torch
 from torch import Tensor
 
-from quantize import GROUP, Rounding, quantize_groups
+from quantize import GROUP, Rounding, Scales, fit_on_grid, grid_for, nearest, quantize_groups
 from transformer import Transformer
+from workbench import wide
 
 
 @torch.no_grad()
@@ -20,7 +21,7 @@ def input_moments(model: Transformer, batches: list[Tensor]) -> dict[str, Tensor
 
     def watch(name):
         def hook(_, inputs, __):
-            x = inputs[0].flatten(0, -2)                                            # (B * T, in)
+            x = inputs[0].flatten(0, -2).float()                                    # (B * T, in)
             moments[name] = moments.get(name, 0) + x.T @ x
         return hook
 
@@ -36,25 +37,27 @@ def input_moments(model: Transformer, batches: list[Tensor]) -> dict[str, Tensor
 
 
 def quantize_compensated(weight: Tensor, moment: Tensor, bits: int = 4, group: int = GROUP,
-                         damping: float = 0.01) -> tuple[Tensor, Tensor]:
-    """Same result type as quantize_groups: integers (rows, n) int8 and scales (rows, n / group) float16.
+                         damping: float = 0.01) -> tuple[Tensor, Scales]:
+    """Same result type as quantize_matrix: integers (rows, n) int8 and scales as they are stored.
 
     With U the upper Cholesky factor of the inverse of `moment` (n, n), an error e in column j is best repaired by
-    subtracting e * U[j, k] / U[j, j] from every later column k.
+    subtracting e * U[j, k] / U[j, j] from every later column k. An error includes that of a rounded scale.
     """
-    rest, n = weight.clone(), weight.shape[1]
-    top = 2 ** (bits - 1) - 1
-    damped = moment + damping * moment.diagonal().mean().clamp(min=1e-8) * torch.eye(n, device=weight.device)
-    U = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
-    integers, scales = torch.empty_like(weight, dtype=torch.int8), []
+    rest, n = weight.float().clone(), weight.shape[1]
+    damped = wide(moment) + damping * moment.diagonal().mean().clamp(min=1e-8) * torch.eye(n, device=weight.device)
+    U = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True).to(rest)
+    grid = grid_for(*quantize_groups(rest, bits, group), margin=2.0)   # repairs change the weights to come, so the scales
+    integers, codes = torch.empty_like(weight, dtype=torch.int8), []
     for j in range(n):
         if j % group == 0:   # the scale of a group is chosen when its turn comes, from weights already repaired
-            scales.append(quantize_groups(rest[:, j:j + group], bits, group)[1])
-        scale = scales[-1].to(weight)[:, 0]                                         # (rows,)
-        integers[:, j] = (rest[:, j] / scale).round().clamp(-top - 1, top)
-        error = (rest[:, j] - integers[:, j] * scale) / U[j, j]
-        rest[:, j + 1:] -= error[:, None] * U[j, j + 1:]
-    return integers, torch.cat(scales, dim=1)
+            coming = rest[:, j:j + group]
+            stored = fit_on_grid(coming, quantize_groups(coming, bits, group)[1], grid, bits)
+            codes.append(stored.codes)
+        scale = stored.values()                                                     # (rows, 1)
+        integers[:, j:j + 1] = nearest(rest[:, j:j + 1], scale, bits)
+        error = (rest[:, j:j + 1] - integers[:, j:j + 1] * scale) / U[j, j]
+        rest[:, j + 1:] -= error * U[j, j + 1:]
+    return integers, Scales(torch.cat(codes, dim=1), grid)
 
 
 def compensated(model: Transformer, *sources: list[Tensor]) -> Rounding:

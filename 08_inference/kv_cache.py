@@ -49,8 +49,8 @@ class KVCache:
 def stream(model: Transformer, prompt: list[int], n_new: int, eos: int | None = None, temperature: float = 0.0,
            top_k: int = 0, top_p: float = 1.0, generator: torch.Generator | None = None) -> Iterator[int]:
     """Yield up to `n_new` tokens one by one as they are made; `eos` ends the stream and is not yielded."""
-    device = next(model.parameters()).device
-    cache = KVCache(model.config, 1, min(len(prompt) + n_new, model.config.max_len), device)
+    device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
+    cache = KVCache(model.config, 1, min(len(prompt) + n_new, model.config.max_len), device, dtype)
     logits = model(torch.tensor([prompt], device=device), cache)[:, -1]                      # prefill: (1, V)
     for position in range(len(prompt), len(prompt) + n_new):
         token = pick(logits, temperature, top_k, top_p, generator)
@@ -67,7 +67,7 @@ def generate_cached(model: Transformer, ids: Tensor, n_new: int) -> Tensor:
     + n_new)."""
     # EXERCISE 8.7 cached generation
     T = ids.shape[1]
-    cache = KVCache(model.config, ids.shape[0], T + n_new, ids.device)
+    cache = KVCache(model.config, ids.shape[0], T + n_new, ids.device, next(model.parameters()).dtype)
     logits = model(ids, cache)[:, -1]                                                        # prefill
     for position in range(T, T + n_new):
         ids = torch.cat((ids, logits.argmax(-1, keepdim=True)), dim=1)

@@ -2,13 +2,17 @@
 
 Group-wise rounding to nearest, with the scale of each group chosen for the least squared error. Scales are rounded too,
 to 8 bits ("double quantization": Dettmers et al. 2023, QLoRA, section 3), so that a matrix costs 4 + 8 / 16 = 4.5 bits a
-weight. The embedding, which is also the output layer, keeps 8 bits. gptq.py rounds with more care.
+weight. They are rounded on a logarithmic grid, and before the integers are chosen: on equal steps from 0 one outlier
+would make all other scales of its matrix coarse. The embedding, which is also the output layer, keeps 8 bits. gptq.py
+rounds with more care.
 
     python 08_inference/run.py             writes out/08_inference/model.int4.pt and measures what it costs
 """
 import copy
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,29 +21,33 @@ from checkpoint import read, write
 from transformer import Config, Transformer
 
 GROUP = 16
-Rounding = Callable[[str, Tensor], tuple[Tensor, Tensor]]
 
 
 def quantize_groups(weight: Tensor, bits: int, group: int = GROUP) -> tuple[Tensor, Tensor]:
-    """weight (rows, n) to integers (rows, n) int8 and scales (rows, n / group) float16; weight is about integer * scale.
+    """weight (rows, n) to integers (rows, n) int8 and scales (rows, n / group) float32; weight is about integer * scale.
 
     The largest weight of a group need not be kept exactly: a smaller scale clips it but rounds the others more finely,
-    so eight scales are tried. Raises ValueError if n is not a multiple of `group`.
+    so eight scales are tried. Raises ValueError if n is not a multiple of `group`, for other than 2 to 8 bits, and for
+    weights that are not finite.
     """
     rows, n = weight.shape
     if n % group:
         raise ValueError(f"a row of {n} weights does not divide into groups of {group}: choose a group size that divides {n}")
+    if not 2 <= bits <= 8:
+        raise ValueError(f"integers of {bits} bits: choose 2 to 8, which fit a byte")
+    if not weight.isfinite().all():
+        raise ValueError("a weight is infinite or not a number: this model has diverged and cannot be rounded")
     # EXERCISE 8.8 group int4
     top = 2 ** (bits - 1) - 1                                                       # 7 for four bits
     w = weight.reshape(rows, n // group, group)
-    largest = w.abs().amax(-1, keepdim=True).clamp(min=1e-4)                        # (rows, groups, 1); 1e-4 fits float16
+    largest = w.abs().amax(-1, keepdim=True).clamp(min=1e-4)                        # (rows, groups, 1); 0 / 0 is no number
     best, best_error = largest, torch.full_like(largest, float("inf"))
     for shrink in torch.linspace(1.0, 0.65, 8).tolist():
-        scale = (largest * shrink / top).half().to(w)                               # as it is returned
+        scale = largest * shrink / top
         error = ((w / scale).round().clamp(-top - 1, top) * scale - w).square().sum(-1, keepdim=True)
         best, best_error = torch.where(error < best_error, scale, best), error.minimum(best_error)
     integers = (w / best).round().clamp(-top - 1, top)
-    return integers.reshape(rows, n).to(torch.int8), best[..., 0].half()
+    return integers.reshape(rows, n).to(torch.int8), best[..., 0].float()
     # END EXERCISE 8.8
 
 
@@ -67,47 +75,107 @@ def dequantize(integers: Tensor, scales: Tensor) -> Tensor:
     # END EXERCISE 8.2
 
 
-def round_scales(scales: Tensor) -> tuple[Tensor, Tensor]:
-    """Scales (rows, groups) as whole multiples, 1 to 255, of one number: (rows, groups) uint8 and that number, float32."""
-    step = scales.float().amax() / 255
-    return (scales.float() / step).round().clamp(1, 255).to(torch.uint8), step
+class Scales(NamedTuple):
+    """Scales as they are stored, a byte each: 2 ** (grid[0] + grid[1] * code)."""
+    codes: Tensor   # (rows, groups) uint8
+    grid: Tensor    # (2,) float32: exponent of code 0, and what a code more adds to it
+
+    def values(self) -> Tensor:
+        """(rows, groups) float32."""
+        return torch.exp2(self.grid[0] + self.grid[1] * self.codes)
+
+
+def grid_for(integers: Tensor, scales: Tensor, margin: float = 1.0) -> Tensor:
+    """The grid from the smallest to the largest of scales (rows, groups), `margin` times wider at both ends.
+
+    Equal steps of the logarithm: each scale is rounded by the same share, however large the largest is. A group whose
+    integers (rows, n) are all zero is right with any scale and does not count.
+    """
+    used = scales[integers.unflatten(1, (scales.shape[1], -1)).any(-1)]
+    low, high = (used if len(used) else scales).aminmax()
+    first, last = (low / margin).log2(), (high * margin).log2()
+    return torch.stack((first, (last - first) / 255)).float()
+
+
+def on_grid(scales: Tensor, grid: Tensor) -> Scales:
+    """Each of the scales (rows, groups) > 0 at its nearest place of the grid."""
+    codes = (scales.log2() - grid[0]) / grid[1].clamp(min=1e-6)
+    return Scales(codes.round().clamp(0, 255).to(torch.uint8), grid)
+
+
+def nearest(weight: Tensor, scales: Tensor, bits: int) -> Tensor:
+    """The integers (rows, n) int8 that come nearest to weight (rows, n) with scales (rows, groups) as they are stored."""
+    top, group = 2 ** (bits - 1) - 1, weight.shape[1] // scales.shape[1]
+    return (weight / scales.repeat_interleave(group, dim=1)).round().clamp(-top - 1, top).to(torch.int8)
+
+
+def fit_on_grid(weight: Tensor, scales: Tensor, grid: Tensor, bits: int) -> Scales:
+    """Each scale at that of its two neighbours on the grid with which its group of weight (rows, n) errs less.
+
+    Downwards the largest weight may be clipped, upwards all are rounded more coarsely.
+    """
+    step = grid[1] / 2
+    tried = [on_grid(scales * torch.exp2(side * step), grid) for side in (-1, 1)]
+    errors = [(nearest(weight, s.values(), bits) * s.values().repeat_interleave(weight.shape[1] // scales.shape[1], dim=1)
+               - weight).square().unflatten(1, (scales.shape[1], -1)).sum(-1) for s in tried]
+    return Scales(torch.where(errors[0] < errors[1], tried[0].codes, tried[1].codes), grid)
+
+
+def quantize_matrix(weight: Tensor, bits: int) -> tuple[Tensor, Scales]:
+    """quantize_groups, then the scales rounded to a byte, then the integers for these scales."""
+    integers, scales = quantize_groups(weight, bits)
+    stored = fit_on_grid(weight, scales, grid_for(integers, scales), bits)
+    return nearest(weight, stored.values(), bits), stored
+
+
+Rounding = Callable[[str, Tensor], tuple[Tensor, Scales]]
 
 
 class QuantizedWeight(nn.Module):
     """Stands in for a Linear or an Embedding: the weight is kept packed and unpacked whenever it is read."""
 
-    def __init__(self, integers: Tensor, scales: Tensor, bits: int, is_table: bool):
+    def __init__(self, integers: Tensor, scales: Scales, bits: int, is_table: bool, bias: Tensor | None = None):
         super().__init__()
         self.bits, self.is_table = bits, is_table
         self.register_buffer("packed", pack_nibbles(integers) if bits == 4 else integers)
-        multiples, step = round_scales(scales)
-        self.register_buffer("scales", multiples)
-        self.register_buffer("scale_step", step)
+        self.register_buffer("scales", scales.codes)
+        self.register_buffer("scale_grid", scales.grid)
+        self.register_buffer("bias", bias)
+
+    @property
+    def integers(self) -> Tensor:
+        """(out, in) int8."""
+        return unpack_nibbles(self.packed) if self.bits == 4 else self.packed
 
     @property
     def weight(self) -> Tensor:
-        """The weight as the layer uses it, (out, in)."""
-        integers = unpack_nibbles(self.packed) if self.bits == 4 else self.packed
-        return dequantize(integers, self.scales * self.scale_step)
+        """The weight as the layer uses it, (out, in) float32."""
+        return dequantize(self.integers, Scales(self.scales, self.scale_grid).values())
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the layer it stands for does: x W^T, or rows of W."""
-        return self.weight[x] if self.is_table else x @ self.weight.T
+        """What the layer it stands for does: x W^T (+ b) in the format of x, or rows of W."""
+        if self.is_table:
+            return self.weight[x]
+        out = x @ self.weight.to(x.dtype).T
+        return out if self.bias is None else out + self.bias.to(x.dtype)
 
 
 def quantize_model(model: Transformer, table_bits: int = 8, rounding: Rounding | None = None) -> Transformer:
-    """A copy with 4-bit matrices and an embedding of `table_bits`; norms stay as they are.
+    """A copy with 4-bit matrices and an embedding of `table_bits`, 8 or 4; norms stay as they are.
 
-    `rounding(name, weight)` gives the integers and scales of one matrix: quantize_groups, or gptq.compensated.
+    `rounding(name, weight)` gives the integers and scales of one matrix: quantize_matrix, or gptq.compensated.
     """
+    if table_bits not in (4, 8):
+        raise ValueError(f"an embedding of {table_bits} bits: choose 8 or 4")
     small = copy.deepcopy(model).requires_grad_(False)
     for name, layer in list(small.named_modules()):
         if name.endswith("_proj"):
-            rounded = rounding(name, layer.weight) if rounding else quantize_groups(layer.weight, 4)
+            rounded = rounding(name, layer.weight) if rounding else quantize_matrix(layer.weight, 4)
             parent, child = name.rsplit(".", 1)
-            setattr(small.get_submodule(parent), child, QuantizedWeight(*rounded, 4, is_table=False))
+            whole = QuantizedWeight(*rounded, 4, is_table=False, bias=getattr(layer, "bias", None))
+            setattr(small.get_submodule(parent), child, whole)
     table = small.model.embed_tokens.weight
-    small.model.embed_tokens = QuantizedWeight(*quantize_groups(table, table_bits), table_bits, is_table=True)
+    small.model.embed_tokens = QuantizedWeight(*quantize_matrix(table, table_bits), table_bits, is_table=True)
     return small
 
 
@@ -119,14 +187,15 @@ def stored_bytes(model: nn.Module) -> int:
 def save_quantized(path: Path | str, model: Transformer) -> None:
     """Write a quantized model, atomically."""
     table_bits = model.model.embed_tokens.bits
-    write(path, {"config": vars(model.config), "table_bits": table_bits, "weights": model.state_dict()})
+    write(path, {"config": asdict(model.config), "table_bits": table_bits, "weights": model.state_dict()})
 
 
 def load_quantized(path: Path | str) -> Transformer:
     """The model that save_quantized wrote. Raises FileNotFoundError or ValueError."""
     saved = read(path)
-    if "table_bits" not in saved:
-        raise ValueError(f"{path} is not a quantized model: run `make 08`")
-    model = quantize_model(Transformer(Config(**saved["config"])), saved["table_bits"])
-    model.load_state_dict(saved["weights"])
+    try:
+        model = quantize_model(Transformer(Config(**saved["config"])), saved["table_bits"])
+        model.load_state_dict(saved["weights"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):   # of another model, or another code's
+        raise ValueError(f"{path} is not a quantized model of this code: run `make 08`") from None
     return model

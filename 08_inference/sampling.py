@@ -18,12 +18,13 @@ from workbench import wide
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Set all but the k largest of each row of logits (B, V) to -inf; k = 0 keeps all."""
+    """Set all but the k largest of each row of logits (B, V) to -inf, of equal ones the first; k = 0 keeps all."""
     # EXERCISE 8.1 top-k
-    if k <= 0 or k >= logits.shape[-1]:
+    if k <= 0:
         return logits
-    threshold = logits.topk(k, dim=-1).values[..., -1:]                   # (B, 1)
-    return logits.masked_fill(logits < threshold, float("-inf"))
+    order = logits.sort(dim=-1, descending=True, stable=True).indices     # (B, V); equal ones stay in order
+    dropped = torch.ones_like(logits, dtype=torch.bool).scatter(-1, order[..., :k], False)
+    return logits.masked_fill(dropped, float("-inf"))
     # END EXERCISE 8.1
 
 
@@ -31,15 +32,16 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Keep, in each row of (B, V), the fewest most likely tokens that together reach probability p; -inf for
     the rest.
 
-    The token that crosses p is kept, so at least one always is.
+    The token that crosses p is kept, so at least one always is, for p = 0 too. Of equally likely ones the first stay.
     """
     # EXERCISE 8.5 top-p
     if p >= 1:
         return logits
-    ordered, order = logits.sort(dim=-1, descending=True)                 # (B, V)
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)    # (B, V)
     probability = softmax(ordered)
     before = probability.cumsum(-1) - probability                         # the mass of all likelier tokens
     dropped = before >= p
+    dropped[..., 0] = False
     # back to the order of the vocabulary
     dropped = torch.zeros_like(dropped).scatter(-1, order, dropped)
     return logits.masked_fill(dropped, float("-inf"))
@@ -71,13 +73,10 @@ def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
 def pick(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
          generator: torch.Generator | None = None) -> Tensor:
     """One token a row of logits (B, V): (B,). At temperature 0 the likeliest; else top-k, top-p, a draw."""
-    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
-        raise ValueError(f"temperature {temperature}, top_k {top_k}, top_p {top_p}: "
-                         "wanted temperature >= 0, top_k >= 0 and 0 < top_p <= 1")
+    how = Sampling(temperature, top_k, top_p)
     if temperature == 0:
         return logits.argmax(-1)
-    kept = keep_top_p(keep_top_k(logits / temperature, top_k), top_p)
-    return torch.multinomial(softmax(kept), 1, generator=generator)[:, 0]
+    return torch.multinomial(filtered(logits, how), 1, generator=generator)[:, 0]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adamw import AdamW
-from quantize import QuantizedWeight, dequantize, unpack_nibbles
+from quantize import QuantizedWeight, Scales, dequantize, grid_for, nearest, on_grid
 from schedule import constant_then_decay
 from transformer import Transformer
 from workbench import Progress
@@ -21,16 +21,21 @@ class TrainableScales(nn.Module):
 
     def __init__(self, quantized: QuantizedWeight):
         super().__init__()
-        self.register_buffer("integers", unpack_nibbles(quantized.packed))
-        self.scales = nn.Parameter(quantized.scales * quantized.scale_step)
+        self.register_buffer("integers", quantized.integers)
+        self.register_buffer("bias", quantized.bias)
+        self.scales = nn.Parameter(Scales(quantized.scales, quantized.scale_grid).values())
 
     def forward(self, x: Tensor) -> Tensor:
-        """x W^T, with a gradient to the scales."""
-        return x @ dequantize(self.integers, self.scales).T
+        """x W^T (+ b), with a gradient to the scales."""
+        out = x @ dequantize(self.integers, self.scales).to(x.dtype).T
+        return out if self.bias is None else out + self.bias
 
     def rounded(self) -> QuantizedWeight:
-        """The weight as it will be stored. A scale is at least a little above 0."""
-        return QuantizedWeight(self.integers, self.scales.detach().clamp(min=1e-6), 4, is_table=False)
+        """The weight as it will be stored: scales at least a little above 0 and on a grid, integers for these scales."""
+        scales = self.scales.detach().clamp(min=1e-6)
+        stored = on_grid(scales, grid_for(self.integers, scales))
+        integers = nearest(dequantize(self.integers, scales), stored.values(), 4)
+        return QuantizedWeight(integers, stored, 4, is_table=False, bias=self.bias)
 
 
 def swap(model: Transformer, old: type, new) -> None:

@@ -39,6 +39,20 @@ def test_the_k_largest_of_each_row_stay():
 
 
 @pytest.mark.ex("8.1")
+def test_of_equal_logits_no_more_than_k_stay():
+    """k tokens stay, also where others are equal to the k-th"""
+    logits = torch.tensor([[3.0, 1.0, 3.0, 3.0, 2.0], [0.0] * 5, [-2.0, -2.0, 7.0, -2.0, 7.0]])
+    for k in (1, 2, 3):
+        got = kept(keep_top_k(logits.clone(), k))
+        assert [len(columns) for columns in got] == [k] * 3, (
+            f"given {logits.tolist()} and k = {k}, kept the columns {got}, wanted {k} of each row: a threshold "
+            "keeps all that equal it, so that k = 1 is not greedy")
+        low = [sorted(row, reverse=True)[:k] for row in logits.tolist()]
+        values = [sorted((row[i] for i in columns), reverse=True) for row, columns in zip(logits.tolist(), got)]
+        assert values == low, f"given {logits.tolist()} and k = {k}, kept the logits {values}, wanted {low}"
+
+
+@pytest.mark.ex("8.1")
 def test_zero_or_a_large_k_keeps_everything():
     """k = 0 keeps everything, and so does a k as large as the vocabulary or larger"""
     logits = distinct(2, 5)
@@ -88,6 +102,15 @@ def test_top_p_stops_when_p_is_reached_exactly():
         assert got == wanted, (
             f"of {n} equally likely tokens, p = {p} kept {got}, wanted {wanted}: a token goes when the "
             "likelier ones alone already reach p")
+
+
+@pytest.mark.ex("8.5")
+def test_p_of_zero_keeps_the_likeliest():
+    """p = 0 keeps one token, the likeliest"""
+    logits = distinct(3, 5)
+    got, wanted = kept(keep_top_p(logits.clone(), 0.0)), [[int(row.argmax())] for row in logits]
+    assert got == wanted, (
+        f"given {logits} and p = 0, kept the columns {got}, wanted {wanted}: at least one token always stays")
 
 
 @pytest.mark.ex("8.5")
@@ -259,6 +282,27 @@ def test_the_cache_has_room_for_exactly_the_text(monkeypatch):
     generate_cached(lively_model(), torch.randint(40, (2, 6)), 4)
     assert rooms == [(2, 10)], (
         f"for ids (2, 6) and 4 new tokens, caches of (rows, tokens) {rooms} were made, wanted one of (2, 10)")
+
+
+@pytest.mark.ex("8.7")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_cache_has_the_type_of_the_weights(dtype, monkeypatch):
+    """a model in float64 or bfloat16 writes with a cache of the same type"""
+    types = []
+
+    def spy(*args, **named):
+        cache = KVCache(*args, **named)
+        types.append(cache.k.dtype)
+        return cache
+
+    monkeypatch.setattr(kv_cache, "KVCache", spy)
+    model = lively_model().to(dtype)
+    try:
+        got = generate_cached(model, torch.randint(40, (2, 3)), 4)
+    except RuntimeError as error:
+        pytest.fail(f"a model in {dtype} raised '{error}'")
+    assert got.shape == (2, 7) and types == [dtype], (
+        f"a model in {dtype} made caches of {types}, wanted one of {dtype}: KVCache takes it as `dtype`")
 
 
 @pytest.mark.ex("8.7")
