@@ -1,101 +1,110 @@
-"""The tokenizer of this repository: byte-level BPE with a regex that cuts words first, special tokens, fast training.
+"""The tokenizer of this repository: byte-level BPE, fast, with special tokens.
 
-Adds three ideas to bpe_naive.py: text is first cut into pieces that merges never cross (Radford et al. 2019);
-training updates the pair counts where a merge happened in place of counting again; special tokens mark structure
-and can never be produced by ordinary text.
+Adds to bpe_naive.py: text is cut into pieces first (pretokenize.py), which are counted once each, by several
+processes if wanted (piece_counts.py); a merge looks only at the places of its pair (linked_pieces.py); pieces
+seen lately are remembered; special tokens mark structure and ordinary text can't produce them
+(special_tokens.py).
 
     python 01_tokenizer/run.py             trains it on the corpus
     python 01_tokenizer/bpe.py             trains both versions side by side and compares
 """
 import heapq
-import itertools
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
-import regex
-
-from bpe_naive import merge, train_naive
+from ascii_table import LIMIT, AsciiTable
+from bpe_naive import Pair, bytes_of_tokens, train_naive
+from linked_pieces import linked_row, merge_everywhere, merge_long
+from piece_counts import count_pieces, surrogate_message
+from pretokenize import PATTERN, PATTERNS, safe_parts, splitter
+from special_tokens import allowed_names, check_special, split_special, stream_parts
 from workbench import read_json, write_json
 
-# A word with its leading space | one digit (so that numbers line up digit by digit) | punctuation | white space.
-PATTERN = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s+(?!\S)|\s+"
-Pair = tuple[int, int]
 EOS, USER, BOT, PAD = SPECIAL = ("<|eos|>", "<|user|>", "<|bot|>", "<|pad|>")
+LONG = 128   # characters of a piece from which linked places beat the plain loop of encode_piece
 
 
-def train(texts: Iterable[str], vocab_size: int, pattern: str = PATTERN) -> list[tuple[int, int]]:
-    """Learn the merges of a vocabulary of `vocab_size` tokens (256 bytes + merges, special tokens not counted).
+def train(texts: Iterable[str], vocab_size: int, pattern: str = PATTERN, processes: int = 1,
+          told: Callable[[int], None] = lambda done: None) -> list[Pair]:
+    """Learn the merges of a vocabulary of `vocab_size` tokens (256 bytes + merges, special tokens not
+    counted).
 
-    Same result as bpe_naive.train_naive. A heap holds (-count, pair); a count that has changed since it was pushed is
-    stale and is pushed again with its true value ("lazy" heap). `where` knows which words a pair may occur in.
+    The merges of bpe_naive.train_naive, whatever `processes` is. Fewer, and a warning that says how many,
+    when the text has no more pairs; ValueError for a text without any. `told` hears how many merges are done.
+    A heap holds (-count, pair). A count that has changed since it was pushed is stale and is pushed again
+    with its true value when it comes to the top ("lazy" heap); counts of old pairs only fall, so none is met
+    too late.
     """
     if vocab_size < 256:
-        raise ValueError(f"vocab_size {vocab_size} is below 256: byte-level BPE starts with one token for each byte")
-    counted = Counter(itertools.chain.from_iterable(regex.findall(pattern, text) for text in texts))
-    words = [list(word.encode()) for word in counted]
-    times = list(counted.values())
-
-    counts, where = Counter(), defaultdict(set)
-    for w, word in enumerate(words):
-        for pair in zip(word, word[1:]):
-            counts[pair] += times[w]
-            where[pair].add(w)
-    heap = [(-n, pair) for pair, n in counts.items()]
+        raise ValueError(f"vocab_size {vocab_size} is below 256: byte-level BPE starts with one token for "
+                         "each byte")
+    row = linked_row(count_pieces(texts, pattern, processes))
+    if not row.ids:
+        raise ValueError("the corpus is empty: a tokenizer is learned from text, give some")
+    heap = [(-n, pair) for pair, n in row.counts.items()]
     heapq.heapify(heap)
 
     merges = []
     while len(merges) < vocab_size - 256 and heap:
         n, pair = heapq.heappop(heap)
-        if counts[pair] != -n:
-            if counts[pair] > 0:
-                heapq.heappush(heap, (-counts[pair], pair))
+        count = row.counts.get(pair, 0)
+        if count != -n:
+            if count > 0:
+                heapq.heappush(heap, (-count, pair))
             continue
-        new_id = 256 + len(merges)
         merges.append(pair)
-        # Counts of old pairs only fall, so their stale entries are caught above; only new pairs must be pushed.
-        for p in merge_everywhere(words, times, counts, where, pair, new_id):
-            heapq.heappush(heap, (-counts[p], p))
+        for new in merge_everywhere(row, pair, 255 + len(merges)):
+            heapq.heappush(heap, (-row.counts[new], new))
+        told(len(merges))
+    if len(merges) < vocab_size - 256:
+        warnings.warn(f"the text has only {len(merges)} merges, not {vocab_size - 256}: the vocabulary has "
+                      f"{256 + len(merges)} tokens; give more text for more", stacklevel=2)
     return merges
 
 
-def merge_everywhere(words: list[list[int]], times: list[int], counts: Counter, where: dict[Pair, set[int]],
-                     pair: Pair, new_id: int) -> set[Pair]:
-    """Merge `pair` in the words that `where` names and correct all tables in place; returns the pairs with `new_id`.
+class Known(dict):
+    """A dictionary that computes what is missing and keeps `limit` entries, then begins again."""
 
-    words[w] occurs times[w] times; counts[p] is how often p occurs in all; where[p] has every w whose word contains p,
-    and maybe some that did once. Afterwards `pair` is in no table of `where`.
-    """
-    # EXERCISE 1.9 counts after a merge
-    created = set()
-    for w in where.pop(pair):
-        before, after = words[w], merge(words[w], pair, new_id)
-        for p in zip(before, before[1:]):
-            counts[p] -= times[w]
-        for p in zip(after, after[1:]):
-            counts[p] += times[w]
-            if new_id in p:
-                where[p].add(w)
-                created.add(p)
-        words[w] = after
-    return created
-    # END EXERCISE 1.9
+    def __init__(self, compute: Callable, limit: int = 1 << 17):
+        super().__init__()
+        self.compute, self.limit = compute, limit
+
+    def __missing__(self, piece: str):
+        value = self.compute(piece)
+        if len(piece) <= LONG:   # a longer one will not come again
+            if len(self) >= self.limit:
+                self.clear()
+            self[piece] = value
+        return value
 
 
 class Tokenizer:
-    """Text to token ids and back. Ids 0 to 255 are the bytes, then one id a merge, then the special tokens."""
+    """Text to ids and back. Ids 0 to 255 are the bytes, then one id a merge, then the special tokens."""
 
-    def __init__(self, merges: list[tuple[int, int]], special: tuple[str, ...] = SPECIAL, pattern: str = PATTERN):
-        self.merges, self.pattern = [tuple(p) for p in merges], pattern
+    def __init__(self, merges: Iterable[Pair], special: Iterable[str] = SPECIAL, pattern: str = PATTERN):
+        """ValueError for merges of tokens that do not exist yet, bad special tokens, and bad patterns."""
+        self.merges, self.pattern = [(a, b) for a, b in merges], pattern
+        for i, pair in enumerate(self.merges):
+            if not 0 <= min(pair) <= max(pair) < 256 + i:
+                raise ValueError(f"merge {i} {pair} uses a token that does not exist yet: are the merges in "
+                                 "order?")
         self.rank = {pair: i for i, pair in enumerate(self.merges)}
-        self.bytes_of = [bytes([i]) for i in range(256)]
-        for a, b in self.merges:
-            self.bytes_of.append(self.bytes_of[a] + self.bytes_of[b])
+        if len(self.rank) < len(self.merges):
+            raise ValueError("two merges are the same pair: each can be learned once only")
+        self.bytes_of = bytes_of_tokens(self.merges)
+        special = tuple(special)
+        check_special(special)
         self.special = {text: len(self.bytes_of) + i for i, text in enumerate(special)}
         self._special_of = {i: text for text, i in self.special.items()}
-        self._cut = regex.compile(pattern).findall
-        self._known: dict[str, list[int]] = {}   # pieces encoded before: most text is words seen already
+        self._split = splitter(pattern)
+        self._ids_of = Known(self._encode_unseen)    # most text is pieces seen before
+        self._table: AsciiTable | None = None        # the same for long ASCII texts
+
+    def __reduce__(self):
+        """Pickled as what it was made from."""
+        return type(self), (self.merges, tuple(self.special), self.pattern)
 
     @property
     def vocab_size(self) -> int:
@@ -105,26 +114,79 @@ class Tokenizer:
     def encode_piece(self, ids: list[int]) -> list[int]:
         """Merge the bytes of one piece: always the pair that was learned first, until none is left."""
         # EXERCISE 1.7 encode one piece
-        while len(ids) > 1:
-            pair = min(zip(ids, ids[1:]), key=lambda p: self.rank.get(p, len(self.merges)))
-            if pair not in self.rank:
-                break
-            ids = merge(ids, pair, 256 + self.rank[pair])
+        ids, unknown = list(ids), len(self.merges)
+        ranks = [self.rank.get(pair, unknown) for pair in zip(ids, ids[1:])]
+        while ranks and (best := min(ranks)) < unknown:
+            i = ranks.index(best)
+            ids[i:i + 2] = [256 + best]
+            del ranks[i]   # the pairs on both sides have a new neighbour
+            if i > 0:
+                ranks[i - 1] = self.rank.get((ids[i - 1], ids[i]), unknown)
+            if i < len(ranks):
+                ranks[i] = self.rank.get((ids[i], ids[i + 1]), unknown)
         return ids
         # END EXERCISE 1.7
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of ordinary text. A special token's name inside it is text too: a user cannot forge structure."""
-        out = []
-        for piece in self._cut(text):
-            ids = self._known.get(piece)
-            if ids is None:
-                ids = self._known[piece] = self.encode_piece(list(piece.encode()))
-            out += ids
+    def _pieces(self, text: str) -> list[str]:
+        pieces = self._split(text)
+        foreign = self.pattern not in PATTERNS.values()   # ours leave nothing out
+        if foreign and sum(map(len, pieces)) < len(text):
+            raise ValueError(f"the pattern {self.pattern!r} leaves out characters of the text: add |\\s+|. "
+                             "to it")
+        return pieces
+
+    def _encode_unseen(self, piece: str) -> tuple[int, ...]:
+        if len(piece) > LONG:   # the loop of encode_piece takes the square of the length
+            return tuple(merge_long(piece, self.merges, self.rank))
+        return tuple(self.encode_piece(list(piece.encode())))
+
+    def _encode_text(self, text: str) -> list[int]:
+        out: list[int] = []
+        try:
+            for part in safe_parts(text, self.pattern):
+                if self.pattern == PATTERN and 4096 < len(part) < LIMIT and part.isascii():   # fast path
+                    self._table = self._table or AsciiTable(self._ids_of.__getitem__)
+                    out += self._table.encode(part)
+                else:
+                    for ids in map(self._ids_of.__getitem__, self._pieces(part)):
+                        out += ids
+        except UnicodeEncodeError:
+            place = next(i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff")
+            raise ValueError(surrogate_message(text, place)) from None
         return out
 
+    def encode(self, text: str, allowed_special: str | Collection[str] = ()) -> list[int]:
+        """Ids of a text. A special token's name in it is text too, so that nobody can forge structure, unless
+        it is in `allowed_special`: a set of names, or "all". Where several begin at one place the longest
+        counts.
+        """
+        if not isinstance(text, str):
+            raise ValueError(f"encode takes a text (str), not {type(text).__name__}")
+        if not allowed_special:
+            return self._encode_text(text)
+        out = []
+        for part, is_special in split_special(text, allowed_names(allowed_special, self.special)):
+            out += [self.special[part]] if is_special else self._encode_text(part)
+        return out
+
+    def encode_iterable(self, blocks: Iterable[str],
+                        allowed_special: str | Collection[str] = ()) -> Iterator[int]:
+        """The ids of a text that arrives in blocks, the lines of an open file for example, one by one.
+
+        The same as encode of all blocks joined, wherever they are cut, in constant memory (but for a piece
+        that is itself larger than that, and for patterns that are not in pretokenize.py, where no safe cut is
+        known).
+        """
+        names = allowed_names(allowed_special, self.special)
+        for part, is_special in stream_parts(blocks, self.pattern, names):
+            yield from [self.special[part]] if is_special else self._encode_text(part)
+
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The exact bytes behind ids; special tokens appear by name. Raises ValueError for an id that does not exist."""
+        """The exact bytes behind ids (a list, an array or a tensor (T,)); special tokens appear by name.
+
+        Raises ValueError for an id that does not exist.
+        """
+        ids = plain_ids(ids)
         # EXERCISE 1.5 ids to bytes
         out = []
         for i in ids:
@@ -133,7 +195,8 @@ class Tokenizer:
             elif i in self._special_of:
                 out.append(self._special_of[i].encode())
             else:
-                raise ValueError(f"token id {i} is outside the vocabulary of {self.vocab_size}: was another tokenizer used?")
+                raise ValueError(f"token id {i} is outside the vocabulary of {self.vocab_size}: "
+                                 "was another tokenizer used?")
         return b"".join(out)
         # END EXERCISE 1.5
 
@@ -149,22 +212,42 @@ class Tokenizer:
     def load(cls, path: Path | str) -> "Tokenizer":
         """Read a tokenizer; a file that is not one gives a ValueError that names it."""
         data = read_json(path)
+        if isinstance(data, dict) and "model" in data:
+            raise ValueError(f"{path} is a Hugging Face tokenizer.json: read it with formats.from_hf")
         try:
-            merges = [(int(a), int(b)) for a, b in data["merges"]]
-            if any(max(pair) >= 256 + i or min(pair) < 0 for i, pair in enumerate(merges)):
-                raise ValueError("a merge uses a token that does not exist yet")
-            return cls(merges, tuple(data["special"]), data["pattern"])
-        except (KeyError, TypeError, ValueError, regex.error) as error:
-            raise ValueError(f"{path} is not a tokenizer file ({error}): delete it and run `make 01` again") from None
+            numbers = all(type(i) is int for pair in data["merges"] for i in pair)
+            if not numbers or not isinstance(data["special"], list):
+                raise TypeError("special tokens are a list, merges pairs of whole numbers")
+            return cls(data["merges"], data["special"], data["pattern"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a tokenizer file ({error}): delete it and run `make 01` "
+                             "again") from None
+
+
+def plain_ids(ids: Iterable[int]) -> list[int]:
+    """Ids as whole numbers, from a list, an array or a tensor. Anything else is a ValueError."""
+    try:
+        ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+    except TypeError:
+        raise ValueError(f"decode takes a row of ids, not {type(ids).__name__}: put one id in a "
+                         "list") from None
+    if not isinstance(ids, list) or any(isinstance(i, list) for i in ids):
+        raise ValueError("decode takes one row of ids: for a batch, decode row by row; for one id, put it "
+                         "in a list")
+    ids = [i.item() if hasattr(i, "item") else i for i in ids]
+    wrong = next((i for i in ids if not isinstance(i, int)), None)
+    if wrong is not None:
+        raise ValueError(f"token id {wrong!r} is no whole number")
+    return ids
 
 
 if __name__ == "__main__":
     from corpus import real_text
 
-    sample = real_text()[:400]
+    sample = "\n".join(real_text()[:400])
     begin = time.process_time()
-    fast = train(sample, 256 + 300)
+    fast = train([sample], 256 + 50)
     middle = time.process_time()
-    slow = train_naive(Counter(itertools.chain.from_iterable(regex.findall(PATTERN, text) for text in sample)), 300)
-    print(f"{sum(map(len, sample)):,} characters, 300 merges: the same merges {fast == slow}, "
+    slow = train_naive(sample, 50, splitter(PATTERN))
+    print(f"{len(sample):,} characters, 50 merges: the same merges {fast == slow}, "
           f"{(time.process_time() - middle) / (middle - begin):.0f} times as fast as counting again")

@@ -1,27 +1,31 @@
-"""Byte-level byte-pair encoding in its plainest form: count all pairs, merge the most frequent, repeat.
+"""Byte-pair encoding in its plainest form: text in, tokens out. Count all pairs, join the most frequent,
+repeat.
 
-Source: Sennrich, Haddow, Birch 2016 (section 3.2, on characters); Radford et al. 2019 (section 2.2, on bytes).
-Slow on purpose: every merge counts the whole text again. `bpe.py` gives the same merges tens of times faster (more for longer texts),
-and the tests hold the two equal.
+Source: Sennrich, Haddow, Birch 2016 (section 3.2, on characters); Radford et al. 2019 (section 2.2, on
+bytes). Slow on purpose: every merge counts the whole text again. `bpe.py` gives the same merges many times
+faster, and the tests hold the two equal.
 
     python 01_tokenizer/bpe_naive.py "low lower lowest" 5
 """
 import sys
 from collections import Counter
+from collections.abc import Callable
+
+Pair = tuple[int, int]
 
 
-def count_pairs(words: dict[tuple[int, ...], int]) -> Counter:
-    """How often each pair of neighbours occurs. {(1, 2, 1, 2): 3} gives {(1, 2): 6, (2, 1): 3}."""
+def count_pairs(pieces: list[list[int]]) -> Counter:
+    """How often each pair of neighbours occurs. [[1, 2, 1, 2], [2, 1]] gives {(1, 2): 2, (2, 1): 2}."""
     # EXERCISE 1.1 pair counts
     counts = Counter()
-    for word, times in words.items():
-        for pair in zip(word, word[1:]):
-            counts[pair] += times
+    for ids in pieces:
+        for pair in zip(ids, ids[1:]):
+            counts[pair] += 1
     return counts
     # END EXERCISE 1.1
 
 
-def merge(ids: list[int] | tuple[int, ...], pair: tuple[int, int], new_id: int) -> list[int]:
+def merge(ids: list[int], pair: Pair, new_id: int) -> list[int]:
     """Replace each `pair` in `ids` by `new_id`, from the left. merge([1, 1, 1], (1, 1), 9) gives [9, 1]."""
     # EXERCISE 1.2 merge a pair
     out, i = [], 0
@@ -36,28 +40,57 @@ def merge(ids: list[int] | tuple[int, ...], pair: tuple[int, int], new_id: int) 
     # END EXERCISE 1.2
 
 
-def train_naive(words: dict[str, int], n_merges: int) -> list[tuple[int, int]]:
-    """Learn merges from words and how often each occurs; merge number i creates token 256 + i.
+def train_naive(text: str, n_merges: int,
+                split: Callable[[str], list[str]] = lambda text: [text]) -> list[Pair]:
+    """Learn merges from a text; merge number i creates token 256 + i.
 
-    Among equally frequent pairs the one with the smaller ids wins. Stops early when no pair is left.
+    Among equally frequent pairs the one with the smaller ids wins. Stops early when no pair is left. `split`
+    cuts the text into pieces that no merge may cross (pretokenize.py says why); without it the text is one
+    piece.
     """
     # EXERCISE 1.6 learn the merges
-    coded = {tuple(word.encode()): times for word, times in words.items()}
+    pieces = [list(piece.encode()) for piece in split(text)]
     merges = []
-    for i in range(n_merges):
-        counts = count_pairs(coded)
+    for new_id in range(256, 256 + n_merges):
+        counts = count_pairs(pieces)
         if not counts:
             break
         best = min(counts, key=lambda pair: (-counts[pair], pair))
-        coded = {tuple(merge(word, best, 256 + i)): times for word, times in coded.items()}
+        pieces = [merge(ids, best, new_id) for ids in pieces]
         merges.append(best)
     return merges
     # END EXERCISE 1.6
 
 
+def encode_naive(text: str, merges: list[Pair]) -> list[int]:
+    """Text to ids: start from the bytes and repeat the merges, in the order they were learned."""
+    ids = list(text.encode())
+    for new_id, pair in enumerate(merges, 256):
+        ids = merge(ids, pair, new_id)
+    return ids
+
+
+def bytes_of_tokens(merges: list[Pair]) -> list[bytes]:
+    """The bytes that each id stands for: 256 single bytes, then each merge's two halves joined."""
+    bytes_of = [bytes([i]) for i in range(256)]
+    for a, b in merges:
+        bytes_of.append(bytes_of[a] + bytes_of[b])
+    return bytes_of
+
+
+def decode_naive(ids: list[int], merges: list[Pair]) -> str:
+    """Ids to text. Half a character becomes the mark U+FFFD."""
+    bytes_of = bytes_of_tokens(merges)
+    return b"".join(bytes_of[i] for i in ids).decode("utf-8", errors="replace")
+
+
 if __name__ == "__main__":
     text, n = sys.argv[1], int(sys.argv[2])
-    vocabulary = {i: bytes([i]) for i in range(256)}
-    for i, (a, b) in enumerate(train_naive(Counter(text.split()), n)):
-        vocabulary[256 + i] = vocabulary[a] + vocabulary[b]
-        print(f"{256 + i}: {vocabulary[a]!r} + {vocabulary[b]!r} -> {vocabulary[256 + i]!r}")
+    merges = train_naive(text, n)
+    spelled = bytes_of_tokens(merges)
+    for new_id, (a, b) in enumerate(merges, 256):
+        print(f"{new_id}: {spelled[a]!r} + {spelled[b]!r} -> {spelled[new_id]!r}")
+    ids = encode_naive(text, merges)
+    print(f"{len(text.encode())} bytes, {len(ids)} tokens: {ids}")
+    print(" | ".join(spelled[i].decode("utf-8", "replace") for i in ids))
+    assert decode_naive(ids, merges) == text

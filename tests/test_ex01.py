@@ -1,50 +1,53 @@
 """Exercises of chapter 1, first part: counting, merging, learning. A learner sees the docstrings."""
 import random
-from collections import Counter, defaultdict
+import warnings
+from collections import defaultdict
 
 import pytest
 
 from arithmetic import careless_answer, right_answer
-from bpe import merge_everywhere, train
+from bpe import train
 from bpe_naive import count_pairs, merge, train_naive
+from linked_pieces import NONE, Row, merge_everywhere
 
 
-def random_words(letters: str = "abc", n: int = 12) -> dict[str, int]:
-    """Words of 1 to 8 letters, few enough letters that pairs repeat and tie, with how often each occurs."""
-    return {"".join(random.choices(letters, k=random.randint(1, 8))): random.randint(1, 5) for _ in range(n)}
+def random_words(letters: str = "abc", n: int = 12) -> list[str]:
+    """Words of 1 to 8 letters, few enough letters that pairs repeat and tie, some words several times."""
+    words = ["".join(random.choices(letters, k=random.randint(1, 8))) for _ in range(n)]
+    return [word for word in words for _ in range(random.randint(1, 5))]
 
 
 # 1.1 pair counts
 
 @pytest.mark.ex("1.1")
-def test_the_pairs_of_one_word_are_counted():
-    """the pairs of neighbours in one word are counted"""
-    got = count_pairs({(1, 2, 1, 2, 2): 1})
+def test_the_pairs_of_one_piece_are_counted():
+    """the pairs of neighbours in one piece are counted"""
+    got = count_pairs([[1, 2, 1, 2, 2]])
     wanted = {(1, 2): 2, (2, 1): 1, (2, 2): 1}
-    assert dict(got) == wanted, (f"given the word (1, 2, 1, 2, 2) once, got {dict(got)}, wanted {wanted}: "
+    assert dict(got) == wanted, (f"given the piece [1, 2, 1, 2, 2], got {dict(got)}, wanted {wanted}: "
                                  "each place counts, the first and the last too, and (1, 2) is not (2, 1)")
 
 
 @pytest.mark.ex("1.1")
-def test_a_word_counts_as_often_as_it_occurs():
-    """a word that occurs three times adds three to each of its pairs"""
-    got = count_pairs({(1, 2, 1, 2): 3})
-    assert dict(got) == {(1, 2): 6, (2, 1): 3}, (
-        f"given (1, 2, 1, 2) three times, got {dict(got)}, wanted {{(1, 2): 6, (2, 1): 3}}: is the number of "
-        "times used?")
+def test_places_that_overlap_all_count():
+    """in [7, 7, 7] the pair (7, 7) stands at two places, and both count"""
+    got = count_pairs([[7, 7, 7]])
+    assert dict(got) == {(7, 7): 2}, f"given [[7, 7, 7]], got {dict(got)}, wanted {{(7, 7): 2}}: count places"
 
 
 @pytest.mark.ex("1.1")
-def test_pairs_of_many_words_add_up():
-    """the counts of many words add up, and no pair spans two words"""
-    words = {tuple(random.choices(range(4), k=random.randint(0, 7))): random.randint(1, 9) for _ in range(20)}
+def test_pairs_of_many_pieces_add_up():
+    """the counts of many pieces add up, and no pair spans two pieces"""
+    pieces = [random.choices(range(4), k=random.randint(0, 7)) for _ in range(20)]
+    pieces += pieces[:5]
     wanted = defaultdict(int)
-    for word, times in words.items():
-        for i in range(len(word) - 1):
-            wanted[word[i], word[i + 1]] += times
-    got = count_pairs(words)
-    assert dict(got) == dict(wanted), (f"given {words}, got {dict(got)}, wanted {dict(wanted)}: "
-                                       "do the counts of a pair in several words add up?")
+    for ids in pieces:
+        for i in range(len(ids) - 1):
+            wanted[ids[i], ids[i + 1]] += 1
+    got = count_pairs(pieces)
+    assert dict(got) == dict(wanted), (f"given {pieces}, got {dict(got)}, wanted {dict(wanted)}: do the "
+                                       "counts of "
+                                       "a pair in several pieces add up, the same piece twice included?")
 
 
 # 1.2 merge a pair
@@ -78,12 +81,10 @@ def test_ids_that_are_not_the_pair_stay():
 
 @pytest.mark.ex("1.2")
 def test_merging_leaves_the_callers_list_alone():
-    """the caller's list is not changed, and a tuple may be given"""
+    """the caller's list is not changed"""
     given = [1, 2, 1, 2]
     merge(given, (1, 2), 9)
     assert given == [1, 2, 1, 2], f"the list that was given became {given}: build a new one"
-    got = merge((7, 1, 2), (1, 2), 9)
-    assert list(got) == [7, 9], f"merge((7, 1, 2), (1, 2), 9) gave {got}, wanted [7, 9]"
 
 
 # 1.3 careless sums
@@ -123,134 +124,203 @@ def test_careless_digits_are_sums_without_tens():
 @pytest.mark.ex("1.6")
 def test_the_most_frequent_pair_is_merged_first():
     """the paper's four words give the merges worked out by hand"""
-    words = {"low": 5, "lower": 2, "newest": 6, "widest": 3}
-    got = train_naive(words, 4)
+    text = "low low low low low lower lower newest newest newest newest newest newest widest widest widest"
+    got = train_naive(text, 4, str.split)
     wanted = [(101, 115), (256, 116), (108, 111), (258, 119)]   # es, est, lo, low
     assert got == wanted, (
-        f"given {words}, got {got}, wanted {wanted} (es 9 times, then es+t 9, lo 7, lo+w 7): is each pair "
-        "counted with its word's number, are equal counts settled by the smaller ids, and does merge number "
-        "i create token 256 + i?")
+        f"given {text!r}, cut into words, got {got}, wanted {wanted} (es 9 times, then es+t 9, lo 7, lo+w "
+        "7): are "
+        "all pieces counted, are equal counts settled by the smaller ids, and does merge number i create "
+        "token 256 + i?")
 
 
 @pytest.mark.ex("1.6")
 def test_the_smaller_pair_wins_a_tie():
     """among equally frequent pairs the one with the smaller ids wins, whatever the order of the words"""
-    for words in ({"xy": 2, "ab": 2, "az": 2}, {"az": 2, "xy": 2, "ab": 2}):
-        got = train_naive(words, 3)
+    for text in ("xy ab az", "az xy ab"):
+        got = train_naive(text, 3, str.split)
         larger = [(120, 121), (97, 122), (97, 98)]
-        why = ("the larger pair wins" if got == larger else "the same pair again: is the merged word kept?"
+        why = ("the larger pair wins" if got == larger else "the same pair again: is the merged piece kept?"
                if len(set(got)) < len(got) else "does the order of the words decide?")
         assert got == [(97, 98), (97, 122), (120, 121)], (
-            f"given {words}, got {got}, wanted (97, 98), (97, 122), (120, 121): {why}")
+            f"given the words of {text!r}, got {got}, wanted (97, 98), (97, 122), (120, 121): {why}")
 
 
 @pytest.mark.ex("1.6")
 def test_learning_stops_when_no_pair_is_left():
     """learning stops early when no pair is left"""
-    for words, wanted in (({"ab": 3}, [(97, 98)]), ({"a": 2, "b": 1}, []), ({}, [])):
+    for text, wanted in (("ab ab", [(97, 98)]), ("a a b", []), ("", [])):
         try:
-            got = train_naive(words, 5)
+            got = train_naive(text, 5, str.split)
         except ValueError as error:
             pytest.fail(
-                f"given {words} and 5 merges, it raised '{error}': stop when there is no pair to choose from")
-        assert got == wanted, f"given {words} and 5 merges, got {got}, wanted {wanted}"
-    assert train_naive({"abcd": 1}, 0) == [], "zero merges were asked for, wanted an empty list"
+                f"given the words of {text!r} and 5 merges, it raised '{error}': stop when there is no pair "
+                "to choose from")
+        assert got == wanted, f"given the words of {text!r} and 5 merges, got {got}, wanted {wanted}"
+    assert train_naive("abcd", 0) == [], "zero merges were asked for, wanted an empty list"
 
 
 @pytest.mark.ex("1.6")
 def test_the_numbering_goes_on_after_256_merges():
     """merge number 256 creates token 512"""
-    words = {chr(a) + chr(b): 2 for a in range(33, 49) for b in range(65, 81)} | {"xyz": 1}
-    got = train_naive(words, 258)[256:]
+    text = " ".join(2 * [chr(a) + chr(b) for a in range(33, 49) for b in range(65, 81)] + ["xyz"])
+    got = train_naive(text, 258, str.split)[256:]
     assert got == [(120, 121), (512, 122)], (
         f"after 256 more frequent pairs, 'xyz' gave the merges {got}, wanted [(120, 121), (512, 122)]: "
         + ("equal counts go to the smaller pair" if got == [(121, 122), (120, 512)] else
-           "the same pair again: is the merged word kept?" if len(set(got)) < len(got) else "add 256 to i"))
+           "the same pair again: is the merged piece kept?" if len(set(got)) < len(got) else "add 256 to i"))
 
 
 @pytest.mark.ex("1.6")
 def test_slow_and_fast_training_learn_the_same_merges():
-    """the same merges as bpe.train, which works differently, accents included"""
-    words = random_words("abé")
+    """the same merges as bpe.train, which works differently, accents included, with and without cuts"""
+    text = " ".join(random_words("abé"))
     n = random.randint(3, 20)
-    text = " ".join(word for word, times in words.items() for _ in range(times))
-    wanted = train([text], 256 + n, pattern=r"\S+")
-    got = train_naive(words, n)
-    assert got == wanted, (
-        f"given {words}, got {got}, bpe.train learned {wanted}: "
-        + ("a word is its bytes (word.encode()), not its characters" if any(ord("é") in pair for pair in got)
-           else "is each merged word kept for the next count, and are ties settled by the smaller ids?"))
+    for split, pattern in ((str.split, r"\S+"), (lambda text: [text], r"(?s).+")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")   # the text may have fewer merges
+            pieces = split(text)
+            wanted = train(pieces, 256 + n, pattern=pattern)
+        got = train_naive(text, n, split)
+        assert got == wanted, (
+            f"given {text!r} as the pieces {pieces}, got {got}, bpe.train learned {wanted}: "
+            + ("a piece is its bytes (piece.encode()), not its characters"
+               if any(ord("é") in pair for pair in got) else
+               "is the text cut by `split`, is each merged piece kept for the next count, are ties settled "
+               "by the smaller ids?"))
 
 
 # 1.9 counts after a merge
 
-def tables(words: list[list[int]], times: list[int]) -> tuple[Counter, dict]:
-    """Pair counts and words of each pair, counted from nothing."""
-    counts, where = Counter(), defaultdict(set)
-    for w, word in enumerate(words):
-        for i in range(len(word) - 1):
-            counts[word[i], word[i + 1]] += times[w]
-            where[word[i], word[i + 1]].add(w)
-    return counts, where
+def row_of(pieces: list[list[int]], times: list[int]) -> Row:
+    """The tables, counted from nothing."""
+    row = Row([], [], [], [], defaultdict(int), defaultdict(list))
+    for ids, n in zip(pieces, times):
+        begin, end = len(row.ids), len(row.ids) + len(ids)
+        row.ids += ids
+        row.left += [NONE, *range(begin, end - 1)]
+        row.right += [*range(begin + 1, end), NONE]
+        row.times += [n] * len(ids)
+        for i in range(len(ids) - 1):
+            row.counts[ids[i], ids[i + 1]] += n
+            row.where[ids[i], ids[i + 1]].append(begin + i)
+    return row
+
+
+def pieces_in(row: Row) -> list[list[int]]:
+    """The pieces, read along `right` from each beginning, and checked along `left`."""
+    found = []
+    for i, before in enumerate(row.left):
+        if before == NONE and row.ids[i] != NONE:
+            piece, place = [], i
+            while place != NONE:
+                piece.append(row.ids[place])
+                after = row.right[place]
+                assert after == NONE or row.left[after] == place, (
+                    f"right[{place}] is {after}, but left[{after}] is {row.left[after]}: keep both "
+                    "directions")
+                place = after
+            found.append(piece)
+    return found
 
 
 @pytest.mark.ex("1.9")
 def test_counts_after_a_merge_equal_counting_again():
-    """after each merge the counts equal counting everything again"""
-    words = [list(word.encode()) for word in random_words("ab", 15)]
-    times = [random.randint(1, 6) for _ in words]
-    counts, where = tables(words, times)
+    """after each merge the pieces and the counts equal merging and counting everything again"""
+    pieces = [list(word.encode()) for word in sorted(set(random_words("ab", 15)))]
+    times = [random.randint(1, 6) for _ in pieces]
+    row = row_of(pieces, times)
     for new_id in range(256, 262):
-        if not +counts:
+        pairs = [p for p, n in row.counts.items() if n > 0]
+        if not pairs:
             break
-        pair = max(+counts, key=lambda p: (counts[p], p))
-        before = [list(word) for word in words]
-        merge_everywhere(words, times, counts, where, pair, new_id)
-        wanted_words = [merge(word, pair, new_id) for word in before]
-        assert [list(word) for word in words] == wanted_words, (
-            f"merging {pair} in {before}, words became {words}, wanted {wanted_words}: is the merged word "
-            "put back?")
-        wanted = tables(wanted_words, times)[0]
-        wrong = {p: (counts[p], wanted[p]) for p in {**counts, **wanted} if counts[p] != wanted[p]}
+        pair = max(pairs, key=lambda p: (row.counts[p], p))
+        before, pieces = pieces, [merge(ids, pair, new_id) for ids in pieces]
+        merge_everywhere(row, pair, new_id)
+        got = pieces_in(row)
+        assert got == pieces, f"merging {pair} into {new_id} in {before} gave {got}, wanted {pieces}"
+        wanted = row_of(pieces, times).counts
+        wrong = {p: (row.counts.get(p, 0), wanted.get(p, 0)) for p in {**row.counts, **wanted}
+                 if row.counts.get(p, 0) != wanted.get(p, 0)}
         assert not wrong, (
-            f"merging {pair} in {before} with times {times}, these pairs have (count, wanted count) {wrong}: "
-            "subtract all pairs of the old word and add all of the new one, each `times` the word")
+            f"merging {pair} in {before} with times {times}, these pairs have (count, wanted count) "
+            f"{wrong}: the pair "
+            "with the neighbour on each side is gone, one with the new token has come, each `times` the "
+            "piece")
+
+
+@pytest.mark.ex("1.9")
+def test_a_run_is_merged_from_the_left():
+    """in a run the first two become one, then the next two"""
+    for n, wanted in ((2, [9]), (3, [9, 1]), (4, [9, 9]), (5, [9, 9, 1])):
+        row = row_of([[1] * n], [3])
+        merge_everywhere(row, (1, 1), 9)
+        got = pieces_in(row)
+        assert got == [wanted], f"merging (1, 1) into 9 in {[1] * n} gave {got}, wanted {[wanted]}"
+        counts = {p: c for p, c in row.counts.items() if c}
+        assert counts == dict(row_of([wanted], [3]).counts), (
+            f"after merging (1, 1) into 9 in {[1] * n}, three times, the counts are {counts}: a place may "
+            "have had a "
+            "pair with the new token that the next merge takes away again")
 
 
 @pytest.mark.ex("1.9")
 def test_the_new_pairs_are_returned():
-    """exactly the pairs with the new token are returned"""
-    words, times = [[1, 2, 3, 3], [4, 1, 2, 1, 2], [3, 4, 3]], [2, 1, 5]
-    counts, where = tables(words, times)
-    got = merge_everywhere(words, times, counts, where, (1, 2), 9)
-    assert got is not None and set(got) == {(9, 3), (4, 9), (9, 9)}, (
-        f"merging (1, 2) into 9 in [1, 2, 3, 3], [4, 1, 2, 1, 2], [3, 4, 3], got {got}, wanted {{(9, 3), (4, "
-        "9), (9, 9)}")
+    """exactly the pairs with the new token that are there now are returned"""
+    for pieces, wanted in (([[1, 2, 3, 3], [4, 1, 2, 1, 2], [3, 4, 3]], {(9, 3), (4, 9), (9, 9)}),
+                           ([[1, 2], [5, 6]], set())):
+        got = merge_everywhere(row_of(pieces, [2, 1, 5]), (1, 2), 9)
+        assert got is not None and set(got) == wanted, (
+            f"merging (1, 2) into 9 in {pieces}, got {got}, wanted {wanted}")
 
 
 @pytest.mark.ex("1.9")
 def test_where_finds_the_new_pairs():
-    """`where` names the words of each new pair, and the merged pair is gone from it"""
-    words, times = [[1, 2, 3], [4, 1, 2, 3], [3, 4, 3]], [2, 1, 5]
-    counts, where = tables(words, times)
-    merge_everywhere(words, times, counts, where, (1, 2), 9)
-    got = {pair: sorted(found) for pair, found in where.items() if 9 in pair}
-    assert got == {(9, 3): [0, 1], (4, 9): [1]}, (
+    """`where` names the places of each new pair, and the merged pair is gone from it"""
+    row = row_of([[1, 2, 3], [4, 1, 2, 3], [3, 4, 3]], [2, 1, 5])
+    merge_everywhere(row, (1, 2), 9)
+    got = {pair: places for pair, places in row.where.items() if 9 in pair}
+    assert got == {(9, 3): [0, 4], (4, 9): [3]}, (
         f"after merging (1, 2) into 9 in [1, 2, 3], [4, 1, 2, 3], [3, 4, 3], where says {got} for pairs with "
-        "9, wanted {(9, 3): [0, 1], (4, 9): [1]}")
-    assert (1, 2) not in where, (
+        "9, wanted {(9, 3): [0, 4], (4, 9): [3]}: a pair is noted at the place of its left token")
+    assert (1, 2) not in row.where, (
         "the merged pair (1, 2) is still in `where`: take it out, it occurs nowhere now")
 
 
 @pytest.mark.ex("1.9")
-def test_only_words_with_the_pair_are_touched():
-    """only the words that `where` names are read: that is what makes training fast"""
-    words, times = [[1, 2], [7, 8]], [1, 1]
-    counts, where = tables(words, times)
-    words[1] = None   # whoever reads this word fails
-    try:
-        merge_everywhere(words, times, counts, where, (1, 2), 9)
-    except TypeError:
-        pytest.fail(
-            "a word without the pair was read: go through the words in where[pair] only, not through all")
-    assert words == [[9], None], f"words became {words}, wanted [[9], None]"
+def test_places_that_changed_meanwhile_are_passed_over():
+    """a place that no longer holds the pair is passed over: `where` may name it still"""
+    for first, second, wanted in (((1, 2), (2, 3), [[9, 3], [9, 7], [10]]),   # the left token was merged away
+                                  ((2, 3), (1, 2), [[1, 9], [10, 7], [9]])):  # the right one has changed
+        row = row_of([[1, 2, 3], [1, 2, 7], [2, 3]], [2, 1, 1])
+        merge_everywhere(row, first, 9)
+        merge_everywhere(row, second, 10)
+        got = pieces_in(row)
+        assert got == wanted, (
+            f"[1, 2, 3], [1, 2, 7] and [2, 3] gave {got} after {first} became 9 and then {second} 10, "
+            f"wanted {wanted}: "
+            "look whether both tokens of the pair are still there")
+
+
+class Watched(list):
+    """A list that remembers which places were read."""
+
+    def __init__(self, items):
+        super().__init__(items)
+        self.read = set()
+
+    def __getitem__(self, i):
+        self.read.add(i)
+        return super().__getitem__(i)
+
+
+@pytest.mark.ex("1.9")
+def test_only_places_of_the_pair_are_touched():
+    """only the places that `where` names and their neighbours are read: that is what makes training fast"""
+    row = row_of([[5, 1, 2, 6, 7], [7, 8]], [1, 1])
+    row.ids, row.right = Watched(row.ids), Watched(row.right)
+    merge_everywhere(row, (1, 2), 9)
+    read = row.ids.read | row.right.read
+    assert read <= {0, 1, 2, 3}, ("merging (1, 2) in [5, 1, 2, 6, 7] and [7, 8] read the places "
+                                  f"{sorted(read)}, wanted "
+                                  "the pair's and their neighbours', 0 to 3: go through where[pair] only")

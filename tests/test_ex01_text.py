@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from bpe import EOS, SPECIAL, Tokenizer, train
+from special_tokens import split_special
 from streaming import StreamDecoder
 from token_file import pack
 
@@ -236,3 +237,54 @@ def test_the_end_shows_an_unfinished_character_as_a_mark():
         assert got == wanted, (
             f"fed {b'ok' + start!r} byte by byte, then finish(), got {got}, wanted {wanted}: is what waits "
             "kept in self._held?")
+
+
+# 1.10 special tokens in text
+
+@pytest.mark.ex("1.10")
+def test_text_and_names_come_in_order():
+    """text and special tokens come in order, each with what it is"""
+    for text, wanted in (("a<e>b", [("a", False), ("<e>", True), ("b", False)]),
+                         ("<e>x <u> y", [("<e>", True), ("x ", False), ("<u>", True), (" y", False)]),
+                         ("no name", [("no name", False)]), ("e> <e", [("e> <e", False)])):
+        got = list(map(tuple, split_special(text, ["<e>", "<u>"])))
+        assert got == wanted, f"split_special({text!r}, ['<e>', '<u>']) gave {got}, wanted {wanted}"
+
+
+@pytest.mark.ex("1.10")
+def test_no_part_is_empty():
+    """no part is empty: names at the ends or side by side have nothing between them"""
+    for text, wanted in (("<e><e>", [("<e>", True), ("<e>", True)]), ("", []), ("<e>", [("<e>", True)]),
+                         ("<e> <e>", [("<e>", True), (" ", False), ("<e>", True)])):
+        got = list(map(tuple, split_special(text, {"<e>"})))
+        assert got == wanted, f"split_special({text!r}, {{'<e>'}}) gave {got}, wanted {wanted}"
+
+
+@pytest.mark.ex("1.10")
+def test_the_longest_name_counts():
+    """where several names begin, the longest counts, whatever their order"""
+    for names in (["ab", "abcd", "abc"], ["abcd", "abc", "ab"], ["abc", "ab", "abcd"]):
+        got = list(map(tuple, split_special("xabcdabcab", names)))
+        wanted = [("x", False), ("abcd", True), ("abc", True), ("ab", True)]
+        assert got == wanted, f"split_special('xabcdabcab', {names}) gave {got}, wanted {wanted}"
+
+
+@pytest.mark.ex("1.10")
+def test_a_name_is_no_pattern():
+    """a name stands for its own characters, not for a pattern"""
+    names = ["<|a|>", "[x]", "b+", "."]
+    got = list(map(tuple, split_special("a<|a|>x[x]bb+", names)))
+    wanted = [("a", False), ("<|a|>", True), ("x", False), ("[x]", True), ("b", False), ("b+", True)]
+    assert got == wanted, (f"split_special('a<|a|>x[x]bb+', {names}) gave {got}, wanted {wanted}: | and + "
+                           "and . mean "
+                           "something to a regular expression, escape them")
+
+
+@pytest.mark.ex("1.10")
+def test_without_names_all_is_text():
+    """without names all is text, and the parts joined are the text again"""
+    got = list(map(tuple, split_special("a<e>", [])))
+    assert got == [("a<e>", False)], f"without names, 'a<e>' gave {got}, wanted [('a<e>', False)]"
+    text = "".join(random.choices(["<e>", "<e", ">", "a ", "\n"], k=30))
+    got = "".join(part for part, _ in split_special(text, ["<e>", "<e"]))
+    assert got == text, f"the parts of {text!r} joined are {got!r}"
