@@ -1,0 +1,91 @@
+"""Sixteen mixed requests through the engine: one after another, four at once, all at once, and with too
+little memory.
+
+What a server meets: short questions with short answers beside long texts to continue. Every way of running
+them must give the same tokens; what differs is how long it takes.
+
+    python 08_inference/workload.py        after make 08
+"""
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from bpe import EOS, Tokenizer
+from chat_template import chat_prompt
+from checkpoint import load_model
+from engine import Engine
+from facts import Question
+from scheduler import Request
+from tasks import load_tasks
+from token_file import open_tokens
+from transformer import Transformer
+from workbench import parse_settings, run_main
+
+
+@dataclass
+class Settings:
+    """What can be set on the command line."""
+    out: str = "out"       # folder that make wrote
+    seed: int = 0          # seed of the choice of requests
+    requests: int = 16     # how many
+    blocks: int = 24       # blocks of the small cache, in which requests must be preempted
+
+
+def mixed_requests(tokenizer: Tokenizer, questions: list[Question], text, n: int, max_len: int,
+                   seed: int = 0) -> list[Request]:
+    """Half of them questions, half beginnings of `text` (token ids) of 8 to 96 tokens; 16 to 120 new tokens
+    each.
+    """
+    dice = random.Random(seed)
+    requests = []
+    for i in range(n):
+        if i % 2:
+            prompt = chat_prompt(tokenizer, dice.choice(questions).text)
+        else:
+            begin, length = dice.randrange(len(text) - 96), dice.randrange(8, 97)
+            prompt = [tokenizer.special[EOS], *map(int, text[begin:begin + length])]
+        n_new = dice.randrange(16, 121)
+        requests.append(Request(prompt[:max_len - n_new], n_new, seed=i))
+    return requests
+
+
+def run_together(model: Transformer, requests: list[Request], at_once: int, n_blocks: int = 512) -> dict:
+    """Run copies of the requests, `at_once` of them together. Returns seconds, new tokens a second, and their
+    tokens.
+    """
+    engine = Engine(model, n_blocks, at_once)
+    fresh = [Request(r.prompt, r.n_new, r.sampling, r.seed) for r in requests]
+    begin = time.perf_counter()
+    engine.run(fresh)
+    seconds = time.perf_counter() - begin
+    return {"seconds": seconds, "tokens_per_second": engine.counts.generated / seconds,
+            "steps": engine.counts.steps,
+            "preemptions": engine.scheduler.preemptions, "tokens": [r.tokens for r in fresh]}
+
+
+def main() -> None:
+    """A line for each way of running the same requests."""
+    s = parse_settings(Settings, __doc__)
+    out = Path(s.out)
+    tokenizer = Tokenizer.load(out / "01_tokenizer" / "tokenizer.json")
+    tasks = load_tasks(out / "01_tokenizer" / "tasks.json")
+    model = load_model(out / "07_alignment" / "grpo.pt")
+    text = open_tokens(out / "01_tokenizer" / "valid.bin")
+    requests = mixed_requests(tokenizer, tasks.held_out_questions, text, s.requests, model.config.max_len,
+                              s.seed)
+    run_together(model, requests[:2], 2)                                  # to warm up
+    print(f"{s.requests} requests, seed "
+          f"{s.seed}\n{'':<28}{'seconds':>9}{'tokens/s':>10}{'steps':>8}{'preempted':>11}  same tokens")
+    first = None
+    for name, at_once, n_blocks in (("one after another", 1, 512), ("4 at once", 4, 512),
+                                    (f"{s.requests} at once", s.requests, 512),
+                                    (f"{s.requests} at once, {s.blocks} blocks", s.requests, s.blocks)):
+        r = run_together(model, requests, at_once, n_blocks)
+        first = first or r
+        print(f"{name:<28}{r['seconds']:>9.2f}{r['tokens_per_second']:>10.0f}{r['steps']:>8}{r['preemptions']:>11}  "
+              f"{r['tokens'] == first['tokens']}")
+
+
+if __name__ == "__main__":
+    run_main(main)

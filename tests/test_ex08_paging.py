@@ -1,0 +1,206 @@
+"""Exercises of chapter 8: the block table, sharing a prefix, admission. A learner sees the docstrings."""
+import pytest
+
+from paged_cache import BLOCK, BlockPool, BlockTable, OutOfBlocks, block_hash
+from sampling import Sampling
+from scheduler import Request, Scheduler
+
+
+def reserve(table: BlockTable, begin: int, end: int) -> list:
+    """reserve, with a sentence where it crashes."""
+    try:
+        return table.reserve(begin, end)
+    except OutOfBlocks:
+        pytest.fail(f"tokens {begin} to {end - 1}, {len(table.blocks)} blocks in the table, "
+                    f"{table.pool.n_free} free: raised "
+                    "OutOfBlocks, but there is room")
+    except (IndexError, ValueError, KeyError, TypeError) as error:
+        pytest.fail(f"tokens {begin} to {end - 1}: raised '{error}'")
+
+
+def filled(pool: BlockPool, tokens: list[int], lost: int | None = None) -> BlockTable:
+    """A table whose full blocks hold these tokens and can be found, all but the one of number `lost`."""
+    table, parent = BlockTable(pool), b""
+    table.blocks = [pool.allocate() for _ in range(-(-len(tokens) // BLOCK))]
+    for i in range(len(tokens) // BLOCK):
+        parent = block_hash(parent, tokens[i * BLOCK:(i + 1) * BLOCK])
+        table.names.append(parent)
+        if i != lost:
+            pool.publish(table.blocks[i], parent)
+    return table
+
+
+# 8.12 block table
+
+@pytest.mark.ex("8.12")
+def test_a_table_grows_by_whole_blocks_when_it_must():
+    """blocks are taken when tokens do not fit into those that the table has, and no earlier"""
+    table = BlockTable(BlockPool(4))
+    for begin, end, wanted in ((0, 1, 1), (1, BLOCK, 1), (BLOCK, BLOCK + 1, 2), (BLOCK + 1, 4 * BLOCK, 4)):
+        got = reserve(table, begin, end)
+        assert len(table.blocks) == wanted and got == [], (
+            f"after reserving up to token {end} the table has {len(table.blocks)} blocks, wanted {wanted}; "
+            f"copies {got}, "
+            f"wanted none: {end} tokens need {end} / {BLOCK} blocks, rounded up")
+        assert len(set(table.blocks)) == wanted, f"the blocks {table.blocks} are not all different"
+    assert table.pool.n_free == 0, f"4 of 4 blocks are in use but {table.pool.n_free} are free, wanted 0"
+
+
+@pytest.mark.ex("8.12")
+def test_a_block_that_others_hold_is_replaced_and_copied():
+    """a shared block that will be written is replaced by a copy of one's own; what is only read stays
+    shared
+    """
+    pool = BlockPool(8)
+    ours = BlockTable(pool)
+    ours.blocks = [pool.allocate() for _ in range(3)]
+    other, before = ours.fork(), list(ours.blocks)
+    got = reserve(ours, 2 * BLOCK + 3, 2 * BLOCK + 5)
+    assert ours.blocks[:2] == before[:2], (
+        f"the table was {before}, is {ours.blocks}: only block number 2 is written, the first two stay as "
+        "they were")
+    assert got == [(before[2], ours.blocks[2])] and ours.blocks[2] != before[2], (
+        f"copies {got}, the table was {before}, is {ours.blocks}: wanted one copy from {before[2]} to a new "
+        "block")
+    counts = [pool.refs[b] for b in (*before, ours.blocks[2])]
+    assert counts == [2, 2, 1, 1], f"holders of {(*before, ours.blocks[2])} are {counts}, wanted [2, 2, 1, 1]"
+    assert other.blocks == before, f"the other table changed to {other.blocks}"
+    got = reserve(other, 2 * BLOCK + 3, 2 * BLOCK + 4)
+    assert got == [] and other.blocks == before, f"now the block is its own, but it was copied: {got}"
+
+
+@pytest.mark.ex("8.12")
+def test_what_lies_behind_the_tokens_is_not_copied():
+    """shared blocks behind the tokens to write stay shared"""
+    pool = BlockPool(8)
+    ours = BlockTable(pool)
+    ours.blocks = [pool.allocate() for _ in range(3)]
+    ours.fork()
+    before = list(ours.blocks)
+    got = reserve(ours, 3, BLOCK)
+    assert len(got) == 1 and ours.blocks[1:] == before[1:], (
+        f"tokens 3 to {BLOCK - 1} lie in block number 0 of {before}; copies {got}, the table is {ours.blocks}")
+
+
+@pytest.mark.ex("8.12")
+def test_all_or_nothing():
+    """where the pool has too few blocks OutOfBlocks is raised, and everything is as it was"""
+    for fork, free, begin, end in ((False, 1, 2 * BLOCK, 4 * BLOCK), (True, 0, BLOCK + 3, BLOCK + 4),
+                                   (True, 1, BLOCK, 3 * BLOCK)):
+        pool = BlockPool(2 + free)
+        table = BlockTable(pool)
+        table.blocks = [pool.allocate() for _ in range(2)]
+        if fork:
+            table.fork()
+        before = list(table.blocks), list(pool.refs)
+        try:
+            table.reserve(begin, end)
+        except OutOfBlocks:
+            pass
+        else:
+            pytest.fail(f"tokens {begin} to {end - 1} with {free} free blocks: not refused")
+        assert (table.blocks, pool.refs) == before, (
+            f"tokens {begin} to {end - 1} with {free} free: refused, but the table changed from {before[0]} "
+            "to "
+            f"{table.blocks} or the counts from {before[1]} to {pool.refs}: count what is needed before "
+            "taking any")
+
+
+# 8.13 share a prefix
+
+@pytest.mark.ex("8.13")
+def test_a_known_beginning_is_taken_over():
+    """full blocks with the same beginning are found and held, up to the first that differs"""
+    text = list(range(4 * BLOCK))
+    for same, wanted in ((3 * BLOCK + 5, 3), (2 * BLOCK, 2), (BLOCK - 1, 0)):
+        pool = BlockPool(9)
+        owner = filled(pool, text)
+        tokens = text[:same] + [999] * 20
+        table = BlockTable(pool)
+        got = table.share_prefix(tokens)
+        assert table.blocks == owner.blocks[:wanted] and got == wanted * BLOCK, (
+            f"{same} tokens are the same: took over {table.blocks} and returned {got}, wanted "
+            f"{owner.blocks[:wanted]} and "
+            f"{wanted * BLOCK} tokens")
+        counts = [pool.refs[b] for b in owner.blocks]
+        assert counts == [2] * wanted + [1] * (4 - wanted), f"holders are {counts}: each shared block has one more"
+        assert table.names == owner.names[:wanted], "the names of the shared blocks must be kept, in order, in self.names"
+
+
+@pytest.mark.ex("8.13")
+def test_the_last_token_is_left_to_compute():
+    """a prompt that is known to its end shares all blocks but the one with its last token"""
+    pool = BlockPool(9)
+    filled(pool, list(range(3 * BLOCK)))
+    for length, wanted in ((3 * BLOCK, 2), (2 * BLOCK, 1), (2 * BLOCK + 1, 2), (BLOCK, 0)):
+        got = BlockTable(pool).share_prefix(list(range(length)))
+        assert got == wanted * BLOCK, (
+            f"{length} tokens, all known: returned {got}, wanted {wanted * BLOCK}: the logits of the last "
+            "one are needed, so "
+            "it goes through the model again")
+
+
+@pytest.mark.ex("8.13")
+def test_nothing_is_taken_from_behind_a_gap():
+    """if a block in the middle has been lost, what comes after it is not taken over"""
+    pool = BlockPool(9)
+    owner = filled(pool, list(range(3 * BLOCK)), lost=1)
+    table = BlockTable(pool)
+    got = table.share_prefix(list(range(3 * BLOCK + 1)))
+    assert (got, table.blocks) == (BLOCK, owner.blocks[:1]), (
+        f"of three known blocks the second is lost: shared {got} tokens, blocks {table.blocks}, wanted "
+        f"{BLOCK} tokens and "
+        f"{owner.blocks[:1]}: token i must be in block i // BLOCK of the table")
+
+
+# 8.14 admission
+
+def request(n: int) -> Request:
+    return Request(list(range(n)), 5, Sampling())
+
+
+@pytest.mark.ex("8.14")
+def test_a_request_is_let_in_if_it_and_its_next_token_fit():
+    """a request is let in if the pool has blocks for all its tokens and one more"""
+    for n, blocks in ((3 * BLOCK - 1, 3), (3 * BLOCK, 4), (1, 1)):
+        for free in (blocks - 1, blocks, blocks + 1):
+            scheduler, r = Scheduler(BlockPool(free), 4, 64), request(n)
+            scheduler.add(r)
+            got = scheduler._admit(r)
+            assert bool(got) == (free >= blocks), (
+                f"{n} tokens, blocks of {BLOCK}, {free} free: let in {got}, but {n} + 1 tokens need {blocks} "
+                "blocks")
+            assert (r in scheduler.running) == (free >= blocks)
+
+
+@pytest.mark.ex("8.14")
+def test_shared_blocks_are_no_new_ones():
+    """what is found in the cache needs no block, also if nobody holds it; the request begins behind it"""
+    for keep in (True, False):
+        pool = BlockPool(4)
+        owner = filled(pool, list(range(2 * BLOCK)))
+        if not keep:
+            owner.free()
+        scheduler, r = Scheduler(pool, 4, 64), request(2 * BLOCK + 9)
+        scheduler.add(r)
+        assert scheduler._admit(r), (
+            f"{2 * BLOCK + 9} tokens, of which {2 * BLOCK} are in the cache, need one new block of {BLOCK}; "
+            "2 are free: refused")
+        assert r.table is not None and len(r.table.blocks) == 2 and r.computed == 2 * BLOCK, (
+            f"computed is {r.computed}, wanted {2 * BLOCK}, and the table holds the two shared blocks")
+
+
+@pytest.mark.ex("8.14")
+def test_who_is_not_let_in_holds_nothing():
+    """a request that is refused holds no block and has no table"""
+    pool = BlockPool(4)
+    owner = filled(pool, list(range(2 * BLOCK)))
+    scheduler, r = Scheduler(pool, 4, 64), request(5 * BLOCK)
+    scheduler.add(r)
+    before = list(pool.refs)
+    got = scheduler._admit(r)
+    assert not got and pool.refs == before and r.table is None and r.computed == 0, (
+        f"let in {got}, counts were {before}, are {pool.refs}, table {r.table}, computed {r.computed}: give "
+        "back what was "
+        "shared before you say no")
+    owner.free()
