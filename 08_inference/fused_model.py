@@ -12,7 +12,6 @@ Rows are tokens of any sequence at any position, (N, C): what they look back to 
     python 08_inference/bench_inference.py     measures it beside the plain model and beside transformers
 """
 from collections.abc import Callable
-from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -20,15 +19,17 @@ from torch import Tensor
 from feed_forward import silu
 from transformer import Config, Transformer
 
-SIZES = {"vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff", "max_len"}
-FREE = SIZES | {"qk_norm", "tied"}                                       # fields that may have any value here
+MUST_BE = dict(positions="rope", norm="rms", placement="pre", activation="swiglu", attention="full",
+               bias=False,
+               # fields of the configuration that change the arithmetic
+               sinks=False, softcap=0.0, n_experts=0)
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 def check_servable(config: Config) -> None:
     """ValueError unless the model is of the default kind, of any size."""
-    other = [f"{f.name}={getattr(config, f.name)!r}" for f in fields(config)
-             if f.name not in FREE and getattr(config, f.name) != f.default]
+    other = [f"{name}={getattr(config, name)!r}" for name, value in MUST_BE.items()
+             if getattr(config, name) != value]
     if other:
         raise ValueError(f"the engine serves models of the default kind, not {', '.join(other)}: "
                          "use kv_cache.stream for this one")
@@ -43,12 +44,11 @@ class FusedModel:
     def __init__(self, model: Transformer):
         c = self.config = model.config
         check_servable(c)
-        H, K, C = c.n_heads, c.n_kv_heads, c.d_model
-        D = self.head_width = C // H
+        H, K, C, D = c.n_heads, c.n_kv_heads, c.d_model, c.D
         # 0, D/2, 1, D/2 + 1, ...: pairs side by side
         beside = torch.arange(D).view(2, D // 2).T.flatten()
         self.embedding = model.model.embed_tokens.weight                 # (V, C)
-        self.eps = model.model.norm.eps
+        self.eps = c.norm_eps
         self.layers = []
         for block in model.model.layers:
             a, mlp = block.self_attn, block.mlp
@@ -78,7 +78,7 @@ class FusedModel:
         D); q comes scaled by 1 / sqrt(D).
         """
         c = self.config
-        N, H, K, D = len(ids), c.n_heads, c.n_kv_heads, self.head_width
+        N, H, K, D = len(ids), c.n_heads, c.n_kv_heads, c.D
         x = self.embedding[ids]                                                            # (N, C)
         turn = self.rotation[positions][:, None]                                           # (N, 1, D/2)
         for layer, (qkv, gain, o, gate_up, down) in enumerate(self.layers):

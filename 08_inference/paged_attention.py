@@ -35,7 +35,7 @@ class PagedMemory:
     """Keys and values of `n_blocks` blocks: two tensors (L, n_blocks, K, BLOCK, D)."""
 
     def __init__(self, config: Config, n_blocks: int, like: Tensor):
-        self.kv_heads, self.head_width = config.n_kv_heads, config.d_model // config.n_heads
+        self.kv_heads, self.head_width = config.n_kv_heads, config.D
         shape = (config.n_layers, n_blocks, config.n_kv_heads, BLOCK, self.head_width)
         self.k, self.v = like.new_zeros(shape), like.new_zeros(shape)
 

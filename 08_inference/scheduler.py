@@ -103,9 +103,7 @@ class Scheduler:
         return pieces, copies
 
     def _room(self, request: Request, n: int, planned: dict[Request, int]) -> list[tuple[int, int]] | None:
-        """Blocks for the next n tokens of a request, taken from younger ones if need be; None if it was the
-        youngest.
-        """
+        """Blocks for the next n tokens, if need be from younger requests; None if it was the youngest."""
         while True:
             try:
                 return request.table.reserve(request.computed, request.computed + n)
@@ -156,7 +154,8 @@ class Scheduler:
         """Let a sibling run on a copy of a running request's table, if there is room."""
         if len(self.running) >= self.max_running:
             return False
-        sibling.table, sibling.computed, sibling.shared = request.table.fork(), request.computed, request.computed
+        sibling.table = request.table.fork()
+        sibling.computed = sibling.shared = request.computed
         self._join(sibling)
         return True
 

@@ -20,14 +20,14 @@ from scheduler import Request
 from tasks import load_tasks
 from token_file import open_tokens
 from transformer import Transformer
-from workbench import parse_settings, run_main
+from workbench import parse_settings, run_main, setting
 
 
 @dataclass
 class Settings:
     """What can be set on the command line."""
     out: str = "out"       # folder that make wrote
-    seed: int = 0          # seed of the choice of requests
+    seed: int = setting(0, least=0, most=2**32 - 1)   # seed of the choice of requests
     requests: int = 16     # how many
     blocks: int = 24       # blocks of the small cache, in which requests must be preempted
 
@@ -75,16 +75,17 @@ def main() -> None:
     requests = mixed_requests(tokenizer, tasks.held_out_questions, text, s.requests, model.config.max_len,
                               s.seed)
     run_together(model, requests[:2], 2)                                  # to warm up
-    print(f"{s.requests} requests, seed "
-          f"{s.seed}\n{'':<28}{'seconds':>9}{'tokens/s':>10}{'steps':>8}{'preempted':>11}  same tokens")
+    print(f"{s.requests} requests, seed {s.seed}")
+    print(f"{'':<28}{'seconds':>9}{'tokens/s':>10}{'steps':>8}{'preempted':>11}  same tokens")
     first = None
     for name, at_once, n_blocks in (("one after another", 1, 512), ("4 at once", 4, 512),
                                     (f"{s.requests} at once", s.requests, 512),
                                     (f"{s.requests} at once, {s.blocks} blocks", s.requests, s.blocks)):
         r = run_together(model, requests, at_once, n_blocks)
         first = first or r
-        print(f"{name:<28}{r['seconds']:>9.2f}{r['tokens_per_second']:>10.0f}{r['steps']:>8}{r['preemptions']:>11}  "
-              f"{r['tokens'] == first['tokens']}")
+        same = r["tokens"] == first["tokens"]
+        print(f"{name:<28}{r['seconds']:>9.2f}{r['tokens_per_second']:>10.0f}{r['steps']:>8}"
+              f"{r['preemptions']:>11}  {same}")
 
 
 if __name__ == "__main__":

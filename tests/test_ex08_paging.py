@@ -79,7 +79,7 @@ def test_what_lies_behind_the_tokens_is_not_copied():
     before = list(ours.blocks)
     got = reserve(ours, 3, BLOCK)
     assert len(got) == 1 and ours.blocks[1:] == before[1:], (
-        f"tokens 3 to {BLOCK - 1} lie in block number 0 of {before}; copies {got}, the table is {ours.blocks}")
+        f"tokens 3 to {BLOCK - 1} lie in block 0 of {before}; copies {got}, the table is {ours.blocks}")
 
 
 @pytest.mark.ex("8.12")
@@ -123,8 +123,8 @@ def test_a_known_beginning_is_taken_over():
             f"{owner.blocks[:wanted]} and "
             f"{wanted * BLOCK} tokens")
         counts = [pool.refs[b] for b in owner.blocks]
-        assert counts == [2] * wanted + [1] * (4 - wanted), f"holders are {counts}: each shared block has one more"
-        assert table.names == owner.names[:wanted], "the names of the shared blocks must be kept, in order, in self.names"
+        assert counts == [2] * wanted + [1] * (4 - wanted), f"holders {counts}: a shared block has one more"
+        assert table.names == owner.names[:wanted], "the names of the shared blocks belong into self.names"
 
 
 @pytest.mark.ex("8.13")
