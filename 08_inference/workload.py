@@ -11,6 +11,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+try:
+    from workbench import parse_settings, run_main, setting
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+
 from bpe import EOS, Tokenizer
 from chat_template import chat_prompt
 from checkpoint import load_model
@@ -20,7 +25,6 @@ from scheduler import Request
 from tasks import load_tasks
 from token_file import open_tokens
 from transformer import Transformer
-from workbench import parse_settings, run_main, setting
 
 
 @dataclass
