@@ -20,9 +20,37 @@ from sliding_window import window_mask
 def softmax(x: Tensor) -> Tensor:
     """exp(x) / sum(exp(x)) over the last dimension; subtracting the maximum first prevents overflow."""
     # EXERCISE 2.1 softmax
-    e = (x - x.amax(-1, keepdim=True)).exp()
+    e = (x - x.amax(-1, keepdim=True)).exp_()   # in place: nobody else has the difference
     return e / e.sum(-1, keepdim=True)
     # END EXERCISE 2.1
+
+
+def softmax_gradient(p: Tensor, grad: Tensor) -> Tensor:
+    """Given p = softmax(x) and the gradient of a loss with respect to p, the one with respect to x; all (..., S).
+
+    Raising one score lowers all other weights of its row, so each entry needs the mean of grad under p.
+    """
+    # EXERCISE 2.20 the gradient of softmax
+    d = p * grad
+    return d.addcmul(p, d.sum(-1, keepdim=True), value=-1)   # d - p * sum, in one pass
+    # END EXERCISE 2.20
+
+
+class _Weights(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, scores: Tensor) -> Tensor:
+        p = softmax(scores)
+        ctx.save_for_backward(p)
+        return p
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return softmax_gradient(*ctx.saved_tensors, grad)
+
+
+def attention_weights(scores: Tensor) -> Tensor:
+    """softmax(scores) with its gradient by hand: the backward pass keeps one table of all weights, not three."""
+    return _Weights.apply(scores)
 
 
 def causal_mask(n_queries: int, n_keys: int, device: torch.device | None = None) -> Tensor:
@@ -35,6 +63,17 @@ def causal_mask(n_queries: int, n_keys: int, device: torch.device | None = None)
     key = torch.arange(n_keys, device=device)
     return key > query                                                         # (queries, keys)
     # END EXERCISE 2.2
+
+
+@functools.lru_cache(maxsize=2)
+def future_bias(T: int, S: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The causal mask as numbers to add to scores, (T, S): 0, or minus infinity where a query may not look.
+
+    All layers of a forward pass ask for the same table, so the last few are kept.
+    """
+    with torch.inference_mode(False):   # a table that inference asked for first must still serve training
+        table = torch.zeros(T, S, dtype=dtype, device=device)
+        return table.masked_fill(causal_mask(T, S, device), float("-inf"))
 
 
 def repeat_heads(x: Tensor, n_heads: int) -> Tensor:
@@ -52,24 +91,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     (H or 1, T, S). Returns (B, H, T, D).
     """
     # EXERCISE 2.12 scaled dot-product attention
-    T, S, D = q.shape[-2], k.shape[-2], q.shape[-1]
-    scores = (q * D**-0.5) @ k.transpose(-1, -2)                              # (B, H, T, S)
+    B, H, T, D = q.shape
+    table = future_bias(T, k.shape[2], q.dtype, q.device)                     # (T, S): 0, or minus infinity
     if bias is not None:
-        scores = scores + bias
-    if T > 1:   # a single newest token may see everything
-        scores = scores.masked_fill(causal_mask(T, S, q.device), float("-inf"))
-    return softmax(scores) @ v                                                # (B, H, T, D)
+        table = (bias + table).expand(B, H, -1, -1).reshape(B * H, T, -1)
+    q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)               # (B H, T or S, D)
+    scores = torch.baddbmm(table, q, k.mT, alpha=D**-0.5)                     # table + q k^T / sqrt(D) in one pass
+    return (attention_weights(scores) @ v).unflatten(0, (B, H))               # (B, H, T, D)
     # END EXERCISE 2.12
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=2)
 def score_bias(heads: int, window: int, T: int, S: int, dtype: torch.dtype,
                device: torch.device) -> Tensor | None:
     """What ALiBi (for `heads` heads, or 0) and a window (or 0) add to the scores: (H or 1, T, S), or None.
 
-    The layers of one forward pass ask for the same table, so the last few are kept.
+    Kept like future_bias.
     """
-    with torch.inference_mode(False):   # a table kept from inference must still serve training
+    with torch.inference_mode(False):
         bias = alibi_bias(heads, T, S).to(device, dtype) if heads else None
         if window and window < S:
             hidden = torch.zeros(1, T, S, device=device, dtype=dtype)

@@ -75,7 +75,7 @@ def layer_numbers(config: Config, T: int, place: Placement, fused: bool) -> floa
     if config.qk_norm:
         numbers += (2 * Q + 2 * KV + H + K) / t
     if place.recompute == "none":
-        numbers += (3 * H * T + 2 * H) / t + T / 4 / place.micro_rows   # exp, softmax, scores; a mask of T * T bytes
+        numbers += H * T / t                                 # the attention weights
     return numbers
 
 
