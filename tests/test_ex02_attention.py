@@ -17,8 +17,14 @@ f64 = torch.float64
 # 2.12 scaled dot-product attention
 
 
-def reference(q, k, v, bias=None, scale=None, causal=True):
-    """torch's own, with the queries at the last positions."""
+def reference(q, k, v, bias=None, scale=None, causal=True, sink=None):
+    """torch's own, with the queries at the last positions; `sink` is the score of a key without a value."""
+    if sink is not None:
+        scores = q @ k.mT * q.shape[-1] ** -0.5 + (0 if bias is None else bias)
+        hidden = torch.ones(scores.shape[-2:]).tril(k.shape[-2] - q.shape[-2]) == 0
+        scores = scores.masked_fill(hidden, -math.inf)
+        every = torch.cat((sink.expand(*scores.shape[:-1], 1), scores), -1)
+        return F.softmax(every, -1)[..., 1:] @ v
     T, S = q.shape[-2], k.shape[-2]
     mask = torch.zeros(T, S, dtype=q.dtype) if bias is None else bias
     if causal:
@@ -180,7 +186,8 @@ def by_head(layer: Attention, x, angle, wrong: str = "") -> torch.Tensor:
             if layer.positions == "alibi" and wrong != "no bias"
             else None
         )
-        outs.append(reference(qh, kh, vh, bias))
+        sink = layer.sinks[h] if layer.sinks is not None and wrong != "no sinks" else None
+        outs.append(reference(qh, kh, vh, bias, sink=sink))
     if wrong == "scrambled":
         return F.linear(torch.stack(outs, 1).reshape(x.shape), layer.o_proj.weight)
     out = torch.cat(outs, -1)
@@ -196,6 +203,7 @@ MISTAKES = {
     "k still": "the keys must be rotated too",
     "v turned": "the values are not rotated",
     "no bias": "the ALiBi bias is not passed on",
+    "no sinks": "the sinks are not added",
     "no output": "the output projection o_proj is missing",
 }
 
@@ -209,6 +217,8 @@ MISTAKES = {
         dict(),
         dict(qk_norm=False),
         dict(positions="alibi", qk_norm=False),
+        dict(sinks=True),
+        dict(sinks=True, positions="alibi"),
     ],
 )
 def test_the_layer_computes_what_its_heads_compute_one_by_one(options):
@@ -220,7 +230,7 @@ def test_the_layer_computes_what_its_heads_compute_one_by_one(options):
         got,
         wanted,
         f"x (2, 5, 24), 6 heads, {layer.kv_heads} key heads, positions {layer.positions}, "
-        f"q/k norm {hasattr(layer.q_norm, 'weight')}",
+        f"q/k norm {hasattr(layer.q_norm, 'weight')}, sinks {layer.sinks is not None}",
         mistakes,
         "view as (B, T, heads, D) first, then transpose(1, 2): view(B, heads, T, D) mixes tokens and heads",
     )
