@@ -26,7 +26,7 @@ def softmax(x: Tensor) -> Tensor:
 
 
 def softmax_gradient(p: Tensor, grad: Tensor) -> Tensor:
-    """Given p = softmax(x) and the gradient of a loss with respect to p, the one with respect to x; all (..., S).
+    """The gradient with respect to x, given p = softmax(x) and the gradient with respect to p; all (..., S).
 
     Raising one score lowers all other weights of its row, so each entry needs the mean of grad under p.
     """
@@ -49,7 +49,7 @@ class _Weights(torch.autograd.Function):
 
 
 def attention_weights(scores: Tensor) -> Tensor:
-    """softmax(scores) with its gradient by hand: the backward pass keeps one table of all weights, not three."""
+    """softmax(scores) with its gradient by hand: one table is kept for the backward pass instead of three."""
     return _Weights.apply(scores)
 
 
@@ -96,7 +96,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     if bias is not None:
         table = (bias + table).expand(B, H, -1, -1).reshape(B * H, T, -1)
     q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)               # (B H, T or S, D)
-    scores = torch.baddbmm(table, q, k.mT, alpha=D**-0.5)                     # table + q k^T / sqrt(D) in one pass
+    scores = torch.baddbmm(table, q, k.mT, alpha=D**-0.5)                   # table + q k^T / sqrt(D), at once
     return (attention_weights(scores) @ v).unflatten(0, (B, H))               # (B, H, T, D)
     # END EXERCISE 2.12
 

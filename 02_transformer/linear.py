@@ -18,7 +18,7 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.randn(n_out, n_in) * 0.5 * n_in**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., in) to (..., out), in the format of x: chapter 3 computes in 16 bits with weights kept in 32."""
+        """x (..., in) to (..., out), in the format of x (chapter 3 computes in 16 bits, weights keep 32)."""
         return x @ self.weight.to(x.dtype).T
 
 

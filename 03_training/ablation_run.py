@@ -57,7 +57,8 @@ def run(variant: Variant, config: Config, text: Path, steps: int, seed: int) -> 
     except ValueError as error:   # the loss was not a number any more
         return {"bits": None, "why": str(error), "active": active_parameters(config)}
     bits = bits_per_byte(model, valid, tasks.held_out_bytes, LENGTH)
-    return {"bits": bits, "last": statistics.mean(r["loss"] for r in log[-20:]), "load": mean_load(model, valid),
+    last = statistics.mean(r["loss"] for r in log[-20:])
+    return {"bits": bits, "last": last, "load": mean_load(model, valid),
             "active": active_parameters(config), "parameters": sum(p.numel() for p in model.parameters())}
 
 

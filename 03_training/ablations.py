@@ -1,9 +1,9 @@
 """Which parts of the transformer matter: each variant of chapter 2, on the same tokens, with three seeds.
 
 One small model is the reference. Every other row changes one thing and keeps the tokens, their order, the
-optimizer, and as nearly as it can the number of weights that a token uses. Seeds alone make some difference, so
-each variant is compared with the reference seed by seed: the table gives the mean difference and its range.
-In the manner of Narang et al. 2021, "Do transformer modifications transfer across implementations and
+optimizer, and as nearly as it can the number of weights that a token uses. Seeds alone make some difference,
+so each variant is compared with the reference seed by seed: the table gives the mean difference and its
+range. In the manner of Narang et al. 2021, "Do transformer modifications transfer across implementations and
 applications?".
 
     python 03_training/ablations.py            after `make 02`; about an hour of one core, kept cell by cell
@@ -40,8 +40,9 @@ from cells import Cells
 from figures import new_axes, save
 from transformer import Config
 
-CODE = [ablation_run, transformer, model_config, attention, attention_sink, sliding_window, latent_attention, feed_forward,
-        mixture_of_experts, parallel_block, normalization, positions, linear, muon, adamw, schedule]
+CODE = [ablation_run, transformer, model_config, attention, attention_sink, sliding_window, latent_attention,
+        feed_forward, mixture_of_experts, parallel_block, normalization, positions, linear, muon, adamw,
+        schedule]
 
 DEEP = dict(n_layers=12, d_model=48, n_heads=3, n_kv_heads=3, d_ff=128)
 VARIANTS = [
@@ -72,12 +73,10 @@ VARIANTS = [
     Variant("output", "soft-cap 15", dict(softcap=15.0)),
     Variant("shape", "2 layers, width 88", dict(n_layers=2, d_model=88, d_ff=248)),
     Variant("shape", "8 layers, width 44", dict(n_layers=8, d_model=44, n_heads=2, n_kv_heads=2, d_ff=124)),
-    Variant("12 layers, AdamW alone", "pre-norm", DEEP, optimizer="adamw"),
-    Variant("12 layers, AdamW alone", "pre-norm, no warm-up", DEEP, warmup=False, optimizer="adamw"),
-    Variant("12 layers, AdamW alone", "post-norm", dict(DEEP, placement="post"), optimizer="adamw"),
-    Variant("12 layers, AdamW alone", "post-norm, no warm-up", dict(DEEP, placement="post"), warmup=False,
-            optimizer="adamw"),
 ]
+VARIANTS += [Variant(f"12 layers, AdamW {4e-3 * lr:g}", f"{placement}-norm{'' if warmup else ', no warm-up'}",
+                     dict(DEEP, placement=placement), lr, warmup, "adamw")
+             for lr in (1, 4) for placement in ("pre", "post") for warmup in (True, False)]
 
 
 @dataclass

@@ -205,7 +205,7 @@ SMOOTH = {
 @pytest.mark.parametrize("name", SMOOTH)
 @pytest.mark.parametrize("point", [[0.0, 0.0, 0.0], [2.0, 2.0, 2.0], [1.0, 1.0, -3.0], [50.0, -50.0, 0.0]])
 def test_derivatives_are_right_where_the_pieces_of_a_formula_meet(name, point):
-    """First and second derivatives at zero, at ties and far out: a maximum or a kink inside must leave no trace."""
+    """First and second derivatives at zero, at ties and far out: a maximum inside must leave no trace."""
     weights = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     first, second = [], []
     for function in SMOOTH[name]:

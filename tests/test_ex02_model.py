@@ -37,7 +37,7 @@ def test_draws_follow_the_temperature(temperature):
     share = choose(logits.expand(10_000, 2), temperature).float().mean()
     mistakes = {
         "temperature divides the logits, it does not multiply them": F.softmax(logits * temperature, -1)[1],
-        "the temperature has no effect: divide the logits by it, before the softmax": F.softmax(logits, -1)[1],
+        "the temperature has no effect: divide the logits by it first": F.softmax(logits, -1)[1],
         "only temperature 0 is greedy": torch.tensor(1.0),
     }
     agree(
