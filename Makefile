@@ -110,7 +110,7 @@ bench: setup  ## speeds, as ratios measured side by side in one run (installs th
 	@for b in $(wildcard 0[1-8]_*/bench_*.py csrc/bench_*.py); do echo "== $$b"; $(PY) $$b || exit 1; done
 
 # Every experiment that takes longer than a minute and that a lesson quotes, in this order. Each can be interrupted.
-STUDIES = 03_training/what_breaks.py 03_training/recipe.py 07_alignment/program_reward.py
+STUDIES = 03_training/ablations.py 03_training/what_breaks.py 03_training/recipe.py 07_alignment/program_reward.py
 study: $(O)/07_alignment/metrics.json  ## the longer experiments that the lessons quote: hours, resumable, each cell computed once
 	@for s in $(STUDIES); do echo "== $$s"; $(PY) $$s $(GIVEN) || exit 1; done
 
