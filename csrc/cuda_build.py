@@ -24,21 +24,22 @@ CACHE = HERE.parent / "out" / "kernels"
 GAP = 256  # unused bytes after each __shared__ array in check mode: running over its end meets no neighbour
 MODES = {
     "fast": ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"],
-    "check": ["-O1", "-g", "-fsanitize=thread", "-ftrivial-auto-var-init=pattern"],
+    # -fno-tree-sra: else g++ splits a uint4 into four requests of one word before the checker sees it
+    "check": ["-O1", "-g", "-fno-tree-sra", "-fsanitize=thread", "-ftrivial-auto-var-init=pattern"],
     "debug": ["-O0", "-g"],
 }
-CHECKED = ["fibers", "scheduler", "barriers", "checker", "reports", "counters", "sanitizer_hooks"]
-UNCHECKED = ["fibers", "scheduler", "barriers", "unchecked"]
-REFUSED = [
-    (
-        r"\basm\s*(volatile)?\s*\(",
-        "the emulator does not read PTX assembly: write it in CUDA C++, or use a GPU",
-    ),
-    (
-        r"extern\s+__shared__[^;]*?\b(?!smem\b)\w+\s*\[\s*\]",
+UNCHECKED = ["fibers", "scheduler", "barriers", "tensor_core", "unchecked"]
+CHECKED = [*UNCHECKED[:-1], "checker", "reports", "counters", "sanitizer_hooks"]
+REFUSED = {
+    r"\basm\s*(volatile)?\s*\(":
+        "the emulator does not read PTX assembly: use the functions of flash/tensor_core.cuh, or a GPU",
+    r"extern\s+__shared__[^;]*?\b(?!smem\b)\w+\s*\[\s*\]":
         "the emulator knows one name for dynamic shared memory: write `extern __shared__ float smem[];`",
-    ),
-]
+}
+FOR_GPUS = re.compile(r"#ifdef __CUDA_EMULATOR__.*?#else.*?#endif", re.S)  # what the emulator never sees
+
+
+SHARED_BY_NVCC = ["-shared", "-Xcompiler", "-fPIC"]
 
 
 class BuildError(ValueError):
@@ -56,10 +57,25 @@ def rewrite_launches(source: str) -> str:
     return re.sub(r"(\w+)(<[^<>;]*>)?<<<(.*?)>>>", r'emu::launch("\1\2", \1\2, \3)', source, flags=re.S)
 
 
+def headers(cu: Path, flags: tuple) -> str:
+    """The text of the headers that `cu` includes with quotes, and of those that they include.
+
+    They are looked for beside it and in the folders that flags name with -I.
+    """
+    folders = [cu.parent, *(Path(flag[2:]) for flag in flags if flag.startswith("-I"))]
+    seen, todo = [], [cu]
+    while todo:
+        names = re.findall(r'^\s*#include\s+"([^"]+)"', todo.pop().read_text(), flags=re.M)
+        paths = [folder / name for name in names for folder in folders]
+        new = [path for path in dict.fromkeys(paths) if path.exists() and path not in seen]
+        seen, todo = seen + new, todo + new
+    return "".join(path.read_text() for path in seen)
+
+
 def refuse(source: str) -> None:
     """Raise BuildError, one sentence, for what the compiler would explain badly."""
-    code = re.sub(r"//[^\n]*", "", source)
-    for pattern, sentence in REFUSED:
+    code = FOR_GPUS.sub("", re.sub(r"//[^\n]*", "", source))
+    for pattern, sentence in REFUSED.items():
         if re.search(pattern, code):
             raise BuildError(sentence)
 
@@ -95,6 +111,11 @@ def accepts(compiler: str, flag: str) -> bool:
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
+def short_hash(parts: list[str]) -> str:
+    """16 hexadecimal digits that stand for these texts."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
 @functools.cache
 def emulator_key(compiler: str) -> str:
     """What the emulator and the compiler are, as text."""
@@ -111,104 +132,62 @@ def build(cu: Path, mode: str = "fast", flags: tuple = (), arch: str = "sm_80") 
     """
     compiler = shutil.which("nvcc") if mode == "gpu" else cpu_compiler()
     if compiler is None:
-        raise BuildError(
-            "no nvcc found: install the CUDA toolkit"
-            if mode == "gpu"
-            else "no C++ compiler found: install g++ or clang++, or set CXX"
-        )
-    source = Path(cu).read_text()
+        raise BuildError("no nvcc found: install the CUDA toolkit" if mode == "gpu" else
+                         "no C++ compiler found: install g++ or clang++, or set CXX")
+    source, included = Path(cu).read_text(), headers(Path(cu), flags)
     extra = os.environ.get("EMU_FLAGS", "").split()
-    key = hashlib.sha256(
-        "\0".join([source, mode, *flags, *extra, arch, compiler, emulator_key(compiler)]).encode()
-    ).hexdigest()
-    library = CACHE / f"{Path(cu).stem}-{mode}-{key[:16]}.so"
+    parts = [source, included, mode, *flags, *extra, arch, compiler, emulator_key(compiler)]
+    library = CACHE / f"{Path(cu).stem}-{mode}-{short_hash(parts)}.so"
     if not library.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
             made = Path(folder) / "library.so"
             if mode == "gpu":
-                run(
-                    [
-                        compiler,
-                        "-std=c++17",
-                        "-O3",
-                        f"-arch={arch}",
-                        "-shared",
-                        "-Xcompiler",
-                        "-fPIC",
-                        *flags,
-                        cu,
-                        "-o",
-                        made,
-                    ]
-                )
+                run([compiler, "-std=c++17", "-O3", f"-arch={arch}", *SHARED_BY_NVCC, *flags, cu, "-o", made])
             else:
+                refuse(source + included)
                 compile_for_cpu(compiler, Path(cu), source, mode, [*flags, *extra], Path(folder), made)
             made.replace(library)  # whole or not at all, also when two processes build the same
     return library
 
 
-def compile_for_cpu(
-    compiler: str, cu: Path, source: str, mode: str, flags: list, folder: Path, made: Path
-) -> None:
+def compile_for_cpu(compiler: str, cu: Path, source: str, mode: str, flags: list, folder: Path,
+                    made: Path) -> None:
     """Rewrite the launches, compile the kernels (instrumented in check mode), link them with the emulator."""
-    refuse(source)
     if mode == "check" and not sys.platform.startswith("linux"):
-        raise BuildError(
-            "check mode reads Linux's ELF format: on macOS use mode 'fast', or run Linux in a container"
-        )
+        raise BuildError("check mode reads Linux's ELF format: on macOS use mode 'fast', or run Linux in a "
+                         "container")
     clang = "clang" in compiler or "clang" in emulator_key(compiler)[:200]
-    wanted = [*MODES[mode]] + (
-        ["-fsanitize=array-bounds,alignment" if clang else "-fsanitize=bounds,alignment"]
-        if mode == "check"
-        else []
-    )
+    wanted = [*MODES[mode]]
+    if mode == "check":
+        wanted += ["-fsanitize=array-bounds,alignment" if clang else "-fsanitize=bounds,alignment"]
     if clang and mode == "check":  # else clang skips the read in x += 1, because the write is seen anyway
         wanted += ["-mllvm", "-tsan-instrument-read-before-write"]
     wanted = [flag for flag in wanted if not flag.startswith("-f") or accepts(compiler, flag)]
     text = f'#line 1 "{cu.resolve()}"\n' + rewrite_launches(source)
     (folder / cu.name).write_text(text)
-    common = [compiler, "-std=c++17", "-fPIC", "-w", f"-I{EMULATOR}", f"-I{cu.resolve().parent}"] + (
-        [] if clang else ["-fno-gnu-unique"]
-    )
+    # A kernel reads two bf16 as one uint32_t, as nvcc lets it: no aliasing by type.
+    common = [compiler, "-std=c++17", "-fPIC", "-w", "-fno-strict-aliasing"]
+    common += [f"-I{EMULATOR}", f"-I{cu.resolve().parent}"] + ([] if clang else ["-fno-gnu-unique"])
     assembly = folder / "kernels.s"
     run([*common, *wanted, *flags, "-x", "c++", "-S", folder / cu.name, "-o", assembly])
     if mode == "check":
         assembly.write_text(prepare_for_checks(assembly.read_text(encoding="latin-1")), encoding="latin-1")
     own = emulator_object(compiler, mode == "check", [f for f in flags if f.startswith("-DEMU_")])
-    bind = (
-        [] if sys.platform == "darwin" else ["-Wl,-Bsymbolic"]
-    )  # each library uses its own copy of the emulator
+    # each library uses its own copy of the emulator
+    bind = [] if sys.platform == "darwin" else ["-Wl,-Bsymbolic"]
     run([*common, "-shared", *bind, assembly, own, "-o", made])
 
 
 def emulator_object(compiler: str, checked: bool, flags: list) -> Path:
     """The emulator itself, compiled once per compiler, with the checker or without; never instrumented."""
-    key = hashlib.sha256(
-        "\0".join([str(checked), compiler, *flags, emulator_key(compiler)]).encode()
-    ).hexdigest()
-    made = CACHE / f"emulator-{'checked' if checked else 'fast'}-{key[:16]}.o"
+    key = short_hash([str(checked), compiler, *flags, emulator_key(compiler)])
+    made = CACHE / f"emulator-{'checked' if checked else 'fast'}-{key}.o"
     if not made.exists():
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-            parts = "".join(
-                f'#include "{EMULATOR / name}.cpp"\n' for name in (CHECKED if checked else UNCHECKED)
-            )
-            whole = Path(folder) / "emulator.cpp"
-            whole.write_text(parts)
-            run(
-                [
-                    compiler,
-                    "-std=c++17",
-                    "-fPIC",
-                    "-O2",
-                    "-g",
-                    "-w",
-                    *flags,
-                    "-c",
-                    whole,
-                    "-o",
-                    Path(folder) / "emulator.o",
-                ]
-            )
-            (Path(folder) / "emulator.o").replace(made)
+            whole, compiled = Path(folder) / "emulator.cpp", Path(folder) / "emulator.o"
+            names = CHECKED if checked else UNCHECKED
+            whole.write_text("".join(f'#include "{EMULATOR / name}.cpp"\n' for name in names))
+            run([compiler, "-std=c++17", "-fPIC", "-O2", "-g", "-w", *flags, "-c", whole, "-o", compiled])
+            compiled.replace(made)
     return made

@@ -32,19 +32,19 @@ def print_traffic(D: int = 64) -> dict:
     for T in (64, 128, 256, 512):
         naive, (flash, _) = traffic.count_naive(T, D), traffic.count_flash(T, D)
         if naive != traffic.naive_forward_bytes(T, D) or flash != traffic.flash_forward_bytes(T, D):
-            sys.exit(
-                f"T={T}: counted {naive} and {flash} bytes, the formulas say otherwise: was a kernel changed?"
-            )
+            sys.exit(f"T={T}: counted {naive} and {flash} bytes, the formulas say otherwise: "
+                     "was a kernel changed?")
         counted[T] = naive, flash
-        print(
-            f"{T:6} {naive / 1024:12.0f} {flash / 1024:12.0f} {naive / flash:15.2f} {4 * T * T / 1024:23.0f}"
-        )
+        print(traffic_row(T, naive, flash))
     for T in (4096, 131072):
         naive, flash = traffic.naive_forward_bytes(T, D), traffic.flash_forward_bytes(T, D)
-        print(
-            f"{T:6} {naive / 1024:12.0f} {flash / 1024:12.0f} {naive / flash:15.2f} {4 * T * T / 1024:23.0f}   (formula)"
-        )
+        print(traffic_row(T, naive, flash), "  (formula)")
     return counted
+
+
+def traffic_row(T: int, naive: int, flash: int) -> str:
+    """One row of the table of bytes."""
+    return f"{T:6} {naive / 1024:12.0f} {flash / 1024:12.0f} {naive / flash:15.2f} {4 * T * T / 1024:23.0f}"
 
 
 def print_lines(title: str, cu: str, profile: dict) -> None:
@@ -53,15 +53,10 @@ def print_lines(title: str, cu: str, profile: dict) -> None:
     print(f"\n{title}\n{'line':>5}  {'memory':<13} {'requests':>8} {'each':>6} {'least':>6}   source")
     for (file, line, space, access), (requests, cost, least) in sorted(profile.items()):
         if file == Path(cu).name:
-            mark = (
-                " <-- " + ("bank conflicts" if space == "shared" else "scattered")
-                if cost > 1.5 * least
-                else ""
-            )
-            print(
-                f"{line:5}  {space + ' ' + access:<13} {requests:8} {cost / requests:6.2f} {least / requests:6.2f}   "
-                f"{text[line - 1].strip()[:62]}{mark}"
-            )
+            mark = " <-- bank conflicts" if space == "shared" else " <-- scattered"
+            costs = f"{requests:8} {cost / requests:6.2f} {least / requests:6.2f}"
+            source = text[line - 1].strip()[:62] + (mark if cost > 1.5 * least else "")
+            print(f"{line:5}  {space + ' ' + access:<13} {costs}   {source}")
 
 
 def draw(counted: dict, figure: Path, D: int = 64) -> None:
@@ -76,26 +71,14 @@ def draw(counted: dict, figure: Path, D: int = 64) -> None:
     flash = [traffic.count_flash(256, D, query_tile=tile)[0] / 1024 for tile in tiles]
     left.plot(tiles, flash, "ko-", label="flash")
     left.axhline(counted[256][0] / 1024, color="k", linestyle="--", label="naive (tiles of 32)")
-    left.set(
-        xscale="log",
-        xticks=tiles,
-        xticklabels=tiles,
-        xlabel="rows of Q in a tile (T = 256)",
-        ylim=(0, None),
-        ylabel="global memory traffic, KiB",
-    )
+    left.set(xscale="log", xticks=tiles, xticklabels=tiles, xlabel="rows of Q in a tile (T = 256)",
+             ylim=(0, None), ylabel="global memory traffic, KiB")
     left.minorticks_off()
     lengths = list(counted)
     right.plot(lengths, [n / 1024 for n, _ in counted.values()], "ks--", label="naive")
     right.plot(lengths, [f / 1024 for _, f in counted.values()], "ko-", label="flash (tiles of 64)")
-    right.set(
-        xscale="log",
-        yscale="log",
-        xticks=lengths,
-        xticklabels=lengths,
-        xlabel="length T",
-        ylabel="global memory traffic, KiB",
-    )
+    right.set(xscale="log", yscale="log", xticks=lengths, xticklabels=lengths, xlabel="length T",
+              ylabel="global memory traffic, KiB")
     right.minorticks_off()
     for axis in (left, right):
         axis.legend(frameon=False)
@@ -127,9 +110,8 @@ def main() -> None:
     """Count, print, draw; or, with --time, time."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--time", action="store_true", help="print CPU seconds instead")
-    parser.add_argument(
-        "--figure", type=Path, default=HERE.parent / "out/kernels/traffic.png", help="where to draw"
-    )
+    parser.add_argument("--figure", type=Path, default=HERE.parent / "out/kernels/traffic.png",
+                        help="where to draw")
     args = parser.parse_args()
     reason = kernels.why_not()
     if reason:
@@ -139,19 +121,13 @@ def main() -> None:
     counted = print_traffic()
     lib, (q, k, v, _) = traffic.flash_library(64), traffic.inputs(256, 64)
     kernels.flash_forward(lib, q, k, v, False, profile=True)
-    print_lines(
-        "Forward kernel, one block, T = 256: cost of a warp's request, in bank passes or 32-byte sectors",
-        "flash_attention.cu",
-        lib.profile(),
-    )
+    title = "Forward kernel, one block, T = 256: cost of a warp's request, in bank passes or 32-byte sectors"
+    print_lines(title, "flash_attention.cu", lib.profile())
     for pad in (1, 0):
         flags = (f"-DPAD={pad}",)
         transpose(torch.randn(64, 64), "check", flags, profile=True)
-        print_lines(
-            f"Transpose with PAD = {pad}",
-            "ladder/transpose.cu",
-            ladder("transpose", "check", flags).profile(),
-        )
+        table = ladder("transpose", "check", flags).profile()
+        print_lines(f"Transpose with PAD = {pad}", "ladder/transpose.cu", table)
     draw(counted, args.figure)
 
 

@@ -1,67 +1,47 @@
 """Attention by our own CUDA kernels, on a GPU or emulated on the CPU, differentiable by torch.
 
-Adds to cuda_library.py: shapes, autograd, and the choice of machine. FlashAttention: arXiv 2205.14135,
-2307.08691. Built at first use. Where there is no compiler, one sentence is printed and plain torch computes
-the same.
+Adds to flash_rungs.py: shapes, limits, autograd, and the choice of rung and machine. FlashAttention: arXiv
+2205.14135, 2307.08691. Built at first use. Where there is no compiler, one sentence is printed and plain
+torch computes the same.
     from kernels import flash_attention;  o = flash_attention(q, k, v, causal=True)
 """
 
-import functools
 import shutil
 import sys
 import warnings
-from pathlib import Path
 
 import torch
 
 from cuda_build import cpu_compiler
 from cuda_library import CudaLibrary, KernelFault
+from flash_rungs import BACKWARD, DETERMINISTIC, FORWARD, flash_backward, flash_forward, library, load
 
-HERE = Path(__file__).resolve().parent
-__all__ = [
-    "KernelFault",
-    "attention_torch",
-    "available",
-    "flash_attention",
-    "load",
-    "naive_attention",
-    "why_not",
-]
+__all__ = ["CudaLibrary", "KernelFault", "attention_torch", "available", "flash_attention", "flash_backward",
+           "flash_forward", "load", "naive_attention", "why_not"]
+MOST_BLOCKS = 65535  # in the y direction of a grid
+MOST_NUMBERS = 2**31 - 1  # what an int counts
 
 
 def why_not(device: str = "cpu") -> str:
     """Why the kernels cannot run on this device, in one sentence; "" if they can."""
-    if str(device).startswith("cuda"):
+    kind = str(device).split(":")[0]
+    if kind == "cuda":
         if not torch.cuda.is_available():
             return "no CUDA device found: the kernels run emulated on the CPU"
-        return (
-            ""
-            if shutil.which("nvcc")
-            else "no nvcc found: install the CUDA toolkit to run the kernels on the GPU"
-        )
-    if sys.platform == "win32":
+        if not shutil.which("nvcc"):
+            return "no nvcc found: install the CUDA toolkit to run the kernels on the GPU"
+    elif kind != "cpu":
+        return f"the kernels run on CUDA devices and emulated on the CPU, not on {kind}"
+    elif sys.platform == "win32":
         return "the CPU emulation needs fibers of POSIX: on Windows run it in WSL"
-    return (
-        ""
-        if cpu_compiler()
-        else "no C++ compiler found: install g++ or clang++ to run the kernels on the CPU"
-    )
+    elif not cpu_compiler():
+        return "no C++ compiler found: install g++ or clang++ to run the kernels on the CPU"
+    return ""
 
 
 def available(device: str = "cpu") -> bool:
     """Can the kernels run on this device ("cpu": emulated, "cuda")? why_not(device) says what is missing."""
     return not why_not(device)
-
-
-@functools.cache
-def library(source: str, text: str, mode: str, flags: tuple) -> CudaLibrary:
-    """The compiled library of csrc/`source`, once per process for each content `text`."""
-    return CudaLibrary(HERE / source, mode, flags)
-
-
-def load(source: str, mode: str = "fast", flags: tuple = ()) -> CudaLibrary:
-    """csrc/`source`, compiled at first use and again whenever the file has changed."""
-    return library(source, (HERE / source).read_text(), mode, flags)
 
 
 def attention_torch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool = True) -> torch.Tensor:
@@ -77,128 +57,107 @@ def attention_torch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: b
 
 
 def check_shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-    """Raise ValueError, one sentence, for shapes and types that the kernels do not take."""
+    """Raise ValueError, one sentence, for shapes, sizes and types that the kernels do not take."""
     if q.dim() != 4 or k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[2:] != k.shape[2:]:
-        raise ValueError(
-            f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}: "
-            "want (B, H, T, D) and twice (B, K, T, D)"
-        )
-    if q.shape[1] % k.shape[1]:
-        raise ValueError(
-            f"{q.shape[1]} query heads cannot share {k.shape[1]} key heads: choose a divisor of {q.shape[1]}"
-        )
-    if q.shape[3] % 8 or not 16 <= q.shape[3] <= 128:
-        raise ValueError(f"head width {q.shape[3]}: the kernels take multiples of 8 from 16 to 128")
-    if not q.dtype == k.dtype == v.dtype == torch.float32:
-        raise ValueError(f"the kernels compute in float32, not {q.dtype}: call .float()")
-    if min(q.shape) < 1:
-        raise ValueError(f"q {tuple(q.shape)} is empty: attention needs at least one token")
-
-
-def flash_forward(lib: CudaLibrary, q, k, v, causal: bool, **options) -> tuple:
-    """q (B, H, T, D), k and v (B, K, T, D) -> O (B, H, T, D) and the log-sum-exp of the scores (B, H, T)."""
+        raise ValueError(f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}: "
+                         "want (B, H, T, D) and twice (B, K, T, D)")
     B, H, T, D = q.shape
-    o, lse = torch.empty_like(q), q.new_empty(B, H, T)
-    lib.call(
-        "flash_forward",
-        q=q,
-        k=k,
-        v=v,
-        out_o=o,
-        out_lse=lse,
-        heads=B * H,
-        T=T,
-        group=H // k.shape[1],
-        scale=D**-0.5,
-        causal=causal,
-        **options,
-    )
-    return o, lse
+    if min(*q.shape, k.shape[1]) < 1:
+        raise ValueError(f"q {tuple(q.shape)}, k {tuple(k.shape)}: attention needs at least one token")
+    if H % k.shape[1]:
+        raise ValueError(f"{H} query heads cannot share {k.shape[1]} key heads: choose a divisor of {H}")
+    if D % 8 or not 16 <= D <= 128:
+        raise ValueError(f"head width {D}: the kernels take multiples of 8 from 16 to 128")
+    if not (q.dtype == k.dtype == v.dtype and q.dtype in (torch.float32, torch.bfloat16)):
+        raise ValueError(f"the kernels take float32 or bfloat16, the same for q, k and v, not {q.dtype}, "
+                         f"{k.dtype}, {v.dtype}: call .float() or .bfloat16()")
+    if B * H > MOST_BLOCKS:
+        raise ValueError(f"{B} x {H} heads: a GPU has at most {MOST_BLOCKS:,} blocks in y: split the batch")
+    if q.numel() > MOST_NUMBERS:
+        raise ValueError(f"q {tuple(q.shape)} has {q.numel():,} numbers: the kernels count up to "
+                         f"{MOST_NUMBERS:,}: split the batch")
 
 
-def flash_backward(lib: CudaLibrary, q, k, v, o, lse, d_o, causal: bool, **options) -> tuple:
-    """The gradients dq (B, H, T, D), dk and dv (B, K, T, D) of sum(O * d_o), d_o (B, H, T, D)."""
-    B, H, T, D = q.shape
-    delta, dq, dk, dv = torch.empty_like(lse), torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    lib.call(
-        "flash_backward",
-        q=q,
-        k=k,
-        v=v,
-        o=o,
-        lse=lse,
-        d_o=d_o,
-        out_delta=delta,
-        out_dq=dq,
-        out_dk=dk,
-        out_dv=dv,
-        heads=B * H,
-        T=T,
-        group=H // k.shape[1],
-        scale=D**-0.5,
-        causal=causal,
-        **options,
-    )
-    return dq, dk, dv
+def choose_rung(rung: int | None, dtype: torch.dtype, D: int) -> int:
+    """The rung asked for, else the fastest for these numbers. ValueError if it cannot take them."""
+    if rung is None:
+        return 5 if dtype == torch.bfloat16 else 0 if D % 32 else 1
+    if rung not in FORWARD:
+        raise ValueError(f"there is no rung {rung}: choose one of 0 to {max(FORWARD)}")
+    if FORWARD[rung].dtype != dtype:
+        fit = " or ".join(str(n) for n, r in FORWARD.items() if r.dtype == dtype)
+        raise ValueError(f"rung {rung} computes in {FORWARD[rung].dtype}, these tensors are {dtype}: "
+                         f"choose rung {fit}")
+    return rung
+
+
+def laid_out(x: torch.Tensor, width: int) -> torch.Tensor:
+    """x (B, H, T, D) as kernels read it: D filled up to `width` with zeros, contiguous, 16-byte aligned."""
+    if x.shape[-1] < width:
+        x = torch.nn.functional.pad(x, (0, width - x.shape[-1]))
+    x = x.contiguous()
+    return x.clone() if x.data_ptr() % 16 else x
 
 
 class FlashAttention(torch.autograd.Function):
     """Keeps Q, K, V, O and one number per row for the backward pass: no T x T matrix."""
 
     @staticmethod
-    def forward(ctx, q, k, v, causal: bool, mode: str):
+    def forward(ctx, q, k, v, causal: bool, mode: str, rung: int, deterministic: bool):
         """(B, H, T, D), (B, K, T, D), (B, K, T, D) -> (B, H, T, D)."""
-        lib = load("flash_attention.cu", mode, (f"-DHEAD_WIDTH={q.shape[3]}",))
-        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        o, lse = flash_forward(lib, q, k, v, causal)
-        ctx.save_for_backward(q, k, v, o, lse)
-        ctx.lib, ctx.causal = lib, causal
-        return o
+        D, forward = q.shape[-1], FORWARD[rung]
+        on_tensor_cores = DETERMINISTIC if deterministic else BACKWARD[5]
+        ctx.backward_rung = on_tensor_cores if q.dtype == torch.bfloat16 else BACKWARD[0]
+        width, ctx.width = forward.width(D), ctx.backward_rung.width(D)
+        q, k, v = (laid_out(x, width) for x in (q, k, v))
+        o, lse = flash_forward(library(forward, width, mode), q, k, v, causal, D**-0.5)
+        ctx.save_for_backward(*(x[..., : ctx.width] for x in (q, k, v, o)), lse)
+        ctx.causal, ctx.mode, ctx.D = causal, mode, D
+        return o[..., :D]
 
     @staticmethod
     def backward(ctx, d_o):
         """(B, H, T, D) -> the gradients of q, k and v."""
-        if torch.is_grad_enabled():  # create_graph=True: what lse depends on would be missing, without a word
+        if torch.is_grad_enabled():  # create_graph=True: torch does not see what a kernel does
             raise NotImplementedError("the kernel has no second derivative: use attention_torch for that")
-        return *flash_backward(ctx.lib, *ctx.saved_tensors, d_o.contiguous(), ctx.causal), None, None
+        *saved, lse = ctx.saved_tensors
+        q, k, v, o, d_o = (laid_out(x, ctx.width) for x in (*saved, d_o))
+        lib = library(ctx.backward_rung, ctx.width, ctx.mode)
+        gradients = flash_backward(lib, q, k, v, o, lse, d_o, ctx.causal, ctx.D**-0.5)
+        return *(x[..., : ctx.D] for x in gradients), None, None, None, None
 
 
-def flash_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool = True, mode: str = ""
-) -> torch.Tensor:
-    """softmax(q k^T / sqrt(D), causal or not) v by csrc/flash_attention.cu. Differentiable once, float32.
+def flash_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool = True, mode: str = "",
+                    rung: int | None = None, deterministic: bool | None = None) -> torch.Tensor:
+    """softmax(q k^T / sqrt(D), causal or not) v by our own kernels. Differentiable once; float32 or bfloat16.
 
     q (B, H, T, D); k, v (B, K, T, D) with K a divisor of H; returns (B, H, T, D). mode: "gpu" for CUDA
-    tensors and "fast" else, unless given: "check" or "debug". Raises ValueError for other shapes and types.
+    tensors and "fast" else, unless given: "check" or "debug". rung: 0 or 1 for float32, 2 to 5 for bfloat16,
+    by default the fastest. deterministic: bfloat16 gradients without atomics, the same bits in each run; by
+    default as torch.use_deterministic_algorithms says. Raises ValueError for other shapes, sizes and types.
     """
     check_shapes(q, k, v)
+    rung = choose_rung(rung, q.dtype, q.shape[-1])
     reason = why_not(q.device.type)
     if reason:
         warnings.warn(f"{reason}; plain torch computes the attention", stacklevel=2)
-        return attention_torch(q, k, v, causal)
-    return FlashAttention.apply(q, k, v, causal, mode or ("gpu" if q.is_cuda else "fast"))
+        return attention_torch(q.float(), k.float(), v.float(), causal).to(q.dtype)
+    if deterministic is None:
+        deterministic = torch.are_deterministic_algorithms_enabled()
+    mode = mode or ("gpu" if q.is_cuda else "fast")
+    return FlashAttention.apply(q, k, v, causal, mode, rung, deterministic)
 
 
-def naive_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool = True, mode: str = ""
-) -> torch.Tensor:
-    """The same by the three kernels of attention_naive.cu, forward only, to measure against."""
+def naive_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool = True,
+                    mode: str = "") -> torch.Tensor:
+    """The same by the three kernels of attention_naive.cu, forward only, float32, to measure against."""
     check_shapes(q, k, v)
+    if q.dtype != torch.float32:
+        raise ValueError(f"the naive kernels compute in float32, not {q.dtype}: call .float()")
     B, H, T, D = q.shape
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     scores, o = q.new_empty(B, H, T, T), torch.empty_like(q)
-    load("attention_naive.cu", mode or ("gpu" if q.is_cuda else "fast")).call(
-        "naive_forward",
-        Q=q,
-        K=k,
-        V=v,
-        out_S=scores,
-        out_O=o,
-        heads=B * H,
-        T=T,
-        D=D,
-        group=H // k.shape[1],
-        scale=D**-0.5,
-        causal=causal,
-    )
+    sizes = dict(heads=B * H, T=T, D=D, group=H // k.shape[1], scale=D**-0.5, causal=causal)
+    lib = load("attention_naive.cu", mode or ("gpu" if q.is_cuda else "fast"))
+    lib.call("naive_forward", Q=q, K=k, V=v, out_S=scores, out_O=o, **sizes)
     return o

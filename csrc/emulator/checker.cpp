@@ -22,7 +22,8 @@ static bool ordered(const Access& before, const Access& now) {
 
 // Why these two accesses, one of them a write, may happen in either order; null if they cannot.
 static const char* conflict(const Access& before, const Access& now, bool shared) {
-  if (before.block == 0 || !(before.bytes & now.bytes) || (before.atomic && now.atomic)) return nullptr;
+  if (before.block == 0 || !(before.bytes & now.bytes)) return nullptr;
+  if (before.kind == ATOMIC && now.kind == ATOMIC) return nullptr;
   if (before.block == now.block) return ordered(before, now) ? nullptr : "with no barrier in between";
   if (shared || before.block < machine.launch_serial)
     return nullptr;  // another block's own, or an earlier kernel
@@ -35,6 +36,19 @@ static void report_race(const char* why, const Region& region, const char* addre
   fail("race on %s: %s %s it at %s and %s %s it at %s, %s", element(region, address).c_str(),
        thread_name(before.thread, before.block - machine.launch_serial).c_str(), wrote ? "wrote" : "read",
        lines[0].c_str(), thread_name().c_str(), writes ? "writes" : "reads", lines[1].c_str(), why);
+}
+
+// A word that a cp.async will fill, some time before its wait, is nobody's to touch until then.
+static bool being_copied(const Access& before, const Access& now) {
+  return before.kind == COPYING && before.block == now.block && before.bytes & now.bytes;
+}
+static void report_early(const Region& region, const char* address, const Access& copy, const Access& now,
+                         bool writes) {
+  auto lines = source_lines({copy.code, now.code});
+  std::string who = copy.thread == now.thread ? "it" : thread_name(copy.thread, machine.block);
+  fail("too early: %s %s %s at %s, but %s, which began to copy there at %s, has not waited for the copy",
+       thread_name().c_str(), writes ? "writes" : "reads", element(region, address).c_str(), lines[1].c_str(),
+       who.c_str(), lines[0].c_str());
 }
 
 // How independent two accesses are: 0 the same thread, 1 the same warp, 2 the same block, 3 different blocks.
@@ -68,6 +82,7 @@ static Region* find(char* address) {
 }
 
 static void check_word(Word& word, const Access& now, Region& region, char* address, bool write) {
+  if (being_copied(word.write, now)) return report_early(region, address, word.write, now, write);
   if (const char* why = conflict(word.write, now, region.shared))
     return report_race(why, region, address, word.write, true, now, write);
   if (write)
@@ -75,14 +90,15 @@ static void check_word(Word& word, const Access& now, Region& region, char* addr
       if (const char* why = conflict(reader, now, region.shared))
         return report_race(why, region, address, reader, false, now, true);
   bool written = region.shared ? word.write.block == now.block : region.initialised || word.write.block;
-  if ((!write || now.atomic) && !written && uninitialised.empty())
+  if ((!write || now.kind == ATOMIC) && !written && uninitialised.empty())
     uninitialised = "uninitialised: " + thread_name() + " reads " + element(region, address) + " at " +
                     source_line(now.code) + " before anyone wrote it";
   if (write) word.write = now;
   else remember_reader(word, now, region.shared);
 }
 
-void access(const void* where, unsigned bytes, bool write, bool atomic, const void* return_address) {
+void access(const void* where, unsigned bytes, bool write, Kind kind, const void* return_address,
+            bool counted) {
   char* address = (char*)where;
   if (!machine.running || (machine.stack <= address && address < machine.stack_end))
     return;  // a thread's own variables
@@ -96,15 +112,49 @@ void access(const void* where, unsigned bytes, bool write, bool atomic, const vo
   size_t at = address - region->begin;
   bool hole = region->shared && (owner[at / 4] < 0 || owner[at / 4] != owner[(at + bytes - 1) / 4]);
   if (address + bytes > region->end || hole) return out_of_bounds(address, bytes, write, code);
-  count(*region, address, bytes, write, atomic, code);
-  Access now{machine.serial, epoch, clock_of(machine.thread), code, uint16_t(machine.thread), 15, atomic};
+  if (counted) count(*region, address, bytes, write, kind == ATOMIC, code);
+  Access now{machine.serial, epoch, clock_of(machine.thread), code, uint16_t(machine.thread), 15, kind};
   if (bytes < 4) now.bytes = uint8_t(((1 << bytes) - 1) << at % 4);
   for (size_t i = at / 4; i <= (at + bytes - 1) / 4; i++)
     check_word(region->words[i], now, *region, region->begin + 4 * i, write);
 }
 
+void aligned_access(const void* p, unsigned bytes, bool write, Kind kind, const void* return_address) {
+  if (machine.running && uintptr_t(p) % bytes)
+    fail("misaligned: %s %s %u bytes at %s at address %#lx, which is not a multiple of %u",
+         thread_name().c_str(), write ? "writes" : "reads", bytes,
+         source_line(uint32_t((char*)return_address - 1 - library)).c_str(), (unsigned long)p, bytes);
+  access(p, bytes, write, kind, return_address);
+}
 void atomic_access(void* address, size_t bytes) {
-  access(address, unsigned(bytes), true, true, __builtin_return_address(0));
+  access(address, unsigned(bytes), true, ATOMIC, __builtin_return_address(0));
+}
+
+// ldmatrix: the lane that names a row reads it, as one request of 16 bytes; each lane reads what it receives,
+// and after another lane's write only a __syncwarp or a barrier orders that.
+static void must_be_shared(const char* op, const char* address, const void* code) {
+  if (shared_memory.begin <= address && address < shared_memory.end) return;
+  fail("%s: %s at %s names an address that is not in shared memory", op, thread_name().c_str(),
+       source_line(uint32_t((char*)code - 1 - library)).c_str());
+}
+void on_row(const void* row, const void* code) {
+  must_be_shared("ldmatrix", (const char*)row, code);
+  aligned_access(row, 16, false, PLAIN, code);
+}
+void on_received(const void* address, unsigned bytes, const void* code) {
+  access(address, bytes, false, PLAIN, code, false);
+}
+// cp.async: from its begin to its wait the words belong to the copy; after the wait this thread has written
+// them.
+void on_copy_begin(char* to, const char* from, unsigned bytes, bool inside, const void* code) {
+  must_be_shared("cp_async", to, code);
+  if (inside) aligned_access(from, bytes, false, PLAIN, code);
+  aligned_access(to, bytes, true, COPYING, code);
+}
+void on_copy_end(char* to, unsigned bytes, const void* return_address) {
+  Access now{machine.serial, epoch, clock_of(machine.thread), uint32_t((char*)return_address - 1 - library),
+             uint16_t(machine.thread), 15, PLAIN};
+  for (unsigned i = 0; i < bytes; i += 4) shared_memory.words[(to + i - shared_memory.begin) / 4].write = now;
 }
 
 void on_launch() {
@@ -117,12 +167,13 @@ void on_launch() {
     size_t bytes = variables[v].name == "smem" ? machine.dynamic_bytes : variables[v].bytes;
     for (size_t i = 0; i < (bytes + 3) / 4; i++) owner[variables[v].offset / 4 + i] = int(v);
   }
-  count_launch();
 }
 
 void on_block() {
   for (const Variable& v : variables)            // a float read before it is written is not a number
     memset(shared_memory.begin + v.offset, 0xff, v.name == "smem" ? machine.dynamic_bytes : v.bytes);
+  forget_parts();
+  count_block();
   uninitialised.clear();
   epoch = 1;
   for (unsigned t = 0; t < machine.threads; t++) {
@@ -152,6 +203,7 @@ void on_sync_warp(unsigned warp, unsigned mask) {
   }
 }
 void on_shuffle() { count_shuffle(); }
+void on_mma(bool during_copies) { count_mma(during_copies); }
 void on_memset(char* to, size_t bytes) {
   Region* region = find(to);
   if (!region || to + bytes > region->end)

@@ -18,6 +18,7 @@
 #define __constant__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)     // a hint for the register allocator of a GPU
+#define __align__(bytes) __attribute__((aligned(bytes)))
 // Static storage inside a function, and legal after `extern`: both are needed. `used`: a compiler may not
 // reason that an array which nobody writes keeps the zeros of C++.
 #define __shared__ thread_local __attribute__((used))
@@ -31,8 +32,11 @@ struct dim3 {
 };
 struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(8) uint2 { unsigned x, y; };
+struct alignas(16) uint4 { unsigned x, y, z, w; };
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
 #ifndef EMU_IMPLEMENTATION
 // const: a fiber sees one value all its life, so the compiler may keep it in a register across a barrier.

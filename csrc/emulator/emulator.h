@@ -33,6 +33,7 @@ extern Machine machine;
 void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 std::string thread_name(unsigned thread, uint32_t block);     // "thread (3,0,0) of block (1,0,0)"
 std::string thread_name();                                    // of the running thread
+std::string place(Site);                                      // "line 42", "line 42 of fragments.cuh"
 
 // The checker (checker.cpp) is told of these; the fast build links unchecked.cpp, where they are empty.
 void on_launch();
@@ -42,4 +43,9 @@ void on_sync_warp(unsigned warp, unsigned mask);
 void on_shuffle();
 void on_block_end();
 void on_memset(char* to, size_t bytes);
+void on_mma(bool during_copies);
+void on_row(const void* row, const void* code);                           // ldmatrix: a lane names 16 bytes,
+void on_received(const void* address, unsigned bytes, const void* code);  // and receives these
+void on_copy_begin(char* to, const char* from, unsigned bytes, bool inside, const void* code);
+void on_copy_end(char* to, unsigned bytes, const void* code);
 }  // namespace emu

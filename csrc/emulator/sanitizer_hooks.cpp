@@ -1,16 +1,18 @@
 // The calls that -fsanitize=thread,bounds puts into a kernel, answered by our checker.
 #include "shadow.h"
 
+// A range of bytes, as the widest requests that its address allows: a uint4 is one of 16 bytes.
 static void range(const void* p, size_t bytes, bool write, const void* code) {
-  for (size_t i = 0; i < bytes; i += 4)
-    emu::access((const char*)p + i, bytes - i < 4 ? unsigned(bytes - i) : 4, write, false, code);
+  const char* at = (const char*)p;
+  for (size_t left = bytes; left > 0;) {
+    unsigned step = 16;
+    while (step > left || (step > 4 && uintptr_t(at) % step)) step /= 2;
+    emu::access(at, step, write, emu::PLAIN, code);
+    at += step, left -= step;
+  }
 }
 static void here(void* p, unsigned bytes, bool write, const void* code) {
-  if (emu::machine.running && uintptr_t(p) % bytes)
-    emu::fail("misaligned: %s %s %u bytes at %s at address %#lx, which is not a multiple of %u",
-              emu::thread_name().c_str(), write ? "writes" : "reads", bytes,
-              emu::source_line(uint32_t((char*)code - 1 - emu::library)).c_str(), (unsigned long)p, bytes);
-  emu::access(p, bytes, write, false, code);
+  emu::aligned_access(p, bytes, write, emu::PLAIN, code);
 }
 #define HOOK(bytes)                                                                                   \
   extern "C" void __tsan_read##bytes(void* p) { here(p, bytes, false, __builtin_return_address(0)); } \

@@ -20,6 +20,7 @@ static void* arguments;
 static cudaError_t error;
 static std::string message;                       // the sentence of the last error
 static std::map<void*, size_t> allowed_bytes;     // kernels that asked for more dynamic shared memory
+static std::string launches;                      // a line for each of the last ones
 
 void fail(const char* format, ...) {
   char text[1024];
@@ -48,6 +49,13 @@ std::string thread_name(unsigned t, uint32_t b) {
 }
 std::string thread_name() { return thread_name(machine.thread, machine.block); }
 
+std::string place(Site site) {
+  const char* slash = strrchr(site.file, '/');
+  std::string file = slash ? slash + 1 : site.file;
+  bool main = file.size() > 3 && file.compare(file.size() - 3, 3, ".cu") == 0;
+  return "line " + std::to_string(site.line) + (main || file.empty() ? "" : " of " + file);
+}
+
 void wait(const unsigned& gate, const char* op, Site site) {
   Thread& me = threads[machine.thread];
   me.gate = &gate;
@@ -60,6 +68,7 @@ void wait(const unsigned& gate, const char* op, Site site) {
 
 static void entry() {
   body(arguments);
+  check_copies_are_done();
   threads[machine.thread].done = true;
   fiber_yield(fibers[machine.thread]);
 }
@@ -69,15 +78,13 @@ static void report_deadlock() {
   unsigned waiting = 0;
   while (threads[waiting].done) waiting++;
   const Thread& w = threads[waiting];
-  std::string text =
-      thread_name(waiting, machine.block) + " waits at " + w.op + " of line " + std::to_string(w.site.line);
+  std::string text = thread_name(waiting, machine.block) + " waits at " + w.op + " of " + place(w.site);
   bool whole_block = !strcmp(w.op, "__syncthreads");      // a warp operation waits for its warp only
   for (unsigned t = whole_block ? 0 : waiting / 32 * 32; t < machine.threads; t++) {
     const Thread& other = threads[t];
     if (!other.done && other.gate == w.gate) continue;
     text += ", which " + thread_name(t, machine.block) + " can never reach: it ";
-    text += other.done ? "has returned"
-                       : std::string("waits at ") + other.op + " of line " + std::to_string(other.site.line);
+    text += other.done ? "has returned" : std::string("waits at ") + other.op + " of " + place(other.site);
     break;
   }
   fail("not all threads reach a barrier: %s", text.c_str());
@@ -94,6 +101,7 @@ static void shuffle_turns(std::vector<unsigned>& turn) {
 
 static void run_block(std::vector<unsigned>& turn) {
   reset_rendezvous();
+  forget_copies();
   for (unsigned t = 0; t < machine.threads; t++) {
     threads[t] = Thread();
     fiber_start(fibers[t], entry);
@@ -142,6 +150,9 @@ void run(const Call& call, void (*kernel_body)(void*), void* kernel_arguments) {
     error = cudaErrorInvalidConfiguration;
     return;
   }
+  if (launches.size() > 4096) launches.clear();
+  launches += std::string(call.name) + " " + std::to_string(call.grid.x * call.grid.y * call.grid.z) + " " +
+              std::to_string(count) + " " + std::to_string(call.dynamic_bytes) + "\n";
   gridDim = call.grid;
   blockDim = call.block;
   machine.threads = unsigned(count);
@@ -172,6 +183,12 @@ cudaError_t allow_dynamic_bytes(void* kernel, int bytes) {
 void copy(void* to, const void* from, size_t bytes) { memcpy(to, from, bytes); }
 }  // namespace emu
 
+extern "C" const char* emu_launches() {           // name, blocks, threads, bytes of dynamic shared memory
+  static std::string told;
+  told.swap(emu::launches);
+  emu::launches.clear();
+  return told.c_str();
+}
 extern "C" cudaError_t cudaPeekAtLastError() { return emu::error; }
 extern "C" cudaError_t cudaGetLastError() {
   cudaError_t last = emu::error;

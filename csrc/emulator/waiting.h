@@ -15,4 +15,9 @@ struct Thread {
 extern std::vector<Thread> threads;
 void wait(const unsigned& gate, const char* op, Site);   // give way until the gate opens
 void reset_rendezvous();                                 // a new block: nobody has arrived anywhere
+// All 32 lanes of a warp bring a pointer each; the last one to arrive does the work with all of them.
+typedef void (*Work)(void* const lanes[32]);
+void together(void* mine, Work, const char* op, Site);
+void forget_copies();                                    // a new block: no cp.async is under way
+void check_copies_are_done();                            // a thread returns
 }  // namespace emu
