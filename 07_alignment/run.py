@@ -90,7 +90,8 @@ class Course:
               sampled: bool = False) -> tuple[Transformer, dict]:
         """Train a model, measure it and keep both; a stage that is finished is loaded, not repeated."""
         model_file, record_file = self.folder / f"{name}.pt", self.folder / f"{name}.json"
-        if record_file.exists() and model_file.exists() and (record := read_json(record_file))["key"] == self.key:
+        record = read_json(record_file) if record_file.exists() and model_file.exists() else None
+        if isinstance(record, dict) and record.get("key") == self.key:
             print(f"  {name}: finished before")
         else:
             model, begin = start(), time.perf_counter()

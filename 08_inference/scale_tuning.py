@@ -49,7 +49,7 @@ def swap(model: Transformer, old: type, new) -> None:
 def divergence(teacher: Tensor, student: Tensor) -> Tensor:
     """Mean over tokens of KL(teacher || student) in nats, from logits (B, T, V)."""
     p, q = teacher.log_softmax(-1), student.log_softmax(-1)
-    return (p.exp() * (p - q)).sum(-1).mean()
+    return (p.exp() * (p.clamp(min=torch.finfo(p.dtype).min) - q)).sum(-1).mean()   # 0 log 0 is 0, not 0 times infinity
 
 
 def random_batches(rows: list[Tensor], n: int, size: int) -> list[Tensor]:

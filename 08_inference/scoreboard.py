@@ -120,6 +120,14 @@ def seeds_table(runs: list[list[dict]], seeds: list[int]) -> str:
 
 def main() -> None:
     """Print one scoreboard, or several side by side; with --check fail where a promise is broken."""
+    try:
+        print_all()
+    except (KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:   # JSON, but not what `make` writes
+        raise ValueError(f"the results are incomplete or of other code ({error!r}): run make again") from None
+
+
+def print_all() -> None:
+    """What main does, for results that this code wrote."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", nargs="+", default=["out"], help="one folder a run")
     parser.add_argument("--check", action="store_true", help="fail if a line misses what the README promises")

@@ -61,6 +61,19 @@ def test_the_gradient_of_the_objective_is_torchs():
         torch.testing.assert_close(torch.tensor(gradient), t.grad)
 
 
+@pytest.mark.parametrize("theta", [[0.0, 0.0, 0.5, 0.0, 0.5], [0.1, 0.1, 0.0, 0.1, 0.0], [0.2, -9.0, 0.3, -9.0, 0.3]])
+@pytest.mark.parametrize("off", [0.0, 0.3, -0.3])
+def test_where_pieces_meet_the_gradient_is_that_of_finite_differences(theta, off):
+    """All terms of the law equal, no residual, and a residual of exactly Huber's delta."""
+    n = d = np.zeros(2)
+    theta = np.array([theta])
+    y = log_law(theta, n, d)[0][0] - off
+    function = objective(n, d, y, 0.3)
+    steps = 1e-6 * np.eye(5)
+    slopes = [(function(theta + s, np.arange(1))[0] - function(theta - s, np.arange(1))[0]) / 2e-6 for s in steps]
+    np.testing.assert_allclose(function(theta, np.arange(1))[1][0], np.concatenate(slopes), atol=2e-6)
+
+
 def test_the_optimizer_finds_what_torchs_finds_and_treats_problems_apart():
     N, D, loss = published_like_runs(3)
     n, d, y = np.log(N), np.log(D), np.log(loss)

@@ -259,6 +259,16 @@ def test_divergence_is_the_one_of_torch():
     assert divergence(p, p + 3).abs() < 1e-6                                      # a shift of all logits changes nothing
 
 
+@pytest.mark.parametrize("teacher", [torch.zeros(1, 2, 5), torch.tensor([[[0.0, -math.inf, 2.0, 2.0, -math.inf]] * 2])])
+def test_the_gradient_of_the_divergence_at_equal_logits_is_that_of_the_formula(teacher):
+    student = torch.zeros(1, 2, 5, dtype=torch.float64, requires_grad=True)
+    loss = divergence(teacher.double(), student)
+    loss.backward()
+    torch.testing.assert_close(student.grad, (student.softmax(-1) - teacher.double().softmax(-1)).detach() / 2)
+    p = teacher.double().softmax(-1)
+    torch.testing.assert_close(loss.detach(), (torch.xlogy(p, p).sum(-1) + math.log(5)).mean())
+
+
 def test_tuned_scales_bring_the_predictions_closer_and_leave_the_integers(model):
     g = torch.Generator().manual_seed(1)
     batches, unseen = [torch.randint(50, (20, 6), generator=g) for _ in range(60)], torch.randint(50, (50, 6), generator=g)

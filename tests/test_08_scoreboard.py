@@ -5,7 +5,7 @@ import re
 import pytest
 
 from report import write_report
-from scoreboard import broken_promises, collect, seeds_table, table
+from scoreboard import broken_promises, collect, main, seeds_table, table
 from workbench import write_json
 
 
@@ -73,6 +73,16 @@ def test_tables_fit_a_terminal(out):
     assert max(map(len, table(rows).splitlines())) <= 100
     assert "95.0%" in table(rows) and "4.500" in table(rows)
     assert max(map(len, seeds_table([rows] * 3, [0, 1, 2]).splitlines())) <= 100
+
+
+@pytest.mark.parametrize("board, metrics", [([], {"seed": 0}), ({}, {"seed": 0}), ([{}], {"seed": 0}), ([[]], {"seed": 0}),
+                                            ("text", {"seed": 0}), ([{"stage": "sft"}], {}), (None, [])])
+def test_results_of_another_kind_are_refused_with_a_sentence(out, monkeypatch, board, metrics):
+    write_json(out / "scoreboard.json", board)
+    write_json(out / "08_inference" / "metrics.json", metrics)
+    monkeypatch.setattr("sys.argv", ["scoreboard.py", "--out", str(out), "--check"])
+    with pytest.raises(ValueError, match="results are incomplete or of other code .*: run make again"):
+        main()
 
 
 def test_the_report_is_one_file_that_loads_nothing(out):
