@@ -181,17 +181,17 @@ def test_the_small_web_serves_pydoc_and_keeps_the_test_topics_back(monkeypatch):
     assert len(names) > 3
     with smallweb.serve(0) as address:
         crawler = Crawler(address)
-        module, environment = crawler.fetch(address + "bisect.html"), crawler.fetch(address + "os.html")
+        module, environment = crawler.fetch(address + "textwrap.html"), crawler.fetch(address + "os.html")
         topic = crawler.fetch(address + "topic?key=ASSIGNMENT")
         kept_back = [crawler.fetch(address + f"topic?key={n}") for n in names]
-        again = crawler.fetch(address + "bisect.html")
+        again = crawler.fetch(address + "textwrap.html")
         tells_where = b"".join(crawler.fetch(address + f"{name}.html").body
                                for name in ("index", "sys", "platform", "site", "ctypes"))
         shows_addresses = crawler.fetch(address + "ftplib.html").body
     assert b"timeout=" in shows_addresses and b"0x7f" not in shows_addresses, "runs must read the same text"
     for place in ({smallweb.HOME, sys.prefix, sys.base_prefix} - {"/usr"}) | {"torch.html", "smallweb.html"}:
         assert place.encode() not in tells_where, f"two folders must read the same text: {place}"
-    assert b"insert" in module.body and module.body == again.body
+    assert b"dedent" in module.body and module.body == again.body
     assert b"hunter2" not in environment.body and environment.status == 200
     assert {page.status for page in kept_back} == {404}, "whatever name leads to them"
     assert topic.status == 200 or planted.topic_of("ASSIGNMENT") in planted.held_out_topics()

@@ -59,6 +59,6 @@ def test_reinforcement_gives_what_is_paid_for():
 
 
 def test_impossible_shares_are_refused_before_the_work_begins(tmp_path):
-    for flags, sentence in ((["--right", "0.9", "--trick", "0.2"], "together at most 1"), (["--group", "0"], "give 1 or more")):
+    for flags, sentence in ((["--right", "0.9", "--trick", "0.2"], "together at most 1"), (["--group", "0"], "give 2 or more")):
         done = subprocess.run([sys.executable, "07_alignment/program_reward.py", "--out", tmp_path, *flags], capture_output=True, text=True)
         assert done.returncode == 1 and sentence in done.stderr and "Traceback" not in done.stderr
