@@ -1,30 +1,27 @@
-"""One harness for every question put to a model: loss, multiple choice, exact answers, programs. No number without
-its standard error.
+"""One harness for every question put to a model: loss, multiple choice, exact answers, programs.
 
-A model is anything with `log_likelihood(context, continuation) -> (nats, tokens)` and, for the last two kinds,
-`generate(prompt) -> str`: the n-gram model of quality.py, or a transformer through `TransformerModel`. The file
-formats are the published ones, so the real sets load too; small sets of our own are in 06_data/sets/.
+No number without its standard error.
 
-Sources: Hendrycks et al. 2021 (MMLU); Zellers et al. 2019 (HellaSwag); Chen et al. 2021 (HumanEval, pass@k); Miller
-2024, "Adding error bars to evals"; length normalisation as in Brown et al. 2020, section 2.4.
+A model is anything with `log_likelihood(context, continuation) -> (nats, tokens)` and, for the last two
+kinds, `generate(prompt) -> str`: the n-gram model of quality.py, or a transformer through `TransformerModel`.
+The file formats are the published ones, so the real sets load too; small sets of our own are in
+06_data/sets/.
+
+Sources: Hendrycks et al. 2021 (MMLU); Zellers et al. 2019 (HellaSwag); Chen et al. 2021 (HumanEval, pass@k);
+Miller 2024, "Adding error bars to evals"; length normalisation as in Brown et al. 2020, section 2.4.
     python 06_data/run.py                  uses it to show what leaked questions do to a score
 """
-import csv
-import gzip
-import json
 import math
 import random
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Callable, Protocol
 
 import numpy as np
-import torch
 
-from bpe import EOS, Tokenizer
-from cross_entropy import cross_entropy
+from benchmark_files import (Choice, Program, load_exact, load_hellaswag,  # noqa: F401  taken from here
+                             load_humaneval, load_mbpp, load_mmlu)
+from likelihood import TransformerModel                                    # noqa: F401
 from sandbox import Limits, judge
-from transformer import Transformer
 
 
 class Scorer(Protocol):
@@ -33,65 +30,6 @@ class Scorer(Protocol):
     def log_likelihood(self, context: str, continuation: str) -> tuple[float, int]:
         """(nats, tokens) of `continuation` after `context`."""
         ...
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A question with its options, as text to be continued."""
-    context: str
-    options: tuple[str, ...]
-    answer: int
-
-    def text(self) -> str:
-        """The question with its right answer: what a leak of this item would contain."""
-        return self.context + self.options[self.answer]
-
-
-@dataclass(frozen=True)
-class Program:
-    """A function to complete and the tests it must pass."""
-    task_id: str
-    prompt: str
-    test: str
-    entry_point: str
-    solution: str = ""
-
-
-def load_mmlu(path: str | Path) -> list[Choice]:
-    """MMLU's CSV: question, A, B, C, D, letter; no header."""
-    items = []
-    with open(path, newline="", encoding="utf-8") as file:
-        for number, row in enumerate(csv.reader(file), 1):
-            if len(row) != 6 or row[5].strip() not in "ABCD":
-                raise ValueError(f"{path}, row {number}: wanted a question, four options and a letter from A to D")
-            options = tuple(f" {o}" for o in row[1:5])
-            items.append(Choice(f"Question: {row[0]}\nAnswer:", options, "ABCD".index(row[5].strip())))
-    return items
-
-
-def _jsonl(path: str | Path) -> list[dict]:
-    opener = gzip.open if str(path).endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        try:
-            return [json.loads(line) for line in file if line.strip()]
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not one JSON object a line ({error})") from None
-
-
-def load_hellaswag(path: str | Path) -> list[Choice]:
-    """HellaSwag's JSONL: `ctx`, `endings`, `label`."""
-    return [Choice(row["ctx"], tuple(f" {e}" for e in row["endings"]), int(row["label"])) for row in _jsonl(path)]
-
-
-def load_humaneval(path: str | Path) -> list[Program]:
-    """HumanEval's JSONL (also .gz): `task_id`, `prompt`, `test`, `entry_point`, `canonical_solution`."""
-    return [Program(row["task_id"], row["prompt"], row["test"], row["entry_point"], row.get("canonical_solution", ""))
-            for row in _jsonl(path)]
-
-
-def load_exact(path: str | Path) -> list[tuple[str, str]]:
-    """GSM8K's JSONL: `question`, and `answer` whose last part after '####' counts. [(question, answer)]."""
-    return [(row["question"], row["answer"].split("####")[-1].strip()) for row in _jsonl(path)]
 
 
 @dataclass(frozen=True)
@@ -117,16 +55,17 @@ class Score:
 
 
 def paired(a: Score, b: Score) -> Score:
-    """a - b, item by item: on the same questions, the error of the difference is smaller than that of either."""
+    """a - b, item by item: on the same questions the difference has a smaller error than either."""
     if len(a.items) != len(b.items):
-        raise ValueError(f"a pair needs the same items: one score has {len(a.items)}, the other {len(b.items)}")
+        raise ValueError(f"a pair needs the same items: one score has {len(a.items)}, one {len(b.items)}")
     return Score.of([x - y for x, y in zip(a.items, b.items)])
 
 
 def choose(model: Scorer, item: Choice, normalise: str = "bytes") -> int:
-    """The option the model finds most likely after the context: by sum, or per byte or per token of the option."""
+    """The option the model finds most likely after the context: by sum, per byte or per token."""
     def value(option: str) -> float:
-        nats, tokens = model.log_likelihood(item.context, option)
+        context = item.context.rstrip(" ") if option.startswith(" ") else item.context    # one blank, not two
+        nats, tokens = model.log_likelihood(context, option)
         return nats / {"none": 1, "bytes": len(option.encode()), "tokens": max(tokens, 1)}[normalise]
     values = [value(option) for option in item.options]
     return values.index(max(values))
@@ -136,7 +75,7 @@ def few_shot(item: Choice, examples: list[Choice], shots: int, rng: random.Rando
     """The item with `shots` solved examples in front of it, never itself among them."""
     others = [e for e in examples if e.context != item.context]
     if shots > len(others):
-        raise ValueError(f"{shots} shots were asked for, but there are {len(others)} other examples: ask for fewer")
+        raise ValueError(f"{shots} shots, but there are {len(others)} other examples: ask for fewer")
     shown = "".join(e.text() + "\n\n" for e in rng.sample(others, shots))
     return Choice(shown + item.context, item.options, item.answer)
 
@@ -157,7 +96,7 @@ def exact_match(generate: Callable[[str], str], items: list[tuple[str, str]]) ->
 
 
 def bits_per_byte(model: Scorer, texts: list[str]) -> Score:
-    """Surprise of each text in bits per byte. The mean weighs bytes equally, the error takes texts as the items."""
+    """Bits per byte of the texts. The mean weighs bytes equally; texts are the items of its error."""
     bits = np.array([-model.log_likelihood("", text)[0] / math.log(2) for text in texts])
     size = np.array([len(text.encode()) for text in texts], dtype=float)
     mean = bits.sum() / size.sum()
@@ -168,12 +107,14 @@ def bits_per_byte(model: Scorer, texts: list[str]) -> Score:
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Probability that k of n samples, c of them right, hold a right one: 1 - C(n-c, k) / C(n, k), without bias.
+    """Probability that k of n samples, c of them right, hold a right one: 1 - C(n-c, k) / C(n, k).
 
-    1 - (1 - c/n)^k would be biased: it draws the same sample twice. Raises ValueError unless 0 <= c <= n, 1 <= k <= n.
+    1 - (1 - c/n)^k would be biased: it draws the same sample twice. Raises ValueError unless 0 <= c <= n, 1
+    <= k <= n.
     """
     if not (0 <= c <= n and 1 <= k <= n):
-        raise ValueError(f"pass@{k} of {n} samples with {c} right makes no sense: need 0 <= c <= n and 1 <= k <= n")
+        raise ValueError(f"pass@{k} of {n} samples with {c} right makes no sense: "
+                         "need 0 <= c <= n and 1 <= k <= n")
     # EXERCISE 6.3 pass@k
     wrong = n - c
     return 1 - math.prod((wrong - i) / (n - i) for i in range(k))    # one factor is 0 if wrong < k
@@ -185,49 +126,7 @@ def programs(generate: Callable[[str], list[str]], tasks: list[Program], k: int 
     """pass@k: `generate(prompt)` gives n >= k completions, each judged in the sandbox."""
     scores = []
     for task in tasks:
-        verdicts = [judge(task.prompt, c, task.test, task.entry_point, limits).passed for c in generate(task.prompt)]
+        verdicts = [judge(task.prompt, c, task.test, task.entry_point, limits).passed
+                    for c in generate(task.prompt)]
         scores.append(pass_at_k(len(verdicts), sum(verdicts), k))
     return Score.of(scores)
-
-
-class TransformerModel:
-    """A transformer and its tokenizer behind the interface above. Texts follow an end-of-text token, as in training."""
-
-    def __init__(self, model: Transformer, tokenizer: Tokenizer):
-        self.model, self.tokenizer = model.eval(), tokenizer
-        self.device = next(model.parameters()).device
-
-    @torch.no_grad()
-    def log_likelihood(self, context: str, continuation: str) -> tuple[float, int]:
-        """(nats, tokens) of `continuation`. What does not fit the window is read in windows of half their length."""
-        T, eos = self.model.config.max_len, self.tokenizer.special[EOS]
-        before = [eos] + (self.tokenizer.encode(context) if context else [])
-        ids = before + self.tokenizer.encode(continuation)
-        total, done = 0.0, len(before)
-        while done < len(ids):
-            end = min(len(ids), max(done + T // 2, T))
-            start = max(0, end - T)
-            window = torch.tensor([ids[start:end]], device=self.device)                   # (1, T)
-            logits = self.model(window[:, :-1])[0, done - start - 1:]                      # (scored, V)
-            targets = window[0, done - start:]
-            total -= float(cross_entropy(logits, targets)) * len(targets)
-            done = end
-        return total, len(ids) - len(before)
-
-    @torch.no_grad()
-    def generate(self, prompt: str, tokens: int = 24, temperature: float = 0.0, stop: str = "\n", seed: int = 0) -> str:
-        """Continue a prompt until `stop`, the end-of-text token or `tokens` tokens."""
-        eos = self.tokenizer.special[EOS]
-        ids, new = [eos] + self.tokenizer.encode(prompt), []
-        generator = torch.Generator().manual_seed(seed)
-        while len(new) < tokens and stop not in self.tokenizer.decode(new):
-            window = torch.tensor([(ids + new)[-self.model.config.max_len:]], device=self.device)
-            logits = self.model(window)[0, -1].float().cpu()                               # (V,)
-            if temperature == 0:
-                token = int(logits.argmax())
-            else:
-                token = int(torch.multinomial((logits / temperature).double().softmax(0), 1, generator=generator))
-            if token == eos:
-                break
-            new.append(token)
-        return self.tokenizer.decode(new).split(stop)[0]

@@ -1,11 +1,11 @@
 """Two judges of quality that are learned instead of written: a smoothed n-gram model and a linear classifier.
 
 Comes after filters.py. `NgramModel` gives the perplexity of a text under good text (CCNet keeps the most
-predictable third); `QualityClassifier` is a logistic regression on hashed word n-grams that separates good text
-from the raw crawl (GPT-3, DCLM). Both see only which words occur: neither knows what is true.
+predictable third); `QualityClassifier` is a logistic regression on hashed word n-grams that separates good
+text from the raw crawl (GPT-3, DCLM). Both see only which words occur: neither knows what is true.
 
-Sources: Kneser and Ney 1995; Chen and Goodman 1999, equations for interpolated smoothing with one discount per
-order; Wenzek et al. 2020 (CCNet); Joulin et al. 2017 (fastText); Brown et al. 2020, appendix A.
+Sources: Kneser and Ney 1995; Chen and Goodman 1999, equations for interpolated smoothing with one discount
+per order; Wenzek et al. 2020 (CCNet); Joulin et al. 2017 (fastText); Brown et al. 2020, appendix A.
     python 06_data/run.py                  trains both and shows whom they reject
 """
 import math
@@ -14,6 +14,8 @@ import zlib
 from collections import Counter, defaultdict
 
 import numpy as np
+
+from likelihood import encode_pair
 
 START, END, UNKNOWN = "<s>", "</s>", "<unk>"
 
@@ -34,7 +36,8 @@ class NgramModel:
         self.order = order
         self.vocabulary = {w for w, c in seen.items() if c >= min_count} | {UNKNOWN, END}
         # Highest order: how often an n-gram occurs. Lower orders: after how many *different* words it occurs,
-        # because they are consulted exactly when the longer context was never seen ("Francisco" follows one word).
+        # because they are consulted exactly when the longer context was never seen ("Francisco" follows one
+        # word).
         self.counts: list[Counter] = [Counter() for _ in range(order + 1)]
         for words in sequences:
             padded = [START] * (order - 1) + [self._known(w) for w in words] + [END]
@@ -43,7 +46,8 @@ class NgramModel:
         for n in range(order - 1, 0, -1):
             for ngram in self.counts[n + 1]:
                 self.counts[n][ngram[1:]] += 1
-        self.totals: list[dict] = [defaultdict(int) for _ in range(order + 1)]       # sum of counts after a context
+        # sum of counts after a context
+        self.totals: list[dict] = [defaultdict(int) for _ in range(order + 1)]
         self.kinds: list[dict] = [defaultdict(int) for _ in range(order + 1)]        # distinct words after it
         for n in range(1, order + 1):
             for ngram, count in self.counts[n].items():
@@ -89,10 +93,10 @@ class NgramModel:
 
     def log_likelihood(self, context: str, continuation: str) -> tuple[float, int]:
         """(nats, words) of `continuation` after `context`: the interface that evaluate.py asks of a model."""
-        before = [START] * (self.order - 1) + words_of(context)
-        words = before + words_of(continuation)
+        whole, split = encode_pair(words_of, context, continuation)
+        words = [START] * (self.order - 1) + whole
         logs = [math.log(self.p(words[i], tuple(words[max(0, i - self.order + 1):i])))
-                for i in range(len(before), len(words))]
+                for i in range(self.order - 1 + split, len(words))]
         return sum(logs), len(logs)
 
 
@@ -115,8 +119,9 @@ class QualityClassifier:
         values = np.log1p(counts)
         return found, values / max(np.sqrt((values ** 2).sum()), 1e-9)
 
-    def fit(self, good: list[str], bad: list[str], epochs: int = 10, rate: float = 2.0, l2: float = 1e-4) -> float:
-        """Train; returns the mean loss of the last epoch in nats. Both sides weigh the same however many they are."""
+    def fit(self, good: list[str], bad: list[str], epochs: int = 10, rate: float = 2.0,
+            l2: float = 1e-4) -> float:
+        """Train; returns the mean loss of the last epoch in nats. Both sides weigh the same."""
         if not good or not bad:
             raise ValueError("the quality classifier needs at least one good and one bad text")
         rows = [(*self.features(t), 1.0, 0.5 / len(good)) for t in good]
@@ -140,7 +145,7 @@ class QualityClassifier:
 
 
 def threshold_keeping(scores: list[float], share: float) -> float:
-    """The score that `share` of these texts reach: where to cut so that at most 1 - share of good text is lost."""
+    """The score that `share` of these texts reach: a cut that loses at most 1 - share of good text."""
     if not scores or not 0 < share <= 1:
         raise ValueError(f"cannot keep a share of {share} of {len(scores)} scores: "
                          "give a share in (0, 1] and some scores")

