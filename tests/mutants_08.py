@@ -12,11 +12,14 @@ MUTANTS = [
     ("8.1", "writes into the caller's logits", "logits.masked_fill(", "logits.masked_fill_("),
     ("8.1", "keeps the smallest", "descending=True", "descending=False"),
     ("8.1", "keeps nothing for k = 0", "k <= 0", "k < 0"),
-    ("8.1", "cannot do a large k", "logits.sort(dim=-1, descending=True, stable=True)", "logits.topk(k, dim=-1)"),
+    ("8.1", "cannot do a large k", "logits.sort(dim=-1, descending=True, stable=True)",
+     "logits.topk(k, dim=-1)"),
     ("8.1", "hard-coded k", "order[..., :k]", "order[..., :2]"),
-    ("8.1", "drops the k largest", "torch.ones_like(logits, dtype=torch.bool).scatter(-1, order[..., :k], False)",
+    ("8.1", "drops the k largest", "torch.ones_like(logits, dtype=torch.bool).scatter(-1, order[..., :k], "
+                                   "False)",
      "torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order[..., :k], True)"),
-    ("8.1", "takes the columns of the first row for all", "order[..., :k]", "order[:1, :k].expand(len(order), -1)"),
+    ("8.1", "takes the columns of the first row for all", "order[..., :k]",
+     "order[:1, :k].expand(len(order), -1)"),
 
     ("8.2", "repeats all scales in turn", ".repeat_interleave(group, dim=1)", ".repeat(1, group)"),
     ("8.2", "expects groups of 16", "integers.shape[1] // scales.shape[1]", "16"),
@@ -109,7 +112,8 @@ MUTANTS = [
     ("8.8", "cuts off digits", "integers = (w / best).round()", "integers = (w / best).trunc()"),
     ("8.8", "one best scale for all groups", "sum(-1, keepdim=True)", "sum().expand_as(scale)"),
     ("8.8", "gives scales in half precision", "best[..., 0].float()", "best[..., 0].half()"),
-    ("8.8", "one outlier sets all scales", "w.abs().amax(-1, keepdim=True)", "w.abs().amax(-1, keepdim=True).clamp(min=w.abs().max() / 1000)"),
+    ("8.8", "one outlier sets all scales", "w.abs().amax(-1, keepdim=True)", "w.abs().amax(-1, "
+                                                                             "keepdim=True).clamp(min=w.abs().max() / 1000)"),
     ("8.8", "never uses the most negative integer",
      "(w / best).round().clamp(-top - 1,", "(w / best).round().clamp(-top,"),
     ("8.8", "measures error without clipping", "((w / scale).round().clamp(-top - 1, top) * scale - w)",
@@ -201,4 +205,20 @@ MUTANTS = [
     ("8.14", "begins at the beginning", "request.table, request.computed = table, computed",
      "request.table = table"),
     ("8.14", "sets the table before it refuses", "blocks = -(-", "request.table = table; blocks = -(-"),
+
+    ("8.15", "refuses what it should accept", "* q[i, x] >= p[i, x]", "* q[i, x] < p[i, x]"),
+    ("8.15", "accepts with probability p", "dice.random() * q[i, x] >=", "dice.random() >="),
+    ("8.15", "accepts an excluded token at u = 0", ">= p[i, x]", "> p[i, x]"),
+    ("8.15", "accepts everything", "dice.random() * q[i, x] >= p[i, x]", "False"),
+    ("8.15", "refuses everything", "dice.random() * q[i, x] >= p[i, x]", "True"),
+    ("8.15", "draws from p after a refusal", "(p[i] - q[i]).clamp(min=0)", "p[i]"),
+    ("8.15", "draws from q after a refusal", "(p[i] - q[i]).clamp(min=0)", "q[i]"),
+    ("8.15", "takes the absolute difference", "(p[i] - q[i]).clamp(min=0)", "(p[i] - q[i]).abs()"),
+    ("8.15", "the difference the wrong way", "(p[i] - q[i]).clamp(min=0)", "(q[i] - p[i]).clamp(min=0)"),
+    ("8.15", "keeps the refused token", "proposed[:i] +", "proposed[:i + 1] +"),
+    ("8.15", "drops what stood before it", "return proposed[:i] +", "return proposed[:0] +"),
+    ("8.15", "no token behind the last", "return proposed + draw(p[-1:], torch.tensor([1 - "
+                                         "dice.random()])).tolist()",
+     "return proposed"),
+    ("8.15", "the token behind the last from the first row", "draw(p[-1:]", "draw(p[:1]"),
 ]
