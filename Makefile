@@ -1,7 +1,8 @@
-# The pipeline is this graph: a chapter runs when its files, an earlier chapter's result, or what it is made from
-# (corpus, seed and so on) are newer than its own metrics.json. Everything a run makes goes to $(OUT).
+# The pipeline is this graph: a chapter runs when its files, an earlier chapter's result, or what it is made
+# from (corpus, seed and so on) are newer than its own metrics.json. Everything a run makes goes to $(OUT).
 
-# These count on the command line alone (make SEED=1): an OUT that some other tool put into the environment is not ours.
+# These count on the command line alone (make SEED=1): an OUT that some other tool put into the environment is
+# not ours.
 PYTHON := python3
 SEED   := 0
 CORPUS :=
@@ -9,7 +10,8 @@ QUICK  :=
 FULL   :=
 FAST   :=
 DEVICE := auto
-OUT    := $(if $(QUICK),out/quick,out$(if $(FULL),/full)$(if $(CORPUS),/corpus))$(if $(filter 0,$(SEED)),,/seed$(SEED))
+OUT    := $(if $(QUICK),out/quick,out$(if $(FULL),/full)$(if $(CORPUS),/corpus))
+OUT    := $(OUT)$(if $(filter 0,$(SEED)),,/seed$(SEED))
 PY     := .venv/bin/python
 
 # OUT and CORPUS may hold blanks: O is OUT as a rule wants it, `quote` makes one word for the shell.
@@ -23,66 +25,82 @@ CHAPTERS := $(patsubst %/run.py,%,$(wildcard 0[1-8]_*/run.py))
 
 # Busy-waiting threads fight for shared cores: idle ones sleep instead. Two threads suit this model size.
 export OMP_WAIT_POLICY ?= PASSIVE
-export OMP_NUM_THREADS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ "$$n" -lt 2 ] && echo 1 || echo 2)
+export OMP_NUM_THREADS ?= $(shell [ "$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)" -lt 2 ] && echo 1 || echo 2)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 
 .DELETE_ON_ERROR:
-.PHONY: FORCE all help setup test prove quick seeds peers bench kernels study chat clean 01 02 03 04 05 06 07 08
+.PHONY: FORCE all help setup test prove quick seeds peers bench kernels study chat clean
+.PHONY: 01 02 03 04 05 06 07 08
 
-all: $(addprefix $(O)/,$(addsuffix /metrics.json,$(CHAPTERS)))  ## the main job: a raw crawl to an aligned, quantized model, scoreboard, report
-	@$(if $(wildcard 08_inference/run.py),$(PY) 08_inference/scoreboard.py --out,echo "all chapters of this copy are done: results in") $(call quote,$(OUT))
+SCOREBOARD := $(if $(wildcard 08_inference/scoreboard.py),$(PY) 08_inference/scoreboard.py --out,echo "results in")
+all:  ## the main job: a raw crawl to an aligned, quantized model, scoreboard, report
+all: $(addprefix $(O)/,$(addsuffix /metrics.json,$(CHAPTERS)))
+	@$(SCOREBOARD) $(call quote,$(OUT))
 
 help:  ## this list
-	@grep -hE '^[a-z0-9]+( [0-9]+)*:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-24s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9]+( [0-9]+)*:.*## ' Makefile | sed -E 's/:.*## /\t/' \
+	  | awk -F '\t' '{printf "  make %-24s %s\n", $$1, $$2}'
 	@echo "  SEED=1 (another seed)   CORPUS=path (your own text)   QUICK=1 (a toy model)"
-	@echo "  FULL=1 (30 times the model: for a GPU, or a night)   FAST=1 (fused operations; on by itself on CUDA)"
+	@echo "  FULL=1 (30 times the model: for a GPU, or a night)   FAST=1 (fused operations, on by itself on CUDA)"
 	@echo "  DEVICE=auto|cpu|cuda|mps   OUT=folder   PYTHON=python3.12 (for the setup)"
 
 01 02 03 04 05 06 07 08:  ## one chapter and what it needs, e.g. make 03
 $(foreach c,$(CHAPTERS),$(eval $(firstword $(subst _, ,$(c))): $(O)/$(c)/metrics.json))
 
-# This note changes, and all results with it, when they would be made from something else: another or an edited corpus,
-# or another seed in the same folder.
+# This note changes, and all results with it, when they would be made from something else: another or an
+# edited corpus, or another seed in the same folder.
 $(O)/made_from.txt: FORCE | .venv/ready
 	@$(PY) 01_tokenizer/made_from.py $(call quote,$@) $(call quote,$(CORPUS)) \
 	  SEED=$(SEED) QUICK=$(QUICK) FULL=$(FULL) FAST=$(FAST) DEVICE=$(DEVICE)
 
-# Data comes first: chapter 6 crawls and cleans the text that chapter 1 begins with, unless CORPUS names another.
-# A student's copy without chapter 6 begins with the text that Python carries.
+# Data comes first: chapter 6 crawls and cleans the text that chapter 1 begins with, unless CORPUS names
+# another. A student's copy without chapter 6 begins with the text that Python carries.
 CURATED := $(if $(CORPUS),,$(wildcard 06_data/run.py))
 TEXT    := $(if $(CURATED),$(OUT)/06_data/curated,$(CORPUS))
-# curated.json keeps its time when the text has not changed, so that work on chapter 6 retrains nothing in vain.
-$(O)/06_data/curating.json: 06_data/run.py $(wildcard 06_data/*.py 06_data/sets/* 06_data/languages.txt) .venv/ready $(O)/made_from.txt
+# curated.json keeps its time when the text has not changed: work on chapter 6 retrains nothing in vain.
+$(O)/06_data/curating.json: 06_data/run.py $(wildcard 06_data/*.py 06_data/sets/* 06_data/languages.txt) \
+		.venv/ready $(O)/made_from.txt
 	@$(RUN) --only-curate
 $(O)/06_data/curated.json: $(O)/06_data/curating.json ;
-$(O)/01_tokenizer/metrics.json: 01_tokenizer/run.py $(wildcard 01_tokenizer/*.py) $(O)/made_from.txt $(if $(CURATED),$(O)/06_data/curated.json,.venv/ready)
+$(O)/01_tokenizer/metrics.json: 01_tokenizer/run.py $(wildcard 01_tokenizer/*.py) $(O)/made_from.txt \
+		$(if $(CURATED),$(O)/06_data/curated.json,.venv/ready)
 	@$(RUN) $(if $(TEXT),--corpus $(call quote,$(TEXT)))
-$(O)/02_transformer/metrics.json: 02_transformer/run.py $(wildcard 02_transformer/*.py) $(O)/01_tokenizer/metrics.json
+$(O)/02_transformer/metrics.json: 02_transformer/run.py $(wildcard 02_transformer/*.py) \
+		$(O)/01_tokenizer/metrics.json
 	@$(RUN)
-$(O)/03_training/metrics.json: 03_training/run.py $(wildcard 03_training/*.py) $(O)/02_transformer/metrics.json
+$(O)/03_training/metrics.json: 03_training/run.py $(wildcard 03_training/*.py) \
+		$(O)/02_transformer/metrics.json
 	@$(RUN)
-$(O)/04_systems/metrics.json: 04_systems/run.py $(wildcard 04_systems/*.py csrc/*.py) $(O)/03_training/metrics.json
+$(O)/04_systems/metrics.json: 04_systems/run.py $(wildcard 04_systems/*.py csrc/*.py) \
+		$(O)/03_training/metrics.json
 	@$(RUN)
 $(O)/05_scaling/metrics.json: 05_scaling/run.py $(wildcard 05_scaling/*.py) $(O)/03_training/metrics.json
 	@$(RUN)
 $(O)/06_data/metrics.json: 06_data/run.py $(O)/06_data/curating.json
 	@$(RUN)
-$(O)/07_alignment/metrics.json: 07_alignment/run.py $(wildcard 07_alignment/*.py) $(O)/03_training/metrics.json
+$(O)/07_alignment/metrics.json: 07_alignment/run.py $(wildcard 07_alignment/*.py) \
+		$(O)/03_training/metrics.json
 	@$(RUN)
-$(O)/08_inference/metrics.json: 08_inference/run.py $(wildcard 08_inference/*.py) $(O)/07_alignment/metrics.json
+$(O)/08_inference/metrics.json: 08_inference/run.py $(wildcard 08_inference/*.py) \
+		$(O)/07_alignment/metrics.json
 	@$(RUN)
 
+NEWER := install Python 3.10 or newer, or name one: make PYTHON=python3.12
 setup: .venv/ready  ## the virtual environment with the five packages and this repository
 .venv/ready: pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' found: install Python 3.10 or newer, or name one: make PYTHON=python3.12"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: $$($(PYTHON) --version 2>&1) is too old: install Python 3.10 or newer, or name one: make PYTHON=python3.12"; exit 1; }
-	@[ "$$(df -Pk . | awk 'NR == 2 {print $$4}')" -gt 1500000 ] || { echo "make: less than 1.5 GB free on this disk: free some space, then run make again"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' found: $(NEWER)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "make: $$($(PYTHON) --version 2>&1) is too old: $(NEWER)"; exit 1; }
+	@[ "$$(df -Pk . | awk 'NR == 2 {print $$4}')" -gt 1500000 ] \
+	  || { echo "make: less than 1.5 GB free on this disk: free some space, then run make again"; exit 1; }
 	@echo "Setting up .venv (once, a minute or two; log in setup.log)"
-	@$(PYTHON) -m venv .venv > setup.log 2>&1 || { tail -n 2 setup.log; echo "make: could not create .venv: on Debian and Ubuntu run 'apt install python3-venv', then make again"; exit 1; }
+	@$(PYTHON) -m venv .venv > setup.log 2>&1 || { tail -n 2 setup.log; \
+	  echo "make: could not create .venv: on Debian and Ubuntu run 'apt install python3-venv', then make again"; exit 1; }
 	@.venv/bin/pip install -c constraints.txt hatchling numpy torch regex matplotlib pytest >> setup.log 2>&1 \
 	  && .venv/bin/pip install --no-build-isolation --no-deps -e . >> setup.log 2>&1 \
-	  || { tail -n 3 setup.log; echo "make: could not install the packages (see setup.log): this step needs the network, once"; exit 1; }
+	  || { tail -n 3 setup.log; \
+	  echo "make: could not install the packages (see setup.log): this step needs the network, once"; exit 1; }
 	@touch $@
 
 test: setup  ## the tests: offline, CPU, about four minutes
@@ -98,8 +116,9 @@ quick: setup  ## the whole path in under two minutes with a toy model
 	@$(MAKE) --no-print-directory QUICK=1 all
 
 seeds: setup  ## the main job for seeds 0, 1 and 2, and one table of all three
-	@for s in 0 1 2; do $(MAKE) --no-print-directory SEED=$$s OUT=$(call quote,$(OUT))$$( [ $$s = 0 ] || echo /seed$$s) 08 || exit 1; done
-	@$(PY) 08_inference/scoreboard.py --out $(call quote,$(OUT)) $(call quote,$(OUT)/seed1) $(call quote,$(OUT)/seed2)
+	@$(MAKE) --no-print-directory SEED=0 OUT=$(call quote,$(OUT)) 08
+	@for s in 1 2; do $(MAKE) --no-print-directory SEED=$$s OUT=$(call quote,$(OUT))/seed$$s 08 || exit 1; done
+	@$(SCOREBOARD) $(call quote,$(OUT)) $(call quote,$(OUT)/seed1) $(call quote,$(OUT)/seed2)
 
 peers: setup  ## compare with the field's own packages (installs the peers extra)
 	@.venv/bin/pip install -q -c constraints.txt -e '.[peers]'
@@ -109,9 +128,12 @@ bench: setup  ## speeds, as ratios measured side by side in one run (installs th
 	@.venv/bin/pip install -q -c constraints.txt -e '.[peers]'
 	@for b in $(wildcard 0[1-8]_*/bench_*.py csrc/bench_*.py); do echo "== $$b"; $(PY) $$b || exit 1; done
 
-# Every experiment that takes longer than a minute and that a lesson quotes, in this order. Each can be interrupted.
-STUDIES = 03_training/ablations.py 03_training/what_breaks.py 03_training/recipe.py 07_alignment/program_reward.py
-study: $(O)/07_alignment/metrics.json  ## the longer experiments that the lessons quote: hours, resumable, each cell computed once
+# Every experiment that takes longer than a minute and that a lesson quotes, in this order.
+# Each can be interrupted.
+STUDIES = 03_training/ablations.py 03_training/what_breaks.py 03_training/recipe.py \
+	07_alignment/program_reward.py
+study:  ## the longer experiments that the lessons quote: hours, resumable, each cell computed once
+study: $(O)/07_alignment/metrics.json
 	@for s in $(STUDIES); do echo "== $$s"; $(PY) $$s $(GIVEN) || exit 1; done
 
 chat: $(O)/08_inference/metrics.json  ## talk to the trained model in the terminal
