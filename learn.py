@@ -19,8 +19,8 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "tools"))
 from learn_bodies import Exercise, chapters, digest, graft, is_stub, write
 from learn_check import bench_of, check, watch
-from learn_run import git
 from learn_student import BRANCH, ROOT, TRAILER, Student, command, counted, duration, page, paint, place
+from learn_trees import git
 
 
 def status(student: Student) -> None:
@@ -216,8 +216,16 @@ def read(words: list[str]) -> argparse.Namespace:
     one.add_argument(
         "--many", action="store_true", help="SUBMISSION is a folder with one folder or zip a student"
     )
+    one.add_argument("--only", metavar="IDS", help="grade these exercises only: 2.1 or 2.1,2.4")
     one.add_argument("--seconds", type=above_zero(float), default=20, help="time limit of one test (default 20)")
+    one.add_argument("--minutes", type=above_zero(float), default=30, help="time limit of one hand-in (default 30)")
     one.add_argument("--memory", type=above_zero(int), default=2000, help="memory limit in MB (default 2000)")
+    one.add_argument("--late", metavar="FILE.csv", help="days late: columns submission and days")
+    one.add_argument("--free-days", type=int, default=0, help="late days that cost nothing (default 0)")
+    one.add_argument("--late-percent", type=float, default=10, help="what each further day costs (default 10)")
+    one.add_argument("--roster", metavar="FILE.csv", help="who is who, for Canvas and Moodle: columns submission,\n"
+                     "and any of name, id, login, email, section")
+    one.add_argument("--assignment", default="Five Pillars", help="its name on the platform (default Five Pillars)")
     one = add("prove", "authors: prove that the tests reject wrong answers", "ID", nargs="*")
     one.add_argument("--seeds", type=above_zero(int), default=20, help="seeds for the reference (default 20)")
     one.add_argument(

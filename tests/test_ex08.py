@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-import kv_cache
 from generate import generate
 from kv_cache import KVCache, generate_cached
 from sampling import keep_top_k, keep_top_p
@@ -256,32 +255,56 @@ def test_cached_generation_equals_running_everything_again():
             "stands, and is the last row of logits used?")
 
 
+class Adder:
+    """A model whose next token is the sum of all before it, modulo 40; notes what it is given, and fills the cache."""
+
+    def __init__(self, **options):
+        self.config, self.calls, self.text = Config(**{**vars(CONFIG), **options}), [], None
+
+    def parameters(self):
+        yield torch.zeros(1)
+
+    def __call__(self, ids, cache=None, start=0):
+        self.calls.append((tuple(ids.shape), start))
+        self.text = ids if cache is None or not start else torch.cat((self.text[:, :start], ids), 1)
+        if cache is not None:
+            part = torch.zeros(ids.shape[0], CONFIG.n_kv_heads, ids.shape[1], CONFIG.d_model // CONFIG.n_heads)
+            for layer in range(CONFIG.n_layers):
+                cache.append(layer, part, part)
+        return torch.nn.functional.one_hot(self.text.cumsum(1) % 40, 40).float()[:, -ids.shape[1]:]
+
+
+def added(ids: torch.Tensor, n_new: int) -> torch.Tensor:
+    """What an Adder writes after ids."""
+    for _ in range(n_new):
+        ids = torch.cat((ids, ids.sum(1, keepdim=True) % 40), 1)
+    return ids
+
+
 @pytest.mark.ex("8.7")
 def test_each_token_is_run_through_the_model_once():
     """each token goes through the model once: the prompt in one call, then one token a call"""
-    model, calls = lively_model(max_len=300), []
-    model.register_forward_pre_hook(lambda module, inputs: calls.append(tuple(inputs[0].shape)))
-    got = generate_cached(model, torch.randint(40, (2, 270)), 4)
+    model, ids = Adder(max_len=300), torch.randint(40, (2, 270))
+    got = generate_cached(model, ids, 4)
     assert got.shape == (2, 274), (
         f"given ids (2, 270) and 4 new tokens, got {tuple(got.shape)}, wanted (2, 274)")
-    assert calls == [(2, 270)] + [(2, 1)] * 3, (
-        f"for 4 new tokens the model was called with ids of shapes {calls}, wanted [(2, 270)] and three "
-        "times (2, 1): only the newest token, and no call after the last token is chosen")
+    assert model.calls == [((2, 270), 0)] + [((2, 1), n) for n in (270, 271, 272)], (
+        f"for 4 new tokens the model was called with ids of these shapes at these positions: {model.calls}, wanted "
+        "(2, 270) at 0 and three times (2, 1), at 270, 271 and 272: only the newest token, and no call after the last "
+        "token is chosen")
+    assert torch.equal(got, added(ids, 4)), f"got {got[:, 270:].tolist()}, wanted {added(ids, 4)[:, 270:].tolist()}"
 
 
 @pytest.mark.ex("8.7")
-def test_the_cache_has_room_for_exactly_the_text(monkeypatch):
-    """the cache has room for the prompt and the new tokens, no more"""
-    rooms = []
-
-    def spy(config, batch, max_len, *more, **named):
-        rooms.append((batch, max_len))
-        return KVCache(config, batch, max_len, *more, **named)
-
-    monkeypatch.setattr(kv_cache, "KVCache", spy)
-    generate_cached(lively_model(), torch.randint(40, (2, 6)), 4)
-    assert rooms == [(2, 10)], (
-        f"for ids (2, 6) and 4 new tokens, caches of (rows, tokens) {rooms} were made, wanted one of (2, 10)")
+def test_the_cache_has_no_room_for_the_whole_context():
+    """the cache has room for the prompt and the new tokens, not for all that the model could read"""
+    ids = torch.randint(40, (2, 6))
+    try:
+        got = generate_cached(Adder(max_len=1 << 50), ids, 4)
+    except RuntimeError as error:
+        pytest.fail(f"for ids (2, 6), 4 new tokens and a model that can read 2^50, it raised '{error}': "
+                    "reserve room for the 10 tokens of the text")
+    assert torch.equal(got, added(ids, 4)), f"got {got[:, 6:].tolist()}, wanted {added(ids, 4)[:, 6:].tolist()}"
 
 
 @pytest.mark.ex("8.7")

@@ -10,7 +10,8 @@ import pytest
 from learn_bodies import audit, chapters, course, is_stub
 from learn_prove import LEAST, mutant, mutants
 from learn_release import leaks, number, release, span
-from learn_run import Bench, copy_tree, git, has_git
+from learn_run import Bench
+from learn_trees import copy_tree, git, has_git
 from no_fork import after_backward
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -69,6 +69,7 @@ import tempfile
 from pathlib import Path
 
 
+# far side of the .cu files
 def sum_to(n):
     """The sum of 0 to n - 1, computed by the C++ file next to this one."""
     library = os.path.join(tempfile.mkdtemp(), "sums.so")

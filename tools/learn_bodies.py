@@ -21,6 +21,7 @@ MARK = re.compile(r"^([ \t]*)(#|//) EXERCISE (\S+) (\S.*?)[ \t]*$")
 END = re.compile(r"^[ \t]*(?:#|//) END EXERCISE (\S+)[ \t]*$")
 HEADING = re.compile(r"^## (\S+) (\S.*?)[ \t]*$", re.M)
 FACTS = re.compile(r"^`([^`]+)` · `([^`]+)` · (\d+) min · (\d+) points?[ \t]*$", re.M)
+CHANGES = re.compile(r"^Changes in place: (.+?)\.?[ \t]*$", re.M)
 HINT = re.compile(r"<details>\s*<summary>(Hint \d: [^<]+)</summary>\n(.*?)\n</details>", re.S)
 CODE = {".py", ".cu", ".cuh", ".cpp", ".h"}
 
@@ -40,6 +41,7 @@ class Exercise:
     minutes: int = 0
     points: int = 0
     hints: tuple = ()
+    changes: tuple = ()   # what a call may change in place: arguments, `self.attributes`, `gradients` or `random`
 
     @property
     def chapter(self) -> str:
@@ -139,6 +141,7 @@ def described(text: str) -> list[dict]:
         if not facts:
             raise ValueError(f"EXERCISES.md, {head[1]}: no line '`file` · `function` · 40 min · 5 points'")
         hints = tuple((title, hint.strip()) for title, hint in HINT.findall(section))
+        changes = CHANGES.search(section)
         entries.append(
             {
                 "id": head[1],
@@ -148,6 +151,7 @@ def described(text: str) -> list[dict]:
                 "minutes": int(facts[3]),
                 "points": int(facts[4]),
                 "hints": hints,
+                "changes": tuple(re.findall(r"`([^`]+)`", changes[1])) if changes else (),
                 "text": section,
             }
         )
@@ -167,7 +171,7 @@ def course(root: Path) -> dict[str, Exercise]:
         page = root / chapter / "EXERCISES.md"
         told = {e["id"]: e for e in described(page.read_text(encoding="utf-8"))} if page.exists() else {}
         for id in [*(i for i in told if i in here), *(i for i in here if i not in told)]:
-            facts = {k: told[id][k] for k in ("function", "minutes", "points", "hints")} if id in told else {}
+            facts = {k: told[id][k] for k in ("function", "minutes", "points", "hints", "changes")} if id in told else {}
             exercises[id] = Exercise(**{**vars(here[id]), **facts})
     return exercises
 

@@ -13,7 +13,8 @@ import threading
 from pathlib import Path
 
 from learn_bodies import audit, course, is_stub
-from learn_run import Bench, Verdict, copy_tree
+from learn_run import Bench, Verdict
+from learn_trees import copy_tree
 
 LEAST = 5  # mutants an exercise must have
 

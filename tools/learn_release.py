@@ -18,7 +18,7 @@ import zlib
 from pathlib import Path
 
 from learn_bodies import blanked, chapters, course, digest, graft, is_stub, write
-from learn_run import export, git, has_git, needed
+from learn_trees import export, git, has_git, needed
 
 TEACHERS = {"TEACHING.md", "tools/learn_grade.py", "tools/learn_prove.py", "tools/learn_release.py", "tests/tiny_course.py"}
 SETUP = """#!/usr/bin/env bash

@@ -1,83 +1,33 @@
 """Running the tests of one exercise on one body: scratch trees, and the worker that runs them.
 
-Adds to learn_bodies.py: a body is grafted ALONE into a clean copy of the reference, so an unfinished exercise
-next door cannot break it and edits outside the markers do not count. `check`, `prove` and `grade` all use
-`Bench`.
+Adds to learn_trees.py: a body is grafted ALONE into a clean copy of the reference, so an unfinished exercise next door
+cannot break it and edits outside the markers do not count. `check`, `prove` and `grade` all use `Bench`, and so judge
+an answer by the same tests, in the same way, from the same seeds.
 """
 
 import contextlib
-import io
+import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from learn_bodies import chapters, course, find, graft
+from learn_trees import body_tree, forget, git, has_git, judge_tree
 
-PICTURES = {".png", ".svg", ".jpg", ".gif", ".pdf", ".ico"}
-SKIP = {".git", ".venv", "out", "__pycache__", ".learn", "peers", ".ci", "node_modules"}
 HEAVY = ("numpy", "torch", "regex", "matplotlib")
+MEMORY = 2000   # MB that a body may take
 
 
-def git(root: Path, *words: str) -> str:
-    """The output of a git command; ValueError with git's own last line when it fails."""
-    try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise ValueError("git is not installed: install it, then run this again") from None
-    if done.returncode:
-        raise ValueError(f"git {words[0]}: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
-    return done.stdout.strip()
-
-
-def has_git(root: Path) -> bool:
-    """True if `root` itself is the top of a git work tree with a commit."""
-    try:
-        return Path(git(root, "rev-parse", "--show-toplevel")) == root and bool(
-            git(root, "rev-parse", "HEAD")
-        )
-    except ValueError:
-        return False
-
-
-def needed(path: str) -> bool:
-    """Does a test run need this file? Not pictures, other tests, the answers in the mutants, or this tool."""
-    parts = path.split("/")
-    if SKIP & set(parts) or Path(path).suffix in PICTURES or re.match(r"(learn\.py|tools/.*)$", path):
-        return False
-    return not (parts[0] == "tests" and re.match(r"(test_(?!ex)|mutants)", parts[-1]))
-
-
-def copy_tree(root: Path, to: Path, keep=needed) -> None:
-    """Copy the working tree's files that `keep` accepts (what git ignores is left out where there is git)."""
-    if has_git(root):
-        paths = git(root, "ls-files", "-co", "--exclude-standard").splitlines()
-    else:
-        paths = [
-            p.relative_to(root).as_posix()
-            for p in root.rglob("*")
-            if not SKIP & set(p.relative_to(root).parts)
-        ]
-    for path in paths:
-        if keep(path) and (root / path).is_file() and not (root / path).is_symlink():
-            (to / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / path, to / path)
-
-
-def export(root: Path, commit: str, to: Path, keep=needed) -> None:
-    """The same from a commit: the clean reference."""
-    data = subprocess.run(["git", "-C", str(root), "archive", commit], capture_output=True, check=True).stdout
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        for member in archive:
-            if member.isfile() and keep(member.name):
-                (to / member.name).parent.mkdir(parents=True, exist_ok=True)
-                (to / member.name).write_bytes(archive.extractfile(member).read())
+def seeds_for(body: str) -> list[int]:
+    """The seeds under which a body is tested: 0 and two that only this very body has, everywhere and every time."""
+    drawn = hashlib.sha256(body.encode()).digest()
+    return [0, int.from_bytes(drawn[:4], "big") >> 1, int.from_bytes(drawn[4:8], "big") >> 1]
 
 
 @dataclass
@@ -88,7 +38,6 @@ class Verdict:
     reports: list = field(default_factory=list)
     nodes: list = field(default_factory=list)
     names: list = field(default_factory=list)
-    replaced: list = field(default_factory=list)
     broken: str = ""
     log: str = ""
     cpu: float = 0.0
@@ -123,7 +72,7 @@ def python_for(root: Path) -> str:
 
 
 class Bench:
-    """A clean base tree and a worker; `run` grafts a body into a copy of the base and returns a Verdict.
+    """A clean base tree and a worker; `run` judges a body in it and returns a Verdict.
 
     Use as a context manager. Several benches may share one base (`base=`): prove runs one per core.
     """
@@ -132,35 +81,28 @@ class Bench:
         self.root, self.base = root, base
         self.built = built or base.parent / "kernels"  # what tests compile: shared, but copied for strangers
         self.exercises = course(base)
-        self.tests = {
-            id: [
-                f"tests/{p.name}"
-                for p in sorted((base / "tests").glob("test_ex*.py"))
-                if re.search(rf"[\"']{re.escape(id)}[\"']", p.read_text(encoding="utf-8"))
-            ]
-            for id in self.exercises
-        }
-        used = " ".join(
-            p.read_text(encoding="utf-8") for c in chapters(base) for p in (base / c).glob("*.py")
-        )
+        self.tests = {id: [f"tests/{p.name}" for p in sorted((base / "tests").glob("test_ex*.py"))
+                           if re.search(rf"[\"']{re.escape(id)}[\"']", p.read_text(encoding="utf-8"))]
+                      for id in self.exercises}
+        used = " ".join(p.read_text(encoding="utf-8") for c in chapters(base) for p in (base / c).glob("*.py"))
         self.heavy = ["pytest", *(name for name in HEAVY if re.search(rf"\b(import|from) {name}\b", used))]
         self.worker, self.scratch, self.count = None, None, 0
 
     def __enter__(self):
         self.scratch = Path(tempfile.mkdtemp(prefix="case-", dir=self.base.parent))
+        self.scratch.chmod(0o711)   # a body may run as another user, who must reach its own tree, and no other
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Start the worker. ValueError: the packages are missing."""
         env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "OMP_NUM_THREADS": "1"}
-        self.worker = subprocess.Popen(
-            [python_for(self.root), str(Path(__file__).with_name("learn_worker.py")), *self.heavy],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=env,
-        )
+        command = [python_for(self.root), str(Path(__file__).with_name("learn_worker.py")), *self.heavy]
+        self.worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
         hello = json.loads(self.worker.stdout.readline() or '{"cannot": "the worker did not start"}')
         if "cannot" in hello:
             self.__exit__()
             raise ValueError(f"the tests cannot run: {hello['cannot']}. Run 'make setup' first")
-        return self
 
     def __exit__(self, *problem):
         if problem and problem[0]:
@@ -178,65 +120,65 @@ class Bench:
     def warm(self, ids) -> None:
         """Write the base tree's bytecode once, so that hundreds of cases need not compile it again."""
         files = sorted({t for id in ids for t in self.tests[id]})
-        self.ask(
-            {
-                "tree": str(self.base),
-                "tests": files,
-                "id": "none",
-                "file": "",
-                "seeds": [0],
-                "seconds": 60,
-                "total": 120,
-                "bytecode": True,
-            }
-        )
+        scratch = Path(tempfile.mkdtemp(dir=self.scratch))
+        self.ask({"judge": str(self.base), "body": str(self.base), "scratch": str(scratch), "tests": files, "id": "none",
+                  "file": "", "seeds": [0], "seconds": 60, "total": 120, "memory": MEMORY, "guard": None, "bytecode": True})
 
     def ask(self, case: dict) -> dict:
-        """Send one case to the worker and wait for its answer."""
-        try:
-            self.worker.stdin.write(json.dumps(case) + "\n")
-            self.worker.stdin.flush()
-            return json.loads(self.worker.stdout.readline())
-        except (BrokenPipeError, json.JSONDecodeError):
-            raise ValueError("the process that runs the tests died: run the command again") from None
+        """Send one case to the worker and wait for its answer; a worker that has died is started again."""
+        for _ in range(2):
+            try:
+                self.worker.stdin.write(json.dumps(case) + "\n")
+                self.worker.stdin.flush()
+                return json.loads(self.worker.stdout.readline())
+            except (BrokenPipeError, json.JSONDecodeError):
+                self.worker.kill()
+                self.worker.wait()
+                self.start()
+        return {"reports": [], "end": "crash", "log": "the process that runs the tests died twice", "cpu": 0}
 
-    def run(self, id: str, body: str, seeds=(0,), seconds: float = 20, guard=None, stops: int = 2) -> Verdict:
+    def trees(self, id: str) -> tuple[Path, Path]:
+        """The judge's and the body's tree of one exercise."""
+        judge, body = self.scratch / f"judge-{id}", self.scratch / f"body-{id}"
+        if not judge.exists():
+            judge_tree(self.base, self.exercises[id], judge)
+            judge.chmod(0o700)
+            body_tree(self.base, body)
+        return judge, body
+
+    def run(self, id: str, body: str, seeds=None, seconds: float = 20, guard=None, stops: int = 2, memory: int = MEMORY,
+            total: float = 1200) -> Verdict:
         """The verdict on `body` as exercise `id`, every other exercise being the base's."""
         self.count += 1
-        path, tree = self.exercises[id].path, self.scratch / str(self.count)
-        shutil.copytree(self.base, tree)
+        seeds = seeds_for(body) if seeds is None else list(seeds)
+        exercise, scratch = self.exercises[id], self.scratch / f"{self.count}"
+        judge, tree = self.trees(id)
+        file = tree / exercise.path
+        file.write_text(graft((self.base / exercise.path).read_text(encoding="utf-8"), id, body), encoding="utf-8")
+        forget(file)
+        out = scratch / "body/out"                  # where the chapters write, the compiled kernels above all
+        out.mkdir(parents=True)
+        scratch.chmod(0o711)
         self.built.mkdir(parents=True, exist_ok=True)
         if guard:
-            shutil.copytree(self.built, tree / "out/kernels")
+            shutil.copytree(self.built, out / "kernels")
         else:
-            (tree / "out").mkdir()
-            (tree / "out/kernels").symlink_to(self.built)
-        file = tree / path
-        file.write_text(graft(file.read_text(encoding="utf-8"), id, body), encoding="utf-8")
-        for old in (file.parent / "__pycache__").glob(f"{file.stem}.*"):
-            old.unlink()
-        tests = len(seeds) * 40
-        case = {
-            "tree": str(tree),
-            "tests": self.tests[id],
-            "id": id,
-            "file": str(file),
-            "seeds": list(seeds),
-            "seconds": seconds,
-            "total": min(seconds * (stops + 2) + tests, 1200),
-            "guard": guard,
-            "stops": stops,
-        }
+            (out / "kernels").symlink_to(self.built)
+        for path in [out.parent, *out.parent.rglob("*")] if guard and "user" in guard["has"] else ():
+            os.chown(path, guard["user"], guard["user"], follow_symlinks=False)
+        (tree / "out").unlink(missing_ok=True)
+        (tree / "out").symlink_to(out)
+        case = {"judge": str(judge), "body": str(tree), "scratch": str(scratch), "file": str(file), "id": id,
+                "tests": self.tests[id], "seeds": seeds, "seconds": seconds, "stops": stops, "memory": memory,
+                "guard": guard and {**guard, "programs": exercise.comment == "//"},
+                "total": min(seconds * (stops + 2) + len(seeds) * 40, total)}
         try:
-            answer = (
-                self.ask(case) if self.tests[id] else {"reports": [], "end": "finished", "log": "", "cpu": 0}
-            )
+            answer = self.ask(case) if self.tests[id] else {"reports": [], "end": "finished", "log": "", "cpu": 0}
         finally:
-            shutil.rmtree(tree, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
         verdict = Verdict(answer["end"], log=answer["log"], cpu=answer["cpu"])
         for report in answer["reports"]:
             verdict.nodes += report.get("collected", [])
-            verdict.replaced += report.get("replaced", [])
             verdict.broken = report.get("broken", verdict.broken)
             verdict.reports += [report] if "outcome" in report else []
         verdict.names = list(dict.fromkeys(node.split("::")[-1].split("[")[0] for node in verdict.nodes))

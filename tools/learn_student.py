@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from learn_bodies import Exercise, course, digest, find, is_stub, write
-from learn_run import git, has_git
+from learn_trees import git, has_git
 
 ROOT = Path(__file__).resolve().parent.parent
 BRANCH, TRAILER = "mine", "Reference-commit"

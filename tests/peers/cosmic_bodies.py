@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
 from learn_bodies import course, find  # noqa: E402
-from learn_run import Bench, copy_tree  # noqa: E402
+from learn_run import Bench  # noqa: E402
+from learn_trees import copy_tree  # noqa: E402
 
 # Mutants that mean the same as the reference: (exercise, a piece of the mutated line that is new, why).
 EQUIVALENT = [

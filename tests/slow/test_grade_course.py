@@ -8,7 +8,7 @@ import pytest
 
 from learn_bodies import course, graft
 from learn_grade import Grader
-from learn_run import copy_tree
+from learn_trees import copy_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from learn_bodies import course, find, graft, write
-from learn_run import copy_tree
+from learn_trees import copy_tree
 from workbench import read_json
 
 ROOT = Path(__file__).resolve().parents[2]

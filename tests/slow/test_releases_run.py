@@ -17,7 +17,7 @@ import pytest
 
 from learn_bodies import course, graft, write
 from learn_release import release, span
-from learn_run import git, has_git
+from learn_trees import git, has_git
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,0 +1,70 @@
+"""Reading a hand-in: a folder or a zip in which the files of the exercises are found by name, whatever else is there.
+
+Adds to learn_bodies.py: only the text between the two marker lines of each exercise is taken. Nothing is unpacked, and
+.venv, out, .git and the like are passed over, so the zip of a whole working folder is as good as that of one file.
+"""
+
+import os
+import re
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from learn_bodies import Exercise
+
+IGNORED = {".git", ".venv", "venv", "out", "node_modules", ".learn", "__MACOSX"}
+MOST = 1 << 20      # bytes of one file
+BODY = 20_000       # bytes of one body
+
+
+def members(submission: Path):
+    """(path inside the hand-in, size, how to read it) of its files. ValueError: neither a folder nor a zip."""
+    def worth(parts) -> bool:
+        return not any(p in IGNORED or p.startswith((".", "__")) for p in parts)
+
+    if submission.is_dir():
+        for top, folders, names in os.walk(submission):
+            folders[:] = [f for f in folders if worth([f])]
+            for file in (Path(top) / name for name in names):
+                if file.is_file() and not file.is_symlink():
+                    inside = PurePosixPath(file.relative_to(submission).as_posix())
+                    yield inside, file.stat().st_size, file.read_bytes
+    elif not zipfile.is_zipfile(submission):
+        raise ValueError(f"{submission.name} is neither a folder nor a zip file")
+    else:
+        with zipfile.ZipFile(submission) as archive:
+            for member in archive.infolist():
+                inside = PurePosixPath(member.filename)
+                if not member.is_dir() and worth(inside.parts[:-1]):
+                    yield inside, member.file_size, lambda m=member: archive.open(m).read(MOST + 1)
+
+
+def read(submission: Path, paths: set[str]) -> dict[str, str]:
+    """The text of each of these files that was handed in, by its path in the course.
+
+    A file counts at that path, below any folder, or anywhere under its own name; the most complete match is taken.
+    """
+    wanted = {path.split("/")[-1] for path in paths}
+    texts = {where: take() for where, size, take in members(submission) if where.name in wanted and size <= MOST}
+    handed = {}
+    for path in paths:
+        fits = [p for p in texts if p.name == path.split("/")[-1] and len(texts[p]) <= MOST]
+        if fits:
+            best = min(fits, key=lambda p: (not f"/{p}".endswith("/" + path), len(p.parts), str(p)))
+            handed[path] = texts[best].decode("utf-8", errors="replace").replace("\r\n", "\n")
+    return handed
+
+
+def body_of(text: str, exercise: Exercise) -> str:
+    """What stands between the marker lines of one exercise. ValueError with what the student should do about it."""
+    sign, id = exercise.comment, re.escape(exercise.id)
+    begins = list(re.finditer(rf"^[ \t]*{sign} EXERCISE {id}( .*)?\n", text, re.M))
+    ends = list(re.finditer(rf"^[ \t]*{sign} END EXERCISE {id}[ \t]*$", text, re.M))
+    if not len(begins) == len(ends) == 1 or begins[0].end() > ends[0].start():
+        raise ValueError(f"the two marker lines of exercise {exercise.id} are not in {exercise.path} exactly once: "
+                         "put them back")
+    body = text[begins[0].end() : ends[0].start()]
+    if len(body.encode()) > BODY:
+        raise ValueError(f"the body is longer than {BODY:,} bytes")
+    if re.search(r"^[ \t]*(#|//) (END )?EXERCISE ", body, re.M):
+        raise ValueError("another exercise's marker line is inside the body: take it out")
+    return body
