@@ -11,7 +11,8 @@ import os
 import random
 import sys
 
-from learn_peer import Gone, Peer, print_of, random_state, set_random
+from learn_far import Gone, print_of, random_state, set_random
+from learn_peer import Peer
 from learn_tensors import is_array, is_tensor, numpy, torch
 from learn_wire import find
 

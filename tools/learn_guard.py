@@ -70,7 +70,7 @@ def seccomp(programs: bool = False) -> None:
 def libraries(programs: bool) -> list[str]:
     """What stays readable: Python, the system's libraries, and a compiler where one is needed."""
     found = [sys.prefix, sys.base_prefix, *(p for p in sys.path if "site-packages" in p), "/usr", "/lib", "/lib64",
-             "/bin", "/sys/devices/system/cpu", "/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/dev/zero"]
+             "/bin", "/sys/devices/system/cpu", "/proc/cpuinfo", "/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/dev/zero"]
     compiler = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
     if programs and compiler:
         found += ["/etc/alternatives", "/opt", os.path.dirname(os.path.dirname(os.path.realpath(compiler)))]

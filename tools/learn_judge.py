@@ -15,7 +15,8 @@ import sys
 import threading
 import types
 
-from learn_peer import Gone, Peer, random_state, set_random
+from learn_far import Gone, random_state, set_random
+from learn_peer import Peer
 from learn_tensors import is_array, is_tensor, torch
 from learn_wire import Crossing, Refused, find
 

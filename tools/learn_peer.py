@@ -8,80 +8,17 @@ the side that computed it. learn_judge.py and learn_body.py are the two ends.
 
 import builtins
 import contextlib
-import functools
 import json
 import socket
 import struct
 import sys
 import traceback
 
-from learn_tensors import is_array, is_tensor, raw, read_tensor, torch, write_tensor
+from learn_far import BodyError, Far, Gone, across, print_of
+from learn_tensors import is_tensor, read_tensor, torch, write_tensor
 from learn_wire import Crossing, find
 
 MOST = 256 << 20                                    # bytes of one message
-
-
-class BodyError(Exception):
-    """An error that has no counterpart on this side, in words."""
-
-
-class Gone(BodyError):
-    """The process at the other end is no more."""
-
-
-@functools.cache
-def across():
-    """The autograd.Function behind a result that was computed on the other side."""
-    class Across(torch().autograd.Function):
-        @staticmethod
-        def forward(ctx, peer, key, outputs, always, *leaves):   # `always` only makes sure that one input needs one
-            ctx.peer, ctx.key = peer, key
-            return tuple(outputs)
-
-        @staticmethod
-        def backward(ctx, *grads):
-            return None, None, None, None, *ctx.peer.ask("gradient", [ctx.key, [g.detach() for g in grads]])
-    return Across
-
-
-class Far:
-    """Stands for an object of the other side: its attributes and calls are over there."""
-
-    def __init__(self, peer: "Peer", number: int):
-        vars(self).update(_peer=peer, _number=number)
-
-    def __call__(self, *args, **named):
-        return self._peer.ask("use", [self, "", list(args), named])
-
-    def __getattr__(self, name: str):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        method, *value = self._peer.ask("get", [self, name])
-        return functools.partial(self._use, name) if method else value[0]
-
-    def __setattr__(self, name: str, value):
-        raise AttributeError(f"{name} belongs to the other side")
-
-    def __bool__(self):
-        return True
-
-    def _use(self, name: str, *args, **named):
-        return self._peer.ask("use", [self, name, list(args), named])
-
-    def __len__(self):
-        return self._use("__len__")
-
-    def __iter__(self):
-        return iter(self._use("__iter__"))
-
-    def __next__(self):
-        return self._use("__next__")
-
-    def __getitem__(self, key):
-        return self._use("__getitem__", key)
-
-    def __contains__(self, key):
-        return self._use("__contains__", key)
 
 
 class Peer:
@@ -304,27 +241,3 @@ class Peer:
                 parameter.grad.detach().copy_(new)
             else:
                 parameter.grad = new
-
-
-def print_of(value, grads: bool = False):
-    """Something that is equal to itself later if and only if a container or tensor has not been changed in place."""
-    if is_tensor(value):
-        grad = print_of(value.grad) if grads and value.is_leaf else None
-        return value.shape, b"" if value.is_meta else raw(value.detach().clone().untyped_storage()), grad
-    if is_array(value):
-        return value.shape, value.tobytes()
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return type(value), [print_of(v, grads) for v in value]
-    if isinstance(value, dict):
-        return type(value), [(k, print_of(v, grads)) for k, v in value.items()]
-    return value
-
-
-def set_random(state: str) -> None:
-    """Set torch's global generator."""
-    torch().set_rng_state(torch().frombuffer(bytearray.fromhex(state), dtype=torch().uint8))
-
-
-def random_state() -> str:
-    """The state of torch's global generator ("" where there is no torch)."""
-    return bytes(torch().get_rng_state().numpy()).hex() if torch() else ""
