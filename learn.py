@@ -223,7 +223,7 @@ def read(words: list[str]) -> argparse.Namespace:
     one.add_argument("--late", metavar="FILE.csv", help="days late: columns submission and days")
     one.add_argument("--free-days", type=int, default=0, help="late days that cost nothing (default 0)")
     one.add_argument("--late-percent", type=float, default=10, help="what each further day costs (default 10)")
-    one.add_argument("--roster", metavar="FILE.csv", help="who is who, for Canvas and Moodle: columns submission,\n"
+    one.add_argument("--roster", metavar="FILE.csv", help="who is who, for Canvas and Moodle: columns\nsubmission, "
                      "and any of name, id, login, email, section")
     one.add_argument("--assignment", default="Five Pillars", help="its name on the platform (default Five Pillars)")
     one = add("prove", "authors: prove that the tests reject wrong answers", "ID", nargs="*")

@@ -17,7 +17,8 @@ POINTS = {"1.1": 2, "1.2": 4, "2.1": 3, "c.1": 1}
 
 def hand_in(reference, folder, **bodies):
     """A hand-in of right answers, some of them replaced (_1_1="...")."""
-    shutil.copytree(reference, folder, ignore=shutil.ignore_patterns(".git", "learn*", "tools", "tests", "__pycache__"))
+    shutil.copytree(reference, folder, ignore=shutil.ignore_patterns(".git", "learn*", "tools", "tests",
+            "__pycache__"))
     for id, body in {**GOOD, **{key[1:].replace("_", "."): body for key, body in bodies.items()}}.items():
         put(folder, id, body)
     return folder
@@ -45,7 +46,8 @@ def class_of(reference, tmp_path_factory):
         shutil.copy(file, flat)
     with zipfile.ZipFile(place / "in/zipped.zip", "w") as archive:
         archive.write(flat / "pairs.py", "hand-in/pairs.py")
-    with zipfile.ZipFile(place / "in/whole.zip", "w") as archive:   # a working folder after `make setup` and `make`
+    # a working folder after `make setup` and `make`
+    with zipfile.ZipFile(place / "in/whole.zip", "w") as archive:
         for file in (place / "in/good").rglob("*.*"):
             archive.write(file, f"course/{file.relative_to(place / 'in/good')}")
         for n in range(6000):
@@ -53,10 +55,12 @@ def class_of(reference, tmp_path_factory):
         archive.writestr("course/out/01_first/pairs.py", "not this one")
         archive.writestr("course/out/large", bytes(60 << 20), zipfile.ZIP_DEFLATED)
     (place / "in/broken.zip").write_bytes(b"PK no zip")
-    hand_in(reference, place / "in/blank", _1_1='    raise NotImplementedError("exercise 1.1: count pairs")\n')
+    hand_in(reference, place / "in/blank",
+            _1_1='    raise NotImplementedError("exercise 1.1: count pairs")\n')
     hand_in(reference, place / "in/half", _2_1="    return 0.75\n")
     hand_in(reference, place / "in/crash", _1_2="    return 1 // 0\n", _c_1="    int *p = 0; return *p;\n")
-    edited = hand_in(reference, place / "in/edited", _c_1='    return 10;\n}\nextern "C" int more() { return 1;\n')
+    edited = hand_in(reference, place / "in/edited",
+                     _c_1='    return 10;\n}\nextern "C" int more() { return 1;\n')
     (edited / "tests").mkdir()
     (edited / "tests/test_ex01.py").write_text("")
     (edited / "conftest.py").write_text("raise SystemExit")
@@ -64,11 +68,13 @@ def class_of(reference, tmp_path_factory):
     text = (lost / "01_first/pairs.py").read_text()
     (lost / "01_first/pairs.py").write_text(text.replace("    # END EXERCISE 1.1\n", ""))
     (place / "late.csv").write_text("submission,days\ngood,1\nhalf,4\nwhole,11\n")
-    (place / "roster.csv").write_text("submission,name,id,login,email\ngood,Ada Lovelace,17,ada,ada@example.org\n")
+    (place /
+     "roster.csv").write_text("submission,name,id,login,email\ngood,Ada Lovelace,17,ada,ada@example.org\n")
     said = learn(reference, "grade", str(place / "in"), str(place / "out"), "--many", "--seconds", "4",
                  "--late", str(place / "late.csv"), "--free-days", "2", "--roster", str(place / "roster.csv"),
                  "--assignment", "Exercises 1", code=1)
-    return {file.parent.name: scores(file.parent) for file in (place / "out").glob("*/results.json")}, place / "out", said
+    return {file.parent.name: scores(file.parent) for file in (place /
+                                                               "out").glob("*/results.json")}, place / "out", said
 
 
 def test_right_answers_written_differently_get_all_points(class_of):
@@ -114,7 +120,8 @@ def test_a_crash_never_passes_and_costs_nothing_else(class_of):
 def test_edited_tests_and_settings_in_the_hand_in_do_not_matter(class_of):
     got = class_of[0]["edited"]
     assert (got["1.1"][0], got["1.2"][0]) == (2, 4)
-    assert got["c.1"][0] == 1        # it leaves its function, harms nobody, and returns the right sum of this one test
+    # it leaves its function, harms nobody, and returns the right sum of this one test
+    assert got["c.1"][0] == 1
 
 
 def test_a_deleted_marker_costs_that_exercise_only(class_of):
@@ -154,7 +161,8 @@ def test_a_single_hand_in_is_graded_for_some_chapters_or_exercises(reference, tm
     assert json.loads((tmp_path / "results.json").read_text())["score"] == 3
     said = learn(reference, "grade", str(reference), str(tmp_path), "--only", "1.2,2.1")
     assert "4/4  1.2" in said and "3/3  2.1" in said and "1.1" not in said
-    assert "there is no exercise 9.9" in learn(reference, "grade", str(reference), str(tmp_path), "--only", "9.9", code=2)
+    assert "there is no exercise 9.9" in learn(reference, "grade", str(reference), str(tmp_path), "--only",
+                                               "9.9", code=2)
 
 
 def test_a_missing_hand_in_is_named(reference, tmp_path):
@@ -173,7 +181,8 @@ def test_what_this_machine_cannot_run_is_not_judged(reference, tmp_path):
 
 def test_a_hand_in_that_uses_up_its_time_keeps_the_points_of_what_was_judged(reference, tmp_path):
     slow = hand_in(reference, tmp_path / "slow", _1_2="    while True: pass\n")
-    said = learn(reference, "grade", str(slow), str(tmp_path / "out"), "--only", "1.1,1.2,2.1", "--minutes", "0.1", code=1)
+    said = learn(reference, "grade", str(slow), str(tmp_path / "out"), "--only", "1.1,1.2,2.1", "--minutes",
+                 "0.1", code=1)
     assert "2/2  1.1" in said and "–/4  1.2" in said and "–/3  2.1" in said
     assert said.count("not judged: the hand-in has used up its 0.1 minutes") == 2
 
@@ -182,5 +191,6 @@ def test_check_and_grade_draw_the_same_seeds_for_the_same_answer():
     one, other = seeds_for(GOOD["1.1"]), seeds_for(GOOD["1.2"])
     assert one == seeds_for(GOOD["1.1"]) and one[0] == other[0] == 0 and len({*one, *other}) == 5
     assert all(0 <= seed < 1 << 31 for seed in one)
-    sources = "".join(Path(__file__).parents[1].joinpath("tools", f"learn_{n}.py").read_text() for n in ("check", "grade"))
+    sources = "".join(Path(__file__).parents[1].joinpath("tools", f"learn_{n}.py").read_text()
+                      for n in ("check", "grade"))
     assert "seeds" not in sources.replace("every seed", "")   # neither has a say in it

@@ -72,7 +72,8 @@ def reference(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bench(reference):
-    with tempfile.TemporaryDirectory() as place:     # pytest closes its own folders to other users, such as bodies
+    # pytest closes its own folders to other users, such as bodies
+    with tempfile.TemporaryDirectory() as place:
         os.chmod(place, 0o711)
         copy_tree(reference, Path(place) / "base")
         with Bench(reference, Path(place) / "base") as one:
@@ -96,7 +97,8 @@ def test_replacing_what_decides_a_verdict_reaches_no_verdict(bench, way):
 @pytest.mark.parametrize("lie", LIES)
 def test_what_lies_or_leaves_does_not_pass(bench, lie):
     verdict = judged(bench, "1.1", LIES[lie])
-    assert verdict.end == "finished" and verdict.outcomes["test_a_pair_is_counted_each_time"] in ("wrong", "error")
+    assert verdict.end == "finished" and verdict.outcomes["test_a_pair_is_counted_each_time"] in ("wrong",
+            "error")
     assert judged(bench, "1.1", GOOD["1.1"]).passed
 
 
@@ -154,7 +156,8 @@ def test_compiled_code_runs_behind_the_same_walls(bench, tmp_path, how):
 @pytest.mark.parametrize("attack", ["while (1);", 'while (1) puts("x");', "abort();"])
 def test_a_hang_or_a_crash_in_compiled_code_costs_its_own_test(bench, attack):
     verdict = judged(bench, "c.1", compiled(attack), seconds=3)
-    assert set(verdict.outcomes.values()) <= {"stopped", "error"} and judged(bench, "c.1", GOOD["c.1"], seconds=20).passed
+    assert set(verdict.outcomes.values()) <= {"stopped", "error"} and judged(bench, "c.1", GOOD["c.1"],
+            seconds=20).passed
 
 
 @pytest.mark.skipif("user" not in available(), reason="only root can give a body a user of its own")
@@ -164,10 +167,12 @@ def test_a_fork_bomb_in_compiled_code_ends_with_its_answer(bench):
 
 
 def test_one_hostile_hand_in_does_not_spoil_the_next(reference, tmp_path):
-    for name, body in (("a", "    import os\n    os.kill(os.getppid(), 9)\n    return {}\n"), ("b", GOOD["1.1"])):
+    for name, body in (("a", "    import os\n    os.kill(os.getppid(), 9)\n    return {}\n"),
+                       ("b", GOOD["1.1"])):
         shutil.copytree(reference / "01_first", tmp_path / "in" / name / "01_first")
         put(tmp_path / "in" / name, "1.1", body)
-    said = learn(reference, "grade", str(tmp_path / "in"), str(tmp_path / "out"), "--many", "--only", "1.1,1.2")
+    said = learn(reference, "grade", str(tmp_path / "in"), str(tmp_path / "out"), "--many", "--only",
+                 "1.1,1.2")
     assert " a: 4 of 6" in said and " b: 6 of 6" in said
 
 

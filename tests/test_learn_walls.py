@@ -11,8 +11,10 @@ from learn_guard import available, new_user
 from learn_run import Bench
 from learn_trees import copy_tree
 
-pytestmark = pytest.mark.skipif(not {"files", "calls"} <= set(available()), reason="no Landlock or seccomp here")
-# What a body tries, with SECRET a file of the grader that everybody may read and write, and JUDGE a folder of it.
+pytestmark = pytest.mark.skipif(not {"files", "calls"} <= set(available()),
+                                reason="no Landlock or seccomp here")
+# What a body tries, with SECRET a file of the grader that everybody may read and write, and JUDGE a folder of
+# it.
 REFUSED = {
     "read a file": "open('SECRET').read()",
     "list a folder": "os.listdir('JUDGE')",
@@ -97,7 +99,8 @@ def test_a_body_can_have(bench, what):
 
 def test_the_same_attempts_succeed_without_walls(bench):
     """So that a refusal above is the wall's doing."""
-    for what in ("read a file", "list a folder", "look at itself", "shared memory", "fork", "a pair of sockets"):
+    for what in ("read a file", "list a folder", "look at itself", "shared memory", "fork",
+                 "a pair of sockets"):
         said = bench.run("1.1", f"    import os\n    {REFUSED[what]}\n    return {{}}\n".replace(
             "SECRET", str(bench.secret)).replace("JUDGE", str(bench.secret.parent)), seeds=[0])
         assert said.outcomes["test_nothing_has_no_pairs"] == "passed", (what, said.reports)

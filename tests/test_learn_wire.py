@@ -31,7 +31,7 @@ class Pair:
 class Layer(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.weight, self.act, self.inner = torch.nn.Parameter(torch.ones(2)), torch.tanh, torch.nn.ModuleList()
+        self.weight, self.act, self.inner = torch.nn.Parameter(torch.ones(2)), torch.tanh, []
 
     def forward(self, x):
         return self.act(x * self.weight)
@@ -112,8 +112,10 @@ def wall(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-PLAIN = [None, True, 7, -(10**30), 0.1, math.inf, "ß\ud800\n", b"\x00\xff", [1, [2]], (1, (2,)), {1, 2}, frozenset({"a"}),
-         {(1, 2): [3]}, collections.Counter("aab"), collections.OrderedDict(a=1), 3 + 4j, range(2, 9, 3), bytearray(b"x"), []]
+PLAIN = [None, True, 7, -(10**30), 0.1, math.inf, "ß\ud800\n", b"\x00\xff", [1, [2]], (1, (2,)), {1, 2},
+         frozenset({"a"}),
+         {(1, 2): [3]}, collections.Counter("aab"), collections.OrderedDict(a=1), 3 + 4j, range(2, 9, 3),
+         bytearray(b"x"), []]
 
 
 @pytest.mark.parametrize("value", PLAIN, ids=repr)
@@ -127,7 +129,8 @@ def test_numbers_that_equal_nothing_or_zero_come_back_exactly(wall):
     assert math.isnan(nan) and math.copysign(1, zero) == -1
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.bool, torch.complex64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.bool,
+                                   torch.complex64])
 def test_tensors_keep_type_shape_and_strides(wall, dtype):
     x = torch.arange(24).reshape(2, 3, 4).to(dtype).transpose(0, 2)[1:]
     got = wall.call("same", x=[x.clone(), x])
@@ -139,7 +142,8 @@ def test_tensors_keep_type_shape_and_strides(wall, dtype):
 def test_arrays_keep_type_and_shape(wall, kind):
     x = np.array([["1", "0"], ["1", "1"]]).astype(kind)
     got = wall.call("same", x=[x.T, x[0, 0]])
-    assert np.array_equal(got[0], x.T) and got[0].dtype == x.dtype and got[1] == x[0, 0] and got[1].dtype == x[0, 0].dtype
+    assert np.array_equal(got[0], x.T) and got[0].dtype == x.dtype and got[1] == x[0,
+            0] and got[1].dtype == x[0, 0].dtype
 
 
 def test_what_is_the_callers_own_comes_back_as_the_callers_own(wall):
@@ -163,7 +167,8 @@ def test_gradients_flow_back_through_the_wall(wall):
     x, y = torch.randn(3, requires_grad=True), torch.randn(3, requires_grad=True)
     total, detached = wall.call("product", x=x * 2, y=y)
     total.backward()
-    assert torch.allclose(x.grad, 2 * y) and torch.allclose(y.grad, 2 * x.detach()) and not detached.requires_grad
+    assert torch.allclose(x.grad, 2 * y) and torch.allclose(y.grad,
+                                                            2 * x.detach()) and not detached.requires_grad
     layer = wall.demo.Layer()
     path = [["wall_demo", "Layer.forward"], {"self": layer, "x": torch.ones(2)}]
     wall.judge.call("call", path, path[1], ()).sum().backward()
@@ -180,7 +185,8 @@ def test_a_change_in_place_is_refused_unless_it_is_what_the_call_is_for(wall):
     x, rows = torch.zeros(2), [5]
     assert wall.call("spoils", ("x",), x=x).tolist() == [2, 2] and x.tolist() == [1, 1]
     assert wall.call("extends", ("x",), x=rows) == 2 and rows == [5, 1]
-    for contract, wanted in (((), ([[1], [2]], 0)), (("self.rows",), ([[1, 9], [2]], 0)), (("self.other",), ([[1], [2]], 5))):
+    for contract, wanted in (((), ([[1], [2]], 0)), (("self.rows",), ([[1, 9], [2]], 0)),
+                             (("self.other",), ([[1], [2]], 5))):
         holder = wall.demo.Holder()
         path = [["wall_demo", "Holder.grow"], {"self": holder}]
         wall.judge.call("call", path, path[1], contract)
@@ -191,7 +197,8 @@ def test_helpers_of_a_test_are_called_where_the_test_is(wall):
     seen = []
     assert wall.call("calls", f=lambda x: seen.append(x) or x + 1, x=4) == 10 and seen == [4]
     team = wall.helpers.Team()
-    assert wall.call("fills", team=team, x=torch.tensor([1.0, 2])).tolist() == [10, 20] and team.seen == [([1, 2], 1)]
+    assert wall.call("fills", team=team, x=torch.tensor([1.0, 2])).tolist() == [10,
+            20] and team.seen == [([1, 2], 1)]
     assert wall.call("reads", helper=team, name="size") == 2
 
 
@@ -233,11 +240,16 @@ def test_the_judges_generator_is_the_bodys_and_moves_only_by_itself(wall):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-HOSTILE = [{"value": ["object", "builtins", "object", ["dict", [], None]]}, {"value": ["name", "os", "system"]},
-           {"value": ["pattern", "re", "a", 0]}, {"value": ["method", 1, "x"]}, {"value": ["judge's", 99]}, {"value": ["same", 99]},
-           {"value": ["tensor", ["float32", [9], [1], 0, False, False, 4], None]}, {"value": ["array", "|O", [1], 8]},
-           {"value": ["array", "<f8", [1], 10**9]}, {"value": ["result", 0]}, {"value": {"x": 1}}, {"value": [[]]}, {},
-           {"value": 1, "state": {"x": 1}}, {"value": 1, "state": {"__class__": 1}}, {"value": ["torch", "load", "x"]}]
+HOSTILE = [{"value": ["object", "builtins", "object", ["dict", [], None]]},
+           {"value": ["name", "os", "system"]},
+           {"value": ["pattern", "re", "a", 0]}, {"value": ["method", 1, "x"]}, {"value": ["judge's", 99]},
+           {"value": ["same", 99]},
+           {"value": ["tensor", ["float32", [9], [1], 0, False, False, 4], None]},
+           {"value": ["array", "|O", [1], 8]},
+           {"value": ["array", "<f8", [1], 10**9]}, {"value": ["result", 0]}, {"value": {"x": 1}},
+           {"value": [[]]}, {},
+           {"value": 1, "state": {"x": 1}}, {"value": 1, "state": {"__class__": 1}},
+           {"value": ["torch", "load", "x"]}]
 
 
 @pytest.mark.parametrize("message", HOSTILE, ids=str)

@@ -231,7 +231,8 @@ def make(place: Path, with_git: bool = True) -> Path:
     for name, text in FILES.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_text(text, encoding="utf-8")
-    for tool in [ROOT / "learn.py", *ROOT.glob("tools/learn_*.py"), ROOT / "conftest.py", ROOT / "tests/mutants.py"]:
+    for tool in [ROOT / "learn.py", *ROOT.glob("tools/learn_*.py"), ROOT / "conftest.py",
+                 ROOT / "tests/mutants.py"]:
         (place / tool.relative_to(ROOT)).parent.mkdir(exist_ok=True)
         shutil.copy(tool, place / tool.relative_to(ROOT))
     if with_git:

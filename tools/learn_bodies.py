@@ -41,7 +41,8 @@ class Exercise:
     minutes: int = 0
     points: int = 0
     hints: tuple = ()
-    changes: tuple = ()   # what a call may change in place: arguments, `self.attributes`, `gradients` or `random`
+    # what a call may change in place: arguments, `self.attributes`, `gradients` or `random`
+    changes: tuple = ()
 
     @property
     def chapter(self) -> str:
@@ -171,7 +172,8 @@ def course(root: Path) -> dict[str, Exercise]:
         page = root / chapter / "EXERCISES.md"
         told = {e["id"]: e for e in described(page.read_text(encoding="utf-8"))} if page.exists() else {}
         for id in [*(i for i in told if i in here), *(i for i in here if i not in told)]:
-            facts = {k: told[id][k] for k in ("function", "minutes", "points", "hints", "changes")} if id in told else {}
+            facts = {k: told[id][k] for k in ("function", "minutes", "points", "hints",
+                                              "changes")} if id in told else {}
             exercises[id] = Exercise(**{**vars(here[id]), **facts})
     return exercises
 

@@ -1,7 +1,9 @@
-"""The body's end: a process with the reference and one body in it, which computes what the judge asks and knows no more.
+"""The body's end: a process with the reference and one body in it, which computes what the judge asks and
+knows no more.
 
-Adds to learn_peer.py: calls of the tree's functions, with a look at what they change and print. learn_worker.py starts
-this process, behind the walls of learn_guard.py when the body is a stranger's. The tree holds no tests.
+Adds to learn_peer.py: calls of the tree's functions, with a look at what they change and print.
+learn_worker.py starts this process, behind the walls of learn_guard.py when the body is a stranger's. The
+tree holds no tests.
 """
 
 import functools
@@ -33,7 +35,8 @@ class Context:
         """What the function has kept: plain attributes and saved tensors."""
         mine = dict(vars(self))
         saved = mine.pop("saved_tensors", ())
-        return [{k: v for k, v in mine.items() if v is None or type(v) in (bool, int, float, str)}, list(saved)]
+        return [{k: v for k, v in mine.items() if v is None or type(v) in (bool, int, float, str)},
+                list(saved)]
 
 
 class Printed(io.TextIOBase):
@@ -59,7 +62,8 @@ class BodyEnd(Peer):
 
     def backward(self, results, leaves, grads):
         """The gradients of what was computed here, for the arguments that need one."""
-        return list(torch().autograd.grad(results, leaves, grads, retain_graph=True, allow_unused=True)) if leaves else []
+        return list(torch().autograd.grad(results, leaves, grads, retain_graph=True,
+                                          allow_unused=True)) if leaves else []
 
     # Calls
 
@@ -84,7 +88,7 @@ class BodyEnd(Peer):
         return act, self.watch(crossing, named)
 
     def watch(self, crossing, arguments: dict):
-        """What to tell after a call: the values that it may change, and which arguments it has changed besides."""
+        """What to tell after a call: the values that it may change, and what it has changed besides."""
         contract = [path for path in crossing.contract if path.split(".")[0] in arguments]
         contract += [k for k, v in arguments.items() if type(v) is Context
                      or k.startswith("out_") and "out_*" in crossing.contract]
@@ -99,7 +103,8 @@ class BodyEnd(Peer):
                 new = functools.reduce(getattr, inner, arguments[first])
                 if type(new) is Context:
                     new = new.told()
-                state[".".join([first, *inner])] = crossing.write(new.detach() if is_tensor(new) else new, deep=True)
+                state[".".join([first, *inner])] = crossing.write(new.detach() if is_tensor(new) else new,
+                        deep=True)
                 crossing.storages.agree(new) if is_tensor(new) else None
             return {"state": state, "changed": [k for k in before if print_of(others[k], grads) != before[k]]}
         return told
@@ -117,7 +122,8 @@ class BodyEnd(Peer):
 
     def with_request(self, crossing):
         """For a helper that draws random numbers."""
-        return {**super().with_request(crossing), "random": random_state() if "random" in crossing.contract else ""}
+        return {**super().with_request(crossing), "random": random_state()
+                if "random" in crossing.contract else ""}
 
     def with_answer(self, crossing):
         """What was printed, and whether random numbers were drawn."""

@@ -1,7 +1,8 @@
-"""What stands for something on the other side of the wall: objects, and the gradients of results computed there.
+"""What stands for something on the other side of the wall: objects, and the gradients of results computed
+there.
 
-Adds to learn_tensors.py: `Far`, whose attributes and calls are the other side's; the autograd.Function behind a result
-that came from there; what tells whether an argument was changed; and torch's generator as text.
+Adds to learn_tensors.py: `Far`, whose attributes and calls are the other side's; the autograd.Function behind
+a result that came from there; what tells whether an argument was changed; and torch's generator as text.
 """
 
 import functools
@@ -22,7 +23,8 @@ def across():
     """The autograd.Function behind a result that was computed on the other side."""
     class Across(torch().autograd.Function):
         @staticmethod
-        def forward(ctx, peer, key, outputs, always, *leaves):   # `always` only makes sure that one input needs one
+        # `always` only makes sure that one input needs one
+        def forward(ctx, peer, key, outputs, always, *leaves):
             ctx.peer, ctx.key = peer, key
             return tuple(outputs)
 
@@ -73,7 +75,7 @@ class Far:
 
 
 def print_of(value, grads: bool = False):
-    """Something that is equal to itself later if and only if a container or tensor has not been changed in place."""
+    """Something that is equal to itself later if a container or tensor has not been changed in place."""
     if is_tensor(value):
         grad = print_of(value.grad) if grads and value.is_leaf else None
         return value.shape, b"" if value.is_meta else raw(value.detach().clone().untyped_storage()), grad

@@ -1,8 +1,9 @@
 """`python learn.py grade`: points for hand-ins, which may be broken or hostile.
 
-Adds to learn_run.py: the walls of learn_guard.py around each body, limits of time for an exercise and for a hand-in, and
-points. A body computes in a process of its own; the tests, their expected values and the verdict are in another, so a
-body can only earn points by returning what the tests want. What this does not protect from is in TEACHING.md.
+Adds to learn_run.py: the walls of learn_guard.py around each body, limits of time for an exercise and for a
+hand-in, and points. A body computes in a process of its own; the tests, their expected values and the verdict
+are in another, so a body can only earn points by returning what the tests want. What this does not protect
+from is in TEACHING.md.
 """
 
 import math
@@ -73,7 +74,8 @@ class Grader:
         """The verdict on a body behind the walls; once more if the tests' own process died."""
         for _ in range(2):
             guard = {"has": self.has, "user": new_user()}
-            verdict = self.bench.run(e.id, body, seconds=self.limits.seconds, memory=self.limits.memory, guard=guard,
+            verdict = self.bench.run(e.id, body, seconds=self.limits.seconds, memory=self.limits.memory,
+                                     guard=guard,
                                      total=total)
             if verdict.end != "crash":
                 break
@@ -85,7 +87,8 @@ class Grader:
             self.bench.run(e.id, e.body)  # outside the walls, so that what it compiles is there for everybody
             verdict = self.run(e, e.body)
             bad = [f"{r['name']}: {r['message']}" for r in verdict.reports if r["outcome"] != "passed"]
-            why = "" if verdict.passed else (bad or [verdict.log[-300:] or verdict.end])[0].splitlines()[0][:300]
+            why = "" if verdict.passed else (bad or [verdict.log[-300:]
+                                                     or verdict.end])[0].splitlines()[0][:300]
             self.controls[e.id] = why
         return self.controls[e.id]
 
@@ -133,7 +136,7 @@ class Grader:
             said = report["message"].split("\nassert ")[0].splitlines()[:8]
             if outcome == "error":
                 said = [": ".join([report["error"], *said[:1]]), *said[1:]]
-            mark, how = ("✓" if outcome == "passed" else "✗"), ("" if outcome in PLAIN else f" ({outcome})")
+            mark, how = "✓" if outcome == "passed" else "✗", "" if outcome in PLAIN else f" ({outcome})"
             result.lines.append(f"{mark} {report['title']}{how}")
             result.lines += [f"    {line}" for line in said if outcome != "passed"]
         if verdict.end == "late" and hurried:
@@ -141,10 +144,12 @@ class Grader:
         elif verdict.end == "late":
             result.note = "no points: its time was up"
         elif verdict.end != "finished" or not verdict.names:
-            result.cannot(f"the process of the tests ended early, twice ({(verdict.broken or verdict.log)[-200:].strip()})")
+            said = (verdict.broken or verdict.log)[-200:].strip()
+            result.cannot(f"the process of the tests ended early, twice ({said})")
         else:
             passed = sum(outcome == "passed" for outcome in verdict.outcomes.values())
-            result.score = math.floor(result.exercise.points * passed / len(verdict.outcomes) * 10 + 1e-9) / 10
+            result.score = math.floor(result.exercise.points * passed / len(verdict.outcomes) * 10
+                                      + 1e-9) / 10
 
 
 def protections(has: list[str], limits: Limits) -> str:
@@ -153,7 +158,8 @@ def protections(has: list[str], limits: Limits) -> str:
     user = "as a user who owns nothing" if "user" in has else "as the user who grades"
     return (f"Limits: {limits.seconds:g} s a test, {limits.minutes:g} min a hand-in, {limits.memory} MB; "
             + (calls if "calls" in has else "network and programs NOT closed: no seccomp here") + "; "
-            + ("other files closed (Landlock)" if "files" in has else "files NOT closed: no Landlock here") + f"; {user}.")
+            + ("other files closed (Landlock)" if "files" in has else "files NOT closed: no Landlock here")
+            + f"; {user}.")
 
 
 def wanted(asked, known: list[str]):
@@ -162,13 +168,14 @@ def wanted(asked, known: list[str]):
 
     chapters = span(asked.chapters) if asked.chapters else None
     only = re.split(r"[,\s]+", asked.only) if asked.only else None
-    if only and set(only) - set(known):
-        raise ValueError(f"there is no exercise {sorted(set(only) - set(known))[0]}: the ids are {', '.join(known)}")
+    for id in only or ():
+        if id not in known:
+            raise ValueError(f"there is no exercise {id}: the ids are {', '.join(known)}")
     return lambda e: (not chapters or number(e.chapter) in chapters) and (not only or e.id in only)
 
 
 def command(root: Path, asked) -> int:
-    """`python learn.py grade SUBMISSION OUT`; the exit status says whether all could be judged, not how well it went."""
+    """`python learn.py grade SUBMISSION OUT`; the exit status says whether all could be judged."""
     from learn_bodies import course
 
     submission = Path(asked.submission).resolve()
@@ -178,13 +185,14 @@ def command(root: Path, asked) -> int:
     if asked.many:
         several = sorted(p for p in submission.iterdir() if p.is_dir() or p.suffix == ".zip")
     if not several:
-        raise ValueError(f"{submission} has no folders or zip files: leave --many out to grade it as one hand-in")
+        raise ValueError(f"{submission} has no folders or zip files: leave --many out if it is one hand-in")
     lateness, limits = Lateness.read(asked), Limits(asked.seconds, asked.memory, asked.minutes)
 
     def say(result: Result) -> None:
         score = "–" if result.score is None else f"{result.score:g}"
         note = f"   {result.note}" if result.note else ""
-        print(f"   {score}/{result.exercise.points}  {result.exercise.id} {result.exercise.title}{note}", flush=True)
+        print(f"   {score}/{result.exercise.points}  {result.exercise.id} {result.exercise.title}{note}",
+              flush=True)
 
     with tempfile.TemporaryDirectory(prefix="grade-") as place:
         Path(place).chmod(0o711)   # a body runs as another user, who must reach its own tree
@@ -202,5 +210,5 @@ def command(root: Path, asked) -> int:
     missing = sum(r.score is None for results in rows.values() for r in results)
     print(f" {about}\n Written: {', '.join(map(str, written))}")
     if missing:
-        print(f" {missing} answers could not be judged: their points are open, not 0. See the page for the reasons.")
+        print(f" {missing} answers could not be judged: their points are open, not 0 (the page says why)")
     return 1 if missing else 0

@@ -1,11 +1,13 @@
-"""The walls around the process of a stranger's body: limits, another user, Landlock for files, seccomp for the rest.
+"""The walls around the process of a stranger's body: limits, another user, Landlock for files, seccomp for
+the rest.
 
-Adds to learn_worker.py: what `grade` puts up before a body is imported, in an order in which none can be taken down.
-The body may compute, read Python's and the system's libraries and its own tree, and write to its own scratch folder;
-one whose exercise is compiled may also start programs there. Everything else is refused: other files (also to truncate
-or to change their mode), /proc, /dev/shm, sockets, signals to others, looking into other processes. `available` tries
-which walls a machine has, so that what is missing is said and never assumed. Sources: man pages landlock(7),
-seccomp(2), setrlimit(2), capabilities(7); chapter 6, sandbox_child.py, teaches the same walls.
+Adds to learn_worker.py: what `grade` puts up before a body is imported, in an order in which none can be
+taken down. The body may compute, read Python's and the system's libraries and its own tree, and write to its
+own scratch folder; one whose exercise is compiled may also start programs there. Everything else is refused:
+other files (also to truncate or to change their mode), /proc, /dev/shm, sockets, signals to others, looking
+into other processes. `available` tries which walls a machine has, so that what is missing is said and never
+assumed. Sources: man pages landlock(7), seccomp(2), setrlimit(2), capabilities(7); chapter 6,
+sandbox_child.py, teaches the same walls.
 """
 
 import contextlib
@@ -21,23 +23,31 @@ import sys
 LIBC = ctypes.CDLL(None, use_errno=True)
 # System calls that are refused, by their numbers on (x86_64, aarch64); None where there is none.
 DENIED = {
-    "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "bind": (49, 200), "ptrace": (101, 117),
+    "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "bind": (49, 200),
+    "ptrace": (101, 117),
     "kill": (62, 129), "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
     "pidfd_open": (434, 434), "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424),
-    "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "process_madvise": (440, 440), "kcmp": (312, 272),
+    "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "process_madvise": (440, 440),
+    "kcmp": (312, 272),
     "prlimit64": (302, 261), "io_uring_setup": (425, 425), "unshare": (272, 97), "setns": (308, 268),
-    "mount": (165, 40), "umount2": (166, 39), "chroot": (161, 51), "pivot_root": (155, 41), "open_tree": (428, 428),
+    "mount": (165, 40), "umount2": (166, 39), "chroot": (161, 51), "pivot_root": (155, 41),
+    "open_tree": (428, 428),
     "move_mount": (429, 429), "fsopen": (430, 430), "bpf": (321, 280), "perf_event_open": (298, 241),
     "keyctl": (250, 219), "add_key": (248, 217), "request_key": (249, 218), "userfaultfd": (323, 282),
     "init_module": (175, 105), "finit_module": (313, 273), "kexec_load": (246, 104), "reboot": (169, 142),
-    "setpriority": (141, 140), "ioprio_set": (251, 30), "sched_setscheduler": (144, 119), "sched_setattr": (314, 274),
-    "truncate": (76, 45), "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
-    "chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54), "utime": (132, None),
-    "utimes": (235, None), "utimensat": (280, 88), "futimesat": (261, None), "setxattr": (188, 5), "lsetxattr": (189, 6),
+    "setpriority": (141, 140), "ioprio_set": (251, 30), "sched_setscheduler": (144, 119),
+    "sched_setattr": (314, 274),
+    "truncate": (76, 45), "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None), "utimensat": (280, 88), "futimesat": (261, None), "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
     "fsetxattr": (190, 7), "removexattr": (197, 14), "mknod": (133, None), "mknodat": (259, 33),
     "open_by_handle_at": (304, 265), "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190),
     "mq_open": (240, 180), "personality": (135, 92), "settimeofday": (164, 170), "clock_settime": (227, 112),
-    "sethostname": (170, 161), "acct": (163, 89), "quotactl": (179, 60), "swapon": (167, 224), "syslog": (103, 116)}
+    "sethostname": (170, 161), "acct": (163, 89), "quotactl": (179, 60), "swapon": (167, 224),
+    "syslog": (103, 116)}
 PROGRAMS = {"fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281)}
 CLONE, CLONE3, TGKILL, THREAD = (56, 220), (435, 435), (234, 131), 0x10000
 FILE_BYTES = 64 << 20                               # of any one file, printed output included
@@ -45,20 +55,23 @@ PROCESSES = 64                                      # at once, where the exercis
 
 
 def seccomp(programs: bool = False) -> None:
-    """Refuse the system calls above; without `programs` also new processes and programs. OSError: no seccomp here."""
+    """Refuse the system calls above; without `programs` also new processes. OSError: no seccomp here."""
     which = {"x86_64": 0, "aarch64": 1}.get(platform.machine())
     if which is None or sys.platform != "linux":
         raise OSError(f"the system calls of {platform.machine()} are not listed here")
     load, equal, at_least, any_of, give = 0x20, 0x15, 0x35, 0x45, 0x06
-    yes, no, absent, die = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000   # EPERM; ENOSYS: libc then takes clone
-    steps = [(load, 0, 0, 4), (equal, 1, 0, (0xC000003E, 0xC00000B7)[which]), (give, 0, 0, die), (load, 0, 0, 0)]
+    # EPERM; ENOSYS: libc then takes clone
+    yes, no, absent, die = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
+    steps = [(load, 0, 0, 4), (equal, 1, 0, (0xC000003E, 0xC00000B7)[which]), (give, 0, 0, die),
+             (load, 0, 0, 0)]
     if which == 0:                                  # the 32-bit numbering would be a way around
         steps += [(at_least, 0, 1, 0x40000000), (give, 0, 0, die)]
     for numbers in [*DENIED.values(), *([] if programs else PROGRAMS.values())]:
         if numbers[which] is not None:
             steps += [(equal, 0, 1, numbers[which]), (give, 0, 0, no)]
     if not programs:                                # threads may start, processes may not
-        steps += [(equal, 0, 1, CLONE3[which]), (give, 0, 0, absent), (equal, 0, 4, CLONE[which]), (load, 0, 0, 16),
+        steps += [(equal, 0, 1, CLONE3[which]), (give, 0, 0, absent), (equal, 0, 4, CLONE[which]),
+                  (load, 0, 0, 16),
                   (any_of, 1, 0, THREAD), (give, 0, 0, no), (give, 0, 0, yes)]
     steps += [(equal, 0, 4, TGKILL[which]), (load, 0, 0, 16), (equal, 1, 0, os.getpid()), (give, 0, 0, no),
               (give, 0, 0, yes), (give, 0, 0, yes)]   # a signal to oneself (abort) is nobody else's business
@@ -69,8 +82,10 @@ def seccomp(programs: bool = False) -> None:
 
 def libraries(programs: bool) -> list[str]:
     """What stays readable: Python, the system's libraries, and a compiler where one is needed."""
-    found = [sys.prefix, sys.base_prefix, *(p for p in sys.path if "site-packages" in p), "/usr", "/lib", "/lib64",
-             "/bin", "/sys/devices/system/cpu", "/proc/cpuinfo", "/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/dev/zero"]
+    found = [sys.prefix, sys.base_prefix, *(p for p in sys.path if "site-packages" in p), "/usr", "/lib",
+             "/lib64",
+             "/bin", "/sys/devices/system/cpu", "/proc/cpuinfo", "/etc/ld.so.cache", "/etc/localtime",
+             "/dev/urandom", "/dev/zero"]
     compiler = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
     if programs and compiler:
         found += ["/etc/alternatives", "/opt", os.path.dirname(os.path.dirname(os.path.realpath(compiler)))]
@@ -90,7 +105,8 @@ def landlock(tree: str, scratch: str, programs: bool = False) -> None:
     rules = LIBC.syscall(create, struct.pack("QQQ", every, network, scoped), ctypes.c_size_t(sizes), 0)
     read, run = 0b1100, 0b1101                      # read a file, list a folder; and execute
     for path, rights in [*((p, run if programs else read) for p in libraries(programs)), (tree, read),
-                         ("/dev/null", 0b110 | every & 1 << 14), (scratch, every if programs else every & ~1)]:
+                         ("/dev/null", 0b110 | every & 1 << 14),
+                         (scratch, every if programs else every & ~1)]:
         rights &= every if os.path.isdir(path) else 0b111 | every & 1 << 14
         at = os.open(path, os.O_PATH | os.O_CLOEXEC)
         if LIBC.syscall(add, rules, 1, struct.pack("=Qi", rights, at), 0):
@@ -109,8 +125,8 @@ def capabilities(kept: int) -> None:
 def another_user(number: int, reads: bool) -> None:
     """Become a user of that number, who owns nothing. OSError: not root, or Python is not readable then.
 
-    `reads`: it may read what others keep to themselves (CAP_DAC_READ_SEARCH), since Python may be installed below
-    /root. Only where Landlock says afterwards which files there are.
+    `reads`: it may read what others keep to themselves (CAP_DAC_READ_SEARCH), since Python may be installed
+    below /root. Only where Landlock says afterwards which files there are.
     """
     LIBC.prctl(8, 1, 0, 0, 0)                       # PR_SET_KEEPCAPS, over the change of user
     os.setgroups([])
@@ -123,7 +139,8 @@ def another_user(number: int, reads: bool) -> None:
 
 def limit(case: dict) -> None:
     """Limits of the operating system on time, memory, files and processes; on macOS memory is not limited."""
-    limits = {resource.RLIMIT_CPU: int(case["total"]), resource.RLIMIT_FSIZE: FILE_BYTES, resource.RLIMIT_CORE: 0}
+    limits = {resource.RLIMIT_CPU: int(case["total"]), resource.RLIMIT_FSIZE: FILE_BYTES,
+              resource.RLIMIT_CORE: 0}
     if sys.platform == "linux":
         with open("/proc/self/statm") as file:
             mapped = int(file.read().split()[0]) * resource.getpagesize()
@@ -146,7 +163,8 @@ def lock_in(case: dict) -> None:
         another_user(guard["user"], "files" in guard["has"])
     else:
         capabilities(0)
-    for option, value in ((38, 1), (4, 0), (1, 9)):   # no new privileges, nobody looks in, ends with its parent
+    # no new privileges, nobody looks in, ends with its parent
+    for option, value in ((38, 1), (4, 0), (1, 9)):
         LIBC.prctl(option, value, 0, 0, 0)
     if "files" in guard["has"]:
         landlock(case["body"], case["home"], guard["programs"])
@@ -172,8 +190,9 @@ def new_user() -> int:
 
 
 def available() -> list[str]:
-    """Which walls this machine has: calls (seccomp), files (Landlock), user (root can become somebody else)."""
+    """Which walls this machine has: calls (seccomp), files (Landlock), user (root can be somebody else)."""
     if sys.platform != "linux":
         return []
-    has = [name for name, what in (("calls", (seccomp,)), ("files", (landlock, "/tmp", "/tmp"))) if tried(*what)]
+    has = [name for name, what in (("calls", (seccomp,)), ("files", (landlock, "/tmp", "/tmp")))
+           if tried(*what)]
     return has + ["user"] * tried(another_user, new_user(), "files" in has)

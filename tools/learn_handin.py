@@ -1,7 +1,9 @@
-"""Reading a hand-in: a folder or a zip in which the files of the exercises are found by name, whatever else is there.
+"""Reading a hand-in: a folder or a zip in which the files of the exercises are found by name, whatever else
+is there.
 
-Adds to learn_bodies.py: only the text between the two marker lines of each exercise is taken. Nothing is unpacked, and
-.venv, out, .git and the like are passed over, so the zip of a whole working folder is as good as that of one file.
+Adds to learn_bodies.py: only the text between the two marker lines of each exercise is taken. Nothing is
+unpacked, and .venv, out, .git and the like are passed over, so the zip of a whole working folder is as good
+as that of one file.
 """
 
 import os
@@ -17,7 +19,7 @@ BODY = 20_000       # bytes of one body
 
 
 def members(submission: Path):
-    """(path inside the hand-in, size, how to read it) of its files. ValueError: neither a folder nor a zip."""
+    """(path in the hand-in, size, how to read it) of its files. ValueError: neither a folder nor a zip."""
     def worth(parts) -> bool:
         return not any(p in IGNORED or p.startswith((".", "__")) for p in parts)
 
@@ -41,10 +43,12 @@ def members(submission: Path):
 def read(submission: Path, paths: set[str]) -> dict[str, str]:
     """The text of each of these files that was handed in, by its path in the course.
 
-    A file counts at that path, below any folder, or anywhere under its own name; the most complete match is taken.
+    A file counts at that path, below any folder, or anywhere under its own name; the most complete match is
+    taken.
     """
     wanted = {path.split("/")[-1] for path in paths}
-    texts = {where: take() for where, size, take in members(submission) if where.name in wanted and size <= MOST}
+    texts = {where: take() for where, size, take in members(submission) if where.name in wanted
+             and size <= MOST}
     handed = {}
     for path in paths:
         fits = [p for p in texts if p.name == path.split("/")[-1] and len(texts[p]) <= MOST]
@@ -55,13 +59,13 @@ def read(submission: Path, paths: set[str]) -> dict[str, str]:
 
 
 def body_of(text: str, exercise: Exercise) -> str:
-    """What stands between the marker lines of one exercise. ValueError with what the student should do about it."""
+    """What stands between the marker lines of one exercise. ValueError: what the student should mend."""
     sign, id = exercise.comment, re.escape(exercise.id)
     begins = list(re.finditer(rf"^[ \t]*{sign} EXERCISE {id}( .*)?\n", text, re.M))
     ends = list(re.finditer(rf"^[ \t]*{sign} END EXERCISE {id}[ \t]*$", text, re.M))
     if not len(begins) == len(ends) == 1 or begins[0].end() > ends[0].start():
-        raise ValueError(f"the two marker lines of exercise {exercise.id} are not in {exercise.path} exactly once: "
-                         "put them back")
+        raise ValueError(f"the two marker lines of exercise {exercise.id} are not in {exercise.path} exactly "
+                         "once: put them back")
     body = text[begins[0].end() : ends[0].start()]
     if len(body.encode()) > BODY:
         raise ValueError(f"the body is longer than {BODY:,} bytes")

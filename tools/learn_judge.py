@@ -1,9 +1,11 @@
-"""The judge's end: the function of an exercise, which in the judge's copy only asks the process that holds the body.
+"""The judge's end: the function of an exercise, which in the judge's copy only asks the process that holds
+the body.
 
-Adds to learn_peer.py: `far`, the decorator that learn_run.py writes above that function; handles on a test's own
-helpers, of which only public methods are served; and what a call may change. A change in place is applied only where
-EXERCISES.md says "Changes in place: ..."; any other change of an argument fails the test, and whatever else happens
-to the copies over there changes nothing here. No verdict, no test and no expected value is on the other side.
+Adds to learn_peer.py: `far`, the decorator that learn_run.py writes above that function; handles on a test's
+own helpers, of which only public methods are served; and what a call may change. A change in place is applied
+only where EXERCISES.md says "Changes in place: ..."; any other change of an argument fails the test, and
+whatever else happens to the copies over there changes nothing here. No verdict, no test and no expected value
+is on the other side.
 """
 
 import functools
@@ -20,7 +22,8 @@ from learn_peer import Peer
 from learn_tensors import is_array, is_tensor, torch
 from learn_wire import Crossing, Refused, find
 
-OF_MODULES = ("parameters", "named_parameters", "zero_grad", "train", "eval", "training")   # of a test's nn.Module
+# of a test's nn.Module
+OF_MODULES = ("parameters", "named_parameters", "zero_grad", "train", "eval", "training")
 DOUBLE = ("__len__", "__getitem__", "__iter__", "__next__", "__contains__")
 
 
@@ -56,9 +59,10 @@ class Body(Peer):
         return chapter or kind is types.SimpleNamespace or kind.__module__.startswith("torch.nn.modules")
 
     def served(self, value, name: str):
-        """The attribute `name` of a helper; "" is the helper itself, to be called. Refused if it is not public."""
+        """The attribute `name` of a helper; "" is the helper itself, to call. Refused if it is not public."""
         own = [c for c in type(value).__mro__ if self.is_test(c.__module__)]
-        function = isinstance(value, (types.FunctionType, types.MethodType, types.BuiltinMethodType, functools.partial))
+        function = isinstance(value, (types.FunctionType, types.MethodType, types.BuiltinMethodType,
+                                      functools.partial))
         if name == "" and (function or own and callable(value)):
             return value
         public = name in DOUBLE or not name.startswith("_")
@@ -79,7 +83,7 @@ class Body(Peer):
         return type(problem).__name__ == "Stopped"
 
     def backward(self, results, leaves, grads):
-        """Through a helper's result: the helper's own parameters get their gradients, those of the leaves go back."""
+        """Through a helper's result: its own parameters get their gradients, those of the leaves go back."""
         torch().autograd.backward(results, grads, retain_graph=True)
         return [leaf.grad for leaf in leaves]
 
@@ -98,7 +102,8 @@ class Body(Peer):
 
     def with_answer(self, crossing):
         """The generator's state after a helper has run."""
-        return {**super().with_answer(crossing), "random": random_state() if "random" in crossing.contract else ""}
+        return {**super().with_answer(crossing), "random": random_state()
+                if "random" in crossing.contract else ""}
 
     def on_answer(self, message, crossing, value):
         """A call has ended: what was printed, what was drawn at random, what was changed."""
@@ -111,8 +116,8 @@ class Body(Peer):
         for path, written in message.get("state", {}).items():
             assign(crossing.arguments, path, crossing.read(written), crossing.contract)
         for name in message.get("changed", ()):
-            raise AssertionError(f"the call changes its argument `{name}`, which is the caller's: make a new one instead "
-                                 "of changing it (no x += ..., no x[...] = ..., no append to it, no operation_)")
+            raise AssertionError(f"the call changes its argument `{name}`, the caller's own: make a new one "
+                                 "(no x += ..., no x[...] = ..., no append to it, no operation_)")
 
     def error(self, message):
         """The body's error; one that came from a helper of the test is that very error."""
@@ -146,7 +151,7 @@ class Body(Peer):
 
 
 def assign(arguments: dict, path: str, new, contract: tuple) -> None:
-    """Give the argument, or the attribute of one, at `path` its new value: in place where it is a container."""
+    """Give the argument, or the attribute of one, at `path` its new value: in place if it is a container."""
     first, *inner = path.split(".")
     old, owner = arguments[first], None
     context = torch() and isinstance(old, torch().autograd.function.FunctionCtx)
@@ -217,7 +222,7 @@ BODIES = Bodies()
 
 
 class FarClass:
-    """A class whose instances live in the body's process (a compiled library): here is only how they are made."""
+    """A class whose instances live in the body's process (compiled libraries): here is how they are made."""
 
     def __init__(self, *made):
         self._made = [type(self).__module__, type(self).__qualname__, list(made)]
@@ -226,7 +231,8 @@ class FarClass:
     def __getattr__(self, name):
         if name.startswith("_"):
             raise AttributeError(name)
-        return lambda *args, **named: BODIES.call("method", [self._made, name, list(args), named], named, ("out_*",))
+        return lambda *args, **named: BODIES.call("method", [self._made, name, list(args), named], named,
+                                                  ("out_*",))
 
 
 def far(*contract: str):

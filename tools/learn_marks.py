@@ -1,7 +1,9 @@
-"""What `grade` writes: results.json for Gradescope, a table, a page to read, and tables that Canvas and Moodle import.
+"""What `grade` writes: results.json for Gradescope, a table, a page to read, and tables that Canvas and
+Moodle import.
 
-Adds to learn_grade.py: totals, late days, and four formats. An answer that could not be judged has no points yet: its
-cell is empty, and a hand-in with such an answer is left out of what a learning platform would import.
+Adds to learn_grade.py: totals, late days, and four formats. An answer that could not be judged has no points
+yet: its cell is empty, and a hand-in with such an answer is left out of what a learning platform would
+import.
 """
 
 import csv
@@ -66,7 +68,8 @@ class Lateness:
         """One line about a hand-in."""
         late = "" if self.factor(name) == 1 else f", late: {self.final(name, results):g}"
         open_ = sum(r.score is None for r in results)
-        return f"{name}: {total(results):g} of {most(results)}{late}" + (f", {open_} not judged" if open_ else "")
+        return f"{name}: {total(results):g} of {most(results)}{late}" + (f", {open_} not judged" if open_
+                else "")
 
 
 def table_of(file: str, *columns: str) -> list[dict]:
@@ -75,7 +78,7 @@ def table_of(file: str, *columns: str) -> list[dict]:
         rows = csv.DictReader(lines)
         missing = [c for c in columns if c not in (rows.fieldnames or [])]
         if missing:
-            raise ValueError(f"{file} has no column {missing[0]}: its first line must name {', '.join(columns)}")
+            raise ValueError(f"{file}: no column {missing[0]}: its first line must be {', '.join(columns)}")
         return list(rows)
 
 
@@ -93,7 +96,8 @@ def page(rows: dict[str, list], about: str, lateness: Lateness) -> str:
         parts.append(f"<tr><td><a href='#{link}'>{link}</a><td>{lateness.final(name, results):g}{cells}")
     parts.append(f"</table><p>{html.escape(about)}")
     for name, results in rows.items():
-        parts.append(f"<h2 id='{html.escape(name)}'>{html.escape(lateness.summary(name, results))} points</h2>")
+        about_it = html.escape(lateness.summary(name, results))
+        parts.append(f"<h2 id='{html.escape(name)}'>{about_it} points</h2>")
         for r in results:
             title = f"{r.exercise.id} {r.exercise.title}: {points(r.score)} of {r.exercise.points}"
             said = html.escape("\n".join(r.lines))
@@ -109,7 +113,7 @@ def gradescope(name: str, results: list, about: str, lateness: Lateness) -> str:
               "output": "\n".join([r.note] * bool(r.note) + r.lines)} for r in results]
     said = {"score": lateness.final(name, results), "output": about, "output_format": "text", "tests": tests}
     if not complete(results):
-        said["output"] = f"NOT EVERYTHING COULD BE JUDGED: ask for a new run before you take these points. {about}"
+        said["output"] = f"NOT EVERYTHING COULD BE JUDGED: run again before you take these points. {about}"
         del said["score"]
         for test in (t for t in tests if t["score"] is None):
             del test["score"]
@@ -124,7 +128,10 @@ def table(header: list, rows: list) -> str:
 
 
 def platforms(rows: dict, lateness: Lateness, asked) -> dict[str, str]:
-    """canvas.csv and moodle.csv. --roster FILE.csv (submission, and any of name, id, login, email, section) says who is who."""
+    """canvas.csv and moodle.csv.
+
+    --roster FILE.csv says who is who: columns submission, and any of name, id, login, email, section.
+    """
     known = {r["submission"]: r for r in table_of(asked.roster, "submission")} if asked.roster else {}
     people = []
     for name, results in rows.items():
@@ -148,7 +155,8 @@ def write_marks(out: Path, rows: dict, about: str, lateness: Lateness, asked) ->
         where = out / name if asked.many else out
         where.mkdir(parents=True, exist_ok=True)
         write(where / "results.json", gradescope(name, results, about, lateness))
-    header = ["submission", "total", *(r.exercise.id for r in next(iter(rows.values()))), "after late days", "not judged"]
+    header = ["submission", "total", *(r.exercise.id for r in next(iter(rows.values()))), "after late days",
+              "not judged"]
     lines = [[name, f"{total(results):g}", *("" if r.score is None else f"{r.score:g}" for r in results),
               f"{lateness.final(name, results):g}", sum(r.score is None for r in results)]
              for name, results in rows.items()]

@@ -1,9 +1,10 @@
 """Two processes that call each other: requests and answers over a socket, nested as deep as the calls are.
 
-Adds to learn_wire.py: calls, errors and gradients. While one side waits for an answer it serves what the other asks
-(a body that calls a helper of the test, a test that wants the gradient of a result), so that a call behaves as if both
-were one program. A result that needs a gradient arrives as the output of an autograd.Function whose backward pass asks
-the side that computed it. learn_judge.py and learn_body.py are the two ends.
+Adds to learn_wire.py: calls, errors and gradients. While one side waits for an answer it serves what the
+other asks (a body that calls a helper of the test, a test that wants the gradient of a result), so that a
+call behaves as if both were one program. A result that needs a gradient arrives as the output of an
+autograd.Function whose backward pass asks the side that computed it. learn_judge.py and learn_body.py are the
+two ends.
 """
 
 import builtins
@@ -22,14 +23,15 @@ MOST = 256 << 20                                    # bytes of one message
 
 
 class Peer:
-    """One end of a line. An end adds what it serves (do_call, do_use, ...) and what goes with requests and answers."""
+    """One end of a line. An end adds what it serves (do_call) and what goes with requests and answers."""
 
     judge = False
 
     def __init__(self, line: socket.socket, tree: str):
         self.line, self.tree = line, tree
         self.stack, self.kept = [], []              # open crossings; (results, leaves) for gradients to come
-        self.mine, self.far = [], {}                # objects that the other side has handles on; its own, by number
+        # objects that the other side has handles on; its own, by number
+        self.mine, self.far = [], {}
 
     # Handles
 
@@ -129,7 +131,8 @@ class Peer:
             self.on_answer(message, crossing, value)
             if "error" in message:
                 raise self.error(message)
-            results = [read_tensor(r, crossing.storages, crossing.take).detach().clone() for r in message["results"]]
+            results = [read_tensor(r, crossing.storages, crossing.take).detach().clone()
+                       for r in message["results"]]
             if results:
                 always = torch().zeros((), requires_grad=True)
                 results = across().apply(self, message["key"], results, always, *leaves)
@@ -139,7 +142,7 @@ class Peer:
             self.stack.pop()
 
     def error(self, message: dict) -> BaseException:
-        """The exception that the other side raised: of the same type if it is a built-in one or a chapter's."""
+        """The exception that the other side raised: of the same type if that is built in or a chapter's."""
         module, name, text = (str(part) for part in message["error"])
         kind = getattr(builtins, name, None) if module == "builtins" else None
         if self.is_chapter(module):
@@ -230,7 +233,8 @@ class Peer:
         """[place, gradient] of each parameter."""
         if "gradients" not in crossing.contract:
             return []
-        mine = [(i, p) for i, p in enumerate(crossing.known) if is_tensor(p) and p.is_leaf and p.requires_grad]
+        mine = [(i, p) for i, p in enumerate(crossing.known) if is_tensor(p) and p.is_leaf
+                and p.requires_grad]
         return [[i, None if p.grad is None else crossing.write(p.grad.detach().clone())] for i, p in mine]
 
     def set_gradients(self, message: dict, crossing: Crossing) -> None:

@@ -20,7 +20,8 @@ from pathlib import Path
 from learn_bodies import blanked, chapters, course, digest, graft, is_stub, write
 from learn_trees import export, git, has_git, needed
 
-TEACHERS = {"TEACHING.md", "tools/learn_grade.py", "tools/learn_prove.py", "tools/learn_release.py", "tests/tiny_course.py"}
+TEACHERS = {"TEACHING.md", "tools/learn_grade.py", "tools/learn_prove.py", "tools/learn_release.py",
+            "tests/tiny_course.py"}
 SETUP = """#!/usr/bin/env bash
 # Gradescope runs this once, when the autograder is built: Python, a C++ compiler and the five packages.
 set -euo pipefail

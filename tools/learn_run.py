@@ -1,8 +1,8 @@
 """Running the tests of one exercise on one body: scratch trees, and the worker that runs them.
 
-Adds to learn_trees.py: a body is grafted ALONE into a clean copy of the reference, so an unfinished exercise next door
-cannot break it and edits outside the markers do not count. `check`, `prove` and `grade` all use `Bench`, and so judge
-an answer by the same tests, in the same way, from the same seeds.
+Adds to learn_trees.py: a body is grafted ALONE into a clean copy of the reference, so an unfinished exercise
+next door cannot break it and edits outside the markers do not count. `check`, `prove` and `grade` all use
+`Bench`, and so judge an answer by the same tests, in the same way, from the same seeds.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ MEMORY = 2000   # MB that a body may take
 
 
 def seeds_for(body: str) -> list[int]:
-    """The seeds under which a body is tested: 0 and two that only this very body has, everywhere and every time."""
+    """The seeds under which a body is tested: 0 and two that this very body has, everywhere and always."""
     drawn = hashlib.sha256(body.encode()).digest()
     return [0, int.from_bytes(drawn[:4], "big") >> 1, int.from_bytes(drawn[4:8], "big") >> 1]
 
@@ -84,13 +84,15 @@ class Bench:
         self.tests = {id: [f"tests/{p.name}" for p in sorted((base / "tests").glob("test_ex*.py"))
                            if re.search(rf"[\"']{re.escape(id)}[\"']", p.read_text(encoding="utf-8"))]
                       for id in self.exercises}
-        used = " ".join(p.read_text(encoding="utf-8") for c in chapters(base) for p in (base / c).glob("*.py"))
+        used = " ".join(p.read_text(encoding="utf-8") for c in chapters(base)
+                        for p in (base / c).glob("*.py"))
         self.heavy = ["pytest", *(name for name in HEAVY if re.search(rf"\b(import|from) {name}\b", used))]
         self.worker, self.scratch, self.count = None, None, 0
 
     def __enter__(self):
         self.scratch = Path(tempfile.mkdtemp(prefix="case-", dir=self.base.parent))
-        self.scratch.chmod(0o711)   # a body may run as another user, who must reach its own tree, and no other
+        # a body may run as another user, who must reach its own tree, and no other
+        self.scratch.chmod(0o711)
         self.start()
         return self
 
@@ -98,7 +100,8 @@ class Bench:
         """Start the worker. ValueError: the packages are missing."""
         env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "OMP_NUM_THREADS": "1"}
         command = [python_for(self.root), str(Path(__file__).with_name("learn_worker.py")), *self.heavy]
-        self.worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+        self.worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                       env=env)
         hello = json.loads(self.worker.stdout.readline() or '{"cannot": "the worker did not start"}')
         if "cannot" in hello:
             self.__exit__()
@@ -121,8 +124,10 @@ class Bench:
         """Write the base tree's bytecode once, so that hundreds of cases need not compile it again."""
         files = sorted({t for id in ids for t in self.tests[id]})
         scratch = Path(tempfile.mkdtemp(dir=self.scratch))
-        self.ask({"judge": str(self.base), "body": str(self.base), "scratch": str(scratch), "tests": files, "id": "none",
-                  "file": "", "seeds": [0], "seconds": 60, "total": 120, "memory": MEMORY, "guard": None, "bytecode": True})
+        self.ask({"judge": str(self.base), "body": str(self.base), "scratch": str(scratch), "tests": files,
+                  "id": "none",
+                  "file": "", "seeds": [0], "seconds": 60, "total": 120, "memory": MEMORY, "guard": None,
+                  "bytecode": True})
 
     def ask(self, case: dict) -> dict:
         """Send one case to the worker and wait for its answer; a worker that has died is started again."""
@@ -146,7 +151,8 @@ class Bench:
             body_tree(self.base, body)
         return judge, body
 
-    def run(self, id: str, body: str, seeds=None, seconds: float = 20, guard=None, stops: int = 2, memory: int = MEMORY,
+    def run(self, id: str, body: str, seeds=None, seconds: float = 20, guard=None, stops: int = 2,
+            memory: int = MEMORY,
             total: float = 1200) -> Verdict:
         """The verdict on `body` as exercise `id`, every other exercise being the base's."""
         self.count += 1
@@ -154,7 +160,8 @@ class Bench:
         exercise, scratch = self.exercises[id], self.scratch / f"{self.count}"
         judge, tree = self.trees(id)
         file = tree / exercise.path
-        file.write_text(graft((self.base / exercise.path).read_text(encoding="utf-8"), id, body), encoding="utf-8")
+        file.write_text(graft((self.base / exercise.path).read_text(encoding="utf-8"), id, body),
+                        encoding="utf-8")
         forget(file)
         out = scratch / "body/out"                  # where the chapters write, the compiled kernels above all
         out.mkdir(parents=True)
@@ -173,7 +180,8 @@ class Bench:
                 "guard": guard and {**guard, "programs": exercise.comment == "//"},
                 "total": min(seconds * (stops + 2) + len(seeds) * 40, total)}
         try:
-            answer = self.ask(case) if self.tests[id] else {"reports": [], "end": "finished", "log": "", "cpu": 0}
+            answer = self.ask(case) if self.tests[id] else {"reports": [], "end": "finished", "log": "",
+                                                            "cpu": 0}
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         verdict = Verdict(answer["end"], log=answer["log"], cpu=answer["cpu"])

@@ -80,7 +80,8 @@ class Student:
         if name not in self.exercises:
             near = difflib.get_close_matches(name, self.exercises, cutoff=0.7)
             same = [id for id in self.exercises if id.split(".")[0] == name.split(".")[0]]
-            advice = f"did you mean {' or '.join(near)}?" if near else f"the ids are {', '.join(same or self.exercises)}"
+            ids = ", ".join(same or self.exercises)
+            advice = f"did you mean {' or '.join(near)}?" if near else f"the ids are {ids}"
             raise ValueError(f"there is no exercise {name}: {advice}")
         return self.exercises[name]
 

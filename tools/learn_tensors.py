@@ -1,15 +1,16 @@
 """Tensors and arrays across the wall: their type, shape and raw bytes, and which of them share their memory.
 
-Adds to learn_wire.py: storages. A tensor is a window on a storage; the judge's storages are numbered, so that a body
-which returns a view of its argument gives back a view of the judge's own memory. A storage that the body has written
-to without being asked comes back by value and touches nothing. torch and numpy are used only if the tree uses them.
+Adds to learn_wire.py: storages. A tensor is a window on a storage; the judge's storages are numbered, so that
+a body which returns a view of its argument gives back a view of the judge's own memory. A storage that the
+body has written to without being asked comes back by value and touches nothing. torch and numpy are used only
+if the tree uses them.
 """
 
 import sys
 
 KINDS = "biufcUS"                                   # of numpy's types, those that are plain bytes
-DTYPES = set("""float16 float32 float64 bfloat16 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool complex64
-complex128""".split())
+DTYPES = set("""float16 float32 float64 bfloat16 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool
+complex64 complex128""".split())
 
 
 def torch():
@@ -38,7 +39,7 @@ def raw(storage) -> bytes:
 
 
 class Storages:
-    """The storages of one call: numbered by the judge in the order of sending, with what was last said of each."""
+    """The storages of one call: numbered in the order of sending, with what was last said of each."""
 
     def __init__(self, judge: bool):
         self.judge, self.shared = judge, []         # (storage, its bytes when they last crossed)
@@ -72,9 +73,10 @@ class Storages:
 
 
 def write_tensor(x, storages: Storages, blobs: list) -> list:
-    """[type, shape, strides, offset, requires a gradient, is a Parameter, storage]. TypeError for exotic ones."""
+    """[type, shape, strides, offset, needs a gradient, is a Parameter, storage]. TypeError: an exotic one."""
     name = str(x.dtype).removeprefix("torch.")
-    if type(x) not in (torch().Tensor, torch().nn.Parameter) or name not in DTYPES or x.layout != torch().strided:
+    if type(x) not in (torch().Tensor,
+                       torch().nn.Parameter) or name not in DTYPES or x.layout != torch().strided:
         raise TypeError(f"a {type(x).__name__} of {x.dtype}, {x.layout} cannot cross")
     if x.device.type not in ("cpu", "meta"):
         raise TypeError(f"a tensor on {x.device} cannot cross")

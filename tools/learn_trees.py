@@ -1,8 +1,10 @@
-"""Trees of files: the clean reference of a commit or of the working tree, and the two trees that one case needs.
+"""Trees of files: the clean reference of a commit or of the working tree, and the two trees that one case
+needs.
 
-Adds to learn_bodies.py: the judge's tree is the reference with the tests, in which the function of one exercise is
-blank and only asks (`far`, learn_judge.py); the body's tree is the reference's chapters without any test, in which
-that one body is somebody's. So neither process has both a verdict and a body, and neither has the reference's body.
+Adds to learn_bodies.py: the judge's tree is the reference with the tests, in which the function of one
+exercise is blank and only asks (`far`, learn_judge.py); the body's tree is the reference's chapters without
+any test, in which that one body is somebody's. So neither process has both a verdict and a body, and neither
+has the reference's body.
 """
 
 import ast
@@ -74,13 +76,15 @@ def export(root: Path, commit: str, to: Path, keep=needed) -> None:
                 (to / member.name).write_bytes(archive.extractfile(member).read())
 
 
-SIDE = "# far side of the .cu files"   # the comment above the class or function of csrc/ that runs compiled kernels
+# the comment above the class or function of csrc/ that runs compiled kernels
+SIDE = "# far side of the .cu files"
 
 
 def asking(text: str, exercise: Exercise) -> str:
     """A reference file in which the exercise is blank and its function, or method, is decorated to ask."""
     blank = graft(text, exercise.id, exercise.stub)
-    scopes = [node.body for node in ast.walk(ast.parse(blank)) if isinstance(node, (ast.Module, ast.ClassDef))]
+    scopes = [node.body for node in ast.walk(ast.parse(blank))
+              if isinstance(node, (ast.Module, ast.ClassDef))]
     outer = [n for scope in scopes for n in scope if isinstance(n, ast.FunctionDef)
              and n.lineno <= exercise.line <= n.end_lineno]
     if not outer:
@@ -91,7 +95,8 @@ def asking(text: str, exercise: Exercise) -> str:
 def decorated(text: str, line: int, indent: int, changes: tuple) -> str:
     """`text` with one decorator more, directly above the `def` or `class` in `line`."""
     lines = text.splitlines(keepends=True)
-    return "".join([*lines[: line - 1], " " * indent + f"@__import__('learn_judge').far(*{changes!r})\n", *lines[line - 1 :]])
+    return "".join([*lines[: line - 1], " " * indent + f"@__import__('learn_judge').far(*{changes!r})\n",
+                    *lines[line - 1 :]])
 
 
 def judge_tree(base: Path, exercise: Exercise, to: Path) -> None:

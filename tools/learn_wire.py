@@ -1,14 +1,15 @@
 """Values across the wall between a test and the body it judges: JSON and raw numbers, never pickles.
 
-The judge (the process of the tests) sends arguments, the process of the body sends results. What may cross depends on
-the direction. From the judge: plain values, tensors, arrays, and instances of the chapters' classes, which become real
-instances over there; anything else, such as a test's own helper, becomes a handle whose calls come back. From the
-body: plain values of exactly the built-in types, tensors, arrays, dataclasses of the chapters, and handles that the
-judge gave out. Nothing that the judge reads can run code, and what says that it equals everything cannot cross.
+The judge (the process of the tests) sends arguments, the process of the body sends results. What may cross
+depends on the direction. From the judge: plain values, tensors, arrays, and instances of the chapters'
+classes, which become real instances over there; anything else, such as a test's own helper, becomes a handle
+whose calls come back. From the body: plain values of exactly the built-in types, tensors, arrays, dataclasses
+of the chapters, and handles that the judge gave out. Nothing that the judge reads can run code, and what says
+that it equals everything cannot cross.
 
-Objects that the judge sends are numbered on both sides: what is one object here is one object there, and a body that
-returns its own argument gives the judge its own object back. Sources: values.py of chapter 6; Birrell and Nelson,
-Implementing Remote Procedure Calls (1984), for handles.
+Objects that the judge sends are numbered on both sides: what is one object here is one object there, and a
+body that returns its own argument gives the judge its own object back. Sources: values.py of chapter 6;
+Birrell and Nelson, Implementing Remote Procedure Calls (1984), for handles.
 """
 
 import collections
@@ -19,16 +20,19 @@ import types
 from functools import reduce
 from pathlib import Path, PurePath
 
-from learn_tensors import (Storages, is_array, is_tensor, numpy, read_array, read_tensor, torch, write_array,
-                           write_tensor)
+from learn_tensors import Storages, is_array, is_tensor, read_array, read_tensor, torch
+from learn_tensors import write_array, write_tensor
 
 ATOMS = {type(None), bool, int, float, str}
 SEQUENCES = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 MAPPINGS = {"dict": dict, "Counter": collections.Counter, "OrderedDict": collections.OrderedDict,
             "defaultdict": collections.defaultdict}
-FACTORIES = {"int": int, "float": float, "set": set, "list": list, "dict": dict, "Counter": collections.Counter}
-OTHERS = {bytearray: bytearray.hex, range: lambda r: [r.start, r.stop, r.step], complex: lambda c: [c.real, c.imag]}
-ITERATORS = (types.GeneratorType, map, zip, filter, enumerate, reversed, *(type(iter(x)) for x in ([], (), {}, set())))
+FACTORIES = {"int": int, "float": float, "set": set, "list": list, "dict": dict,
+             "Counter": collections.Counter}
+OTHERS = {bytearray: bytearray.hex, range: lambda r: [r.start, r.stop, r.step],
+          complex: lambda c: [c.real, c.imag]}
+ITERATORS = (types.GeneratorType, map, zip, filter, enumerate, reversed,
+             *(type(iter(x)) for x in ([], (), {}, set())))
 DEEPEST = 60
 
 
@@ -42,7 +46,7 @@ def find(module: str, name: str):
 
 
 class Crossing:
-    """One call and all that crosses during it, on one side. `end` (learn_far.py) gives and resolves handles."""
+    """One call and all that crosses during it, on one side. `end` (learn_peer.py) gives handles."""
 
     def __init__(self, end, contract=()):
         self.end, self.judge, self.contract = end, end.judge, tuple(contract)   # what the call may change
@@ -53,7 +57,8 @@ class Crossing:
     def begin(self, data: bytes = b"", results=()) -> None:
         """A new message, to be written or (with its raw numbers and the results of a call) to be read."""
         self.blobs, self.data, self.at = [], data, 0
-        self.leaves, self.results = [], list(results)   # tensors that need a gradient: arguments, and what was made
+        # tensors that need a gradient: arguments, and what was made
+        self.leaves, self.results = [], list(results)
 
     # Writing
 
@@ -83,10 +88,12 @@ class Crossing:
         if self.judge and n is None:
             self._remember(value)
         if SEQUENCES.get(kind.__name__) is kind:
-            return [kind.__name__, list(value) if ATOMS.issuperset(map(type, value)) else [inner(v) for v in value]]
+            return [kind.__name__, list(value) if ATOMS.issuperset(map(type, value))
+                    else [inner(v) for v in value]]
         if MAPPINGS.get(kind.__name__) is kind:
             made = getattr(value, "default_factory", None)
-            return [kind.__name__, [[inner(k), inner(v)] for k, v in value.items()], getattr(made, "__name__", None)]
+            return [kind.__name__, [[inner(k), inner(v)] for k, v in value.items()],
+                    getattr(made, "__name__", None)]
         if kind in OTHERS:
             return [kind.__name__, OTHERS[kind](value)]
         if is_array(value):
@@ -101,7 +108,7 @@ class Crossing:
         return value
 
     def _tensor(self, x, answer: bool, deep: bool) -> list:
-        """A result that a gradient flows to goes by its place in `results`; the rest by window and storage."""
+        """A result that a gradient flows to goes by its place in `results`; others by window and storage."""
         flows, n = x.requires_grad and torch().is_grad_enabled(), self.number.get(id(x))
         if answer and flows and not (x.is_leaf and (self.judge or n is not None)):
             self.results.append(x)
@@ -113,7 +120,8 @@ class Crossing:
         if x.requires_grad and not answer:
             self.leaves.append(x)
         grad = x.grad if self.judge and x.is_leaf else None
-        return ["tensor", write_tensor(x, self.storages, self.blobs), grad if grad is None else self.write(grad)]
+        return ["tensor", write_tensor(x, self.storages, self.blobs),
+                grad if grad is None else self.write(grad)]
 
     def _object(self, value, inner, answer: bool) -> list:
         """Names, handles, small things of torch, and instances of the chapters' classes."""
@@ -129,9 +137,10 @@ class Crossing:
             if answer and dataclasses.is_dataclass(value) and self.end.is_chapter(kind.__module__):
                 return ["object", *where, inner(vars(value))]
             if answer or not self.end.is_chapter(kind.__module__):
-                raise Refused(f"a value of type {where[1]} cannot be judged: return plain values, tensors or arrays")
+                raise Refused(f"a {where[1]} cannot be judged: return plain values, tensors or arrays")
             return self.end.give(value)             # a cache, say, for a model that is the test's
-        if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)) and self.end.is_common(value):
+        if isinstance(value,
+                      (type, types.FunctionType, types.BuiltinFunctionType)) and self.end.is_common(value):
             return ["name", value.__module__, value.__qualname__]
         if isinstance(value, types.BuiltinMethodType) and type(value.__self__).__name__ == "Pattern":
             return ["method", inner(value.__self__), value.__name__]
@@ -176,7 +185,8 @@ class Crossing:
             made.extend(items) if tag == "list" else made.update(items)
             return made
         if tag in MAPPINGS:
-            made = collections.defaultdict(FACTORIES.get(rest[1])) if tag == "defaultdict" else MAPPINGS[tag]()
+            factory = [FACTORIES.get(rest[1])] if tag == "defaultdict" else []
+            made = MAPPINGS[tag](*factory)
             self._number(made)
             for k, v in rest[0]:
                 made[self.read(k)] = v if type(v) in ATOMS else self.read(v)
@@ -201,7 +211,8 @@ class Crossing:
         if tag in ("range", "complex"):
             return self._number({"range": range, "complex": complex}[tag](*rest[0]))
         if tag == "torch" and rest[0] in ("dtype", "device"):
-            return self._number(getattr(torch(), str(rest[1])) if rest[0] == "dtype" else torch().device(rest[1]))
+            return self._number(getattr(torch(), str(rest[1])) if rest[0] == "dtype"
+                                else torch().device(rest[1]))
         if tag == "iterator":
             place = self._number(None, hold=True)
             return self._settle(place, (v for v in [self.read(v) for v in rest[0]]))

@@ -1,11 +1,11 @@
 """The process that runs tests: imports the heavy packages once, then forks a judge and a body for each case.
 
-Adds to learn_judge.py and learn_body.py: the verdict on one body. `check`, `prove` and `grade` start this file and
-send one JSON line a case (trees, test files, an exercise id, seeds, limits); the answer is one JSON line: every test
-with its outcome. The judge runs pytest on a tree in which the exercise's function only asks; the body's process, forked
-from here too and so without anything of the tests, answers. It is started when the judge first needs it, and again
-after it has died. This process itself never computes: where there is a CUDA device, a process forked after a backward
-pass cannot run one. Not for calling by hand; see learn_run.py.
+Adds to learn_judge.py and learn_body.py: the verdict on one body. `check`, `prove` and `grade` start this
+file and send one JSON line a case (trees, test files, an exercise id, seeds, limits); the answer is one JSON
+line: every test with its outcome. The judge runs pytest on a tree in which the exercise's function only asks;
+the body's process, forked from here too and so without anything of the tests, answers. It is started when the
+judge first needs it, and again after it has died. This process itself never computes: where there is a CUDA
+device, a process forked after a backward pass cannot run one. Not for calling by hand; see learn_run.py.
 """
 
 import contextlib
@@ -34,7 +34,8 @@ class Stopped(BaseException):
 
 def alarm(signum, frame):
     """Turn the timer's signal into a failure of the test that is running."""
-    if sys.modules["learn_judge"].BODIES.lock.locked():   # between a question to the worker and its answer: soon
+    # between a question to the worker and its answer: soon
+    if sys.modules["learn_judge"].BODIES.lock.locked():
         signal.setitimer(signal.ITIMER_REAL, 0.05)
     else:
         raise Stopped()
@@ -93,7 +94,8 @@ class Recorder:
             report.update(
                 outcome=kind(error, self.pytest), error=type(error).__name__, message=str(error)[:3000]
             )
-            for cause in (error, error.__cause__ or error.__context__):       # a test may put an error into words
+            # a test may put an error into words
+            for cause in (error, error.__cause__ or error.__context__):
                 for file, line in getattr(cause, "far", ()):
                     report["line"] = line if file == self.case["file"] else report["line"]
         report["prints"] = "".join(text for _, head, text in item._report_sections if head == "stdout")[:2000]
@@ -113,7 +115,7 @@ def kind(error: BaseException, pytest) -> str:
 
 
 def alone(case: dict, home: str, keep: int) -> None:
-    """Make this forked process one of its own: no descriptor but `keep`, output to a file, its own session."""
+    """Make this forked process one of its own: no descriptor but `keep`, output to a file, a session."""
     os.setsid()
     if LIBC:
         LIBC.prctl(1, signal.SIGKILL, 0, 0, 0)      # PR_SET_PDEATHSIG: never outlive the worker
@@ -139,7 +141,8 @@ def judge(case: dict, control: socket.socket) -> None:
     tree, home = case["judge"], os.path.join(case["scratch"], "judge")
     alone(case, home, control.fileno())
     os.chdir(tree)
-    os.environ.update(LEARN_SEEDS=",".join(map(str, case["seeds"])), PYTHONPATH=os.pathsep.join(folders(tree)),
+    os.environ.update(LEARN_SEEDS=",".join(map(str, case["seeds"])),
+                      PYTHONPATH=os.pathsep.join(folders(tree)),
                       PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     signal.signal(signal.SIGALRM, alarm)
     import pytest
@@ -250,7 +253,8 @@ def run(case: dict) -> dict:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     log = ""
     for name in ("judge.log", "body.log"):
-        with contextlib.suppress(OSError), open(os.path.join(case["scratch"], name), errors="replace") as file:
+        with contextlib.suppress(OSError), open(os.path.join(case["scratch"], name),
+                                                errors="replace") as file:
             log += file.read()[-3000:]
     end = "late" if late else "finished" if reports and "end" in reports[-1] else "crash"
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -262,7 +266,8 @@ def main() -> None:
     for name in ("learn_guard", "learn_judge", "learn_body"):
         importlib.import_module(name)
     # The tests must see the tree of their case only; the editable install lists this one's folders.
-    sys.path[:] = [p for p in sys.path if HERE not in (os.path.abspath(p), os.path.dirname(os.path.abspath(p)))]
+    sys.path[:] = [p for p in sys.path if HERE not in (os.path.abspath(p),
+                                                       os.path.dirname(os.path.abspath(p)))]
     answers, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
     try:
         for name in sys.argv[1:]:
