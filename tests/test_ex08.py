@@ -258,19 +258,21 @@ def test_cached_generation_equals_running_everything_again():
 class Adder:
     """A model whose next token is the sum of all before it, modulo 40; notes what it is given, and fills the cache."""
 
-    def __init__(self, **options):
+    def __init__(self, dtype=torch.float32, **options):
         self.config, self.calls, self.text = Config(**{**vars(CONFIG), **options}), [], None
+        self.dtype, self.kept = dtype, set()        # of the weights, and of the keys that the cache has kept
 
     def parameters(self):
-        yield torch.zeros(1)
+        yield torch.zeros(1, dtype=self.dtype)
 
     def __call__(self, ids, cache=None, start=0):
         self.calls.append((tuple(ids.shape), start))
         self.text = ids if cache is None or not start else torch.cat((self.text[:, :start], ids), 1)
         if cache is not None:
-            part = torch.zeros(ids.shape[0], CONFIG.n_kv_heads, ids.shape[1], CONFIG.d_model // CONFIG.n_heads)
+            D = CONFIG.d_model // CONFIG.n_heads
+            part = torch.zeros(ids.shape[0], CONFIG.n_kv_heads, ids.shape[1], D, dtype=self.dtype)
             for layer in range(CONFIG.n_layers):
-                cache.append(layer, part, part)
+                self.kept.add(cache.append(layer, part, part)[0].dtype)
         return torch.nn.functional.one_hot(self.text.cumsum(1) % 40, 40).float()[:, -ids.shape[1]:]
 
 
@@ -309,23 +311,17 @@ def test_the_cache_has_no_room_for_the_whole_context():
 
 @pytest.mark.ex("8.7")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_the_cache_has_the_type_of_the_weights(dtype, monkeypatch):
+def test_the_cache_has_the_type_of_the_weights(dtype):
     """a model in float64 or bfloat16 writes with a cache of the same type"""
-    types = []
-
-    def spy(*args, **named):
-        cache = KVCache(*args, **named)
-        types.append(cache.k.dtype)
-        return cache
-
-    monkeypatch.setattr(kv_cache, "KVCache", spy)
-    model = lively_model().to(dtype)
+    model, ids = Adder(dtype), torch.randint(40, (2, 3))
     try:
-        got = generate_cached(model, torch.randint(40, (2, 3)), 4)
+        got = generate_cached(model, ids, 4)
     except RuntimeError as error:
         pytest.fail(f"a model in {dtype} raised '{error}'")
-    assert got.shape == (2, 7) and types == [dtype], (
-        f"a model in {dtype} made caches of {types}, wanted one of {dtype}: KVCache takes it as `dtype`")
+    assert torch.equal(got, added(ids, 4)) and model.kept == {dtype}, (
+        f"a model in {dtype} had its keys kept as {model.kept}, wanted {dtype}: KVCache takes it as `dtype`")
+    real = generate_cached(lively_model().to(dtype), ids, 4)
+    assert real.shape == (2, 7), f"a model in {dtype} wrote {tuple(real.shape)}, wanted (2, 7)"
 
 
 @pytest.mark.ex("8.7")

@@ -13,7 +13,7 @@ import os
 import random
 import sys
 
-from learn_far import Gone, print_of, random_state, set_random
+from learn_far import Gone, expand, print_of, random_state, set_random
 from learn_peer import Peer
 from learn_tensors import is_array, is_tensor, numpy, torch
 from learn_wire import find
@@ -89,9 +89,8 @@ class BodyEnd(Peer):
 
     def watch(self, crossing, arguments: dict):
         """What to tell after a call: the values that it may change, and what it has changed besides."""
-        contract = [path for path in crossing.contract if path.split(".")[0] in arguments]
-        contract += [k for k, v in arguments.items() if type(v) is Context
-                     or k.startswith("out_") and "out_*" in crossing.contract]
+        contract = expand(crossing.contract, arguments)
+        contract += [k for k, v in arguments.items() if type(v) is Context]
         others = {k: v for k, v in arguments.items() if k not in contract
                   and (is_tensor(v) or is_array(v) or isinstance(v, (list, tuple, dict, set)))}
         grads = "gradients" not in crossing.contract

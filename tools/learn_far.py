@@ -70,6 +70,9 @@ class Far:
     def __getitem__(self, key):
         return self._use("__getitem__", key)
 
+    def __setitem__(self, key, value):
+        self._use("__setitem__", key, value)
+
     def __contains__(self, key):
         return self._use("__contains__", key)
 
@@ -86,6 +89,23 @@ def print_of(value, grads: bool = False):
     if isinstance(value, dict):
         return type(value), [(k, print_of(v, grads)) for k, v in value.items()]
     return value
+
+
+def expand(contract, arguments: dict) -> list[str]:
+    """The places that a call may change: `m`, `self.pool.*` (all that the pool holds), `model.*.load` (of any layer)."""
+    found = []
+    for first, *inner in (item.split(".") for item in contract):
+        if first == "out_*":
+            found += [name for name in arguments if name.startswith("out_")]
+        elif first in arguments and "*" not in inner:
+            found.append(".".join([first, *inner]))
+        elif first in arguments and inner[-1] == "*":
+            owner = functools.reduce(getattr, inner[:-1], arguments[first])
+            found += [".".join([first, *inner[:-1], name]) for name in vars(owner)]
+        elif first in arguments:
+            layers = [name for name, m in arguments[first].named_modules() if hasattr(m, inner[-1])]
+            found += [".".join(filter(None, [first, name, inner[-1]])) for name in layers]
+    return found
 
 
 def set_random(state: str) -> None:

@@ -17,14 +17,14 @@ import sys
 import threading
 import types
 
-from learn_far import Gone, random_state, set_random
+from learn_far import Gone, expand, random_state, set_random
 from learn_peer import Peer
 from learn_tensors import is_array, is_tensor, torch
 from learn_wire import Crossing, Refused, find
 
 # of a test's nn.Module
 OF_MODULES = ("parameters", "named_parameters", "zero_grad", "train", "eval", "training")
-DOUBLE = ("__len__", "__getitem__", "__iter__", "__next__", "__contains__")
+DOUBLE = ("__len__", "__getitem__", "__setitem__", "__iter__", "__next__", "__contains__")
 
 
 class Body(Peer):
@@ -67,7 +67,8 @@ class Body(Peer):
             return value
         public = name in DOUBLE or not name.startswith("_")
         inherited = torch() and isinstance(value, torch().nn.Module) and name in OF_MODULES
-        if own and public and (inherited or name in vars(value) or any(name in vars(c) for c in own)):
+        known = name in DOUBLE or inherited or name in vars(value) or any(name in vars(c) for c in own)
+        if own and public and known and hasattr(value, name):
             return getattr(value, name)
         raise Refused(f"{type(value).__name__} has no public {name or 'call'} for a body to use")
 
@@ -155,7 +156,7 @@ def assign(arguments: dict, path: str, new, contract: tuple) -> None:
     first, *inner = path.split(".")
     old, owner = arguments[first], None
     context = torch() and isinstance(old, torch().autograd.function.FunctionCtx)
-    if not (path in contract or context and not inner or "out_*" in contract and path.startswith("out_")):
+    if path not in expand(contract, arguments) and not (context and not inner):
         raise ValueError(f"malformed message: {path[:40]} is not to be changed")
     for name in inner:
         owner, old = old, getattr(old, name)

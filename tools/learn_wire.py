@@ -142,11 +142,13 @@ class Crossing:
         if isinstance(value,
                       (type, types.FunctionType, types.BuiltinFunctionType)) and self.end.is_common(value):
             return ["name", value.__module__, value.__qualname__]
+        if isinstance(value, types.MethodDescriptorType):   # str.encode
+            return ["name", value.__objclass__.__module__, value.__qualname__]
         if isinstance(value, types.BuiltinMethodType) and type(value.__self__).__name__ == "Pattern":
             return ["method", inner(value.__self__), value.__name__]
         if isinstance(value, PurePath):
             return ["path", os.path.relpath(value, self.end.tree)]
-        if kind.__name__ == "Pattern":
+        if kind.__module__ in ("re", "_regex") and kind.__name__ == "Pattern":
             return ["pattern", kind.__module__.removeprefix("_"), value.pattern, int(value.flags)]
         if torch() and isinstance(value, torch().Generator):
             return ["generator", bytes(value.get_state().numpy()).hex()]
