@@ -209,6 +209,9 @@ def train(world: Team, settings: Settings) -> list[float]:
 def main() -> None:
     """Start the ranks, or join those that torchrun has started."""
     settings = parse_settings(Settings, __doc__, dict(steps=4))
+    if settings.device not in ("auto", "cpu"):
+        raise ValueError(f"--device {settings.device}: torchrun gives each rank a GPU where there are some; "
+                         "ranks that this command starts itself are on the CPU")
     if "RANK" in os.environ:
         with joined(settings.patience) as world:
             train(world, settings)
