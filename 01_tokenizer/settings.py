@@ -70,8 +70,8 @@ def parse_settings(cls: type, description: str, quick: dict | None = None, argv:
                    full: dict | None = None):
     """Build a `cls` from the command line; ValueError for a number outside its field's range.
 
-    A field without a default is a positional argument. `quick` holds the values that --quick puts in place of
-    the defaults, `full` those of --full.
+    A field without a default is a positional argument, one with the default () any number of them. `quick`
+    holds the values that --quick puts in place of the defaults, `full` those of --full.
     """
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=description, formatter_class=as_written)
@@ -81,6 +81,8 @@ def parse_settings(cls: type, description: str, quick: dict | None = None, argv:
         text = comments.get(f.name, "").replace("%", "%%")
         if f.default is dataclasses.MISSING:
             parser.add_argument(f.name, type=f.type, help=text)
+        elif f.default == ():
+            parser.add_argument(f.name, nargs="*", default=None, help=text)
         elif isinstance(f.default, bool):
             action = argparse.BooleanOptionalAction if f.default else "store_true"
             parser.add_argument(flag, action=action, default=None, help=text)
@@ -92,6 +94,7 @@ def parse_settings(cls: type, description: str, quick: dict | None = None, argv:
     if given.get("quick") and given.get("full"):
         raise ValueError("--quick and --full are a toy and a large model: choose one")
     size = (given.get("quick") and quick) or (given.get("full") and full) or {}
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
     settings = cls(**{**size, **given})
     check_ranges(settings)
     return settings
