@@ -1,7 +1,8 @@
-"""From the small web to the curated set that the main model trains on: crawl, judge, pipeline, one file a document.
+"""From the small web to the curated set that the main model trains on: crawl, judge, pipeline, files.
 
-Adds to pipeline.py what it needs before it can start: the crawl itself, examples of good and bad text for the judge,
-and the held-out text and questions that must not stay in. Chapter 1 reads the result (out/06_data/curated).
+Adds to pipeline.py what it needs before it can start: the crawl itself, examples of good and bad text for the
+judge, and the held-out text and questions that must not stay in. Chapter 1 reads the result
+(out/06_data/curated).
 
     python 06_data/run.py --only-curate
 """
@@ -57,19 +58,21 @@ def write_judge(path: Path, seed: int) -> dict:
     examples = {"good": reference[:half] + docs[:400] + known[:20],
                 "calibrate": reference[half:] + docs[400:700] + known[20:], "bad": [t for t in bad if t]}
     write_json(path, examples)
-    ngrams, classifier = quality.NgramModel(examples["good"]), quality.QualityClassifier()
-    classifier.fit(examples["good"], examples["bad"])
+    judges = quality.Judges.train(**examples)
+    ngrams, classifier = judges.ngrams, judges.classifier
     fresh = [" ".join(page) for page in planted.offers(60, random.Random(seed + 2000))]
     good = examples["calibrate"]
-    return {"classifier_auc": quality.auc([classifier.score(t) for t in good], [classifier.score(t) for t in fresh]),
+    return {"classifier_auc": quality.auc([classifier.score(t) for t in good],
+                                          [classifier.score(t) for t in fresh]),
             "perplexity_auc": quality.auc([-ngrams.perplexity(t[:4000]) for t in good],
                                           [-ngrams.perplexity(t) for t in fresh])}
 
 
 def unseen_paragraphs(documents: list[dict]) -> tuple[list[str], list[str], float]:
-    """Paragraphs of the topics never served that no document contains: (to search with, to test on, share dropped).
+    """Paragraphs never served that no document contains: (to search with, to test on, share dropped).
 
-    Topics quote each other and the library quotes them, so keeping a page off the web does not keep its text off.
+    Topics quote each other and the library quotes them, so keeping a page off the web does not keep its text
+    off.
     """
     topics = [extract.normalise(text) for text in planted.held_out_topics().values()]
     paragraphs = [p for text in topics for p in text.split("\n\n") if len(p) > 200]
@@ -81,7 +84,7 @@ def unseen_paragraphs(documents: list[dict]) -> tuple[list[str], list[str], floa
 
 
 def write_curated(folder: Path, documents: list[dict]) -> None:
-    """The curated documents as one file each, which chapter 1 reads, and curated.json; a set already there is left alone."""
+    """The curated documents, a file each, for chapter 1, and curated.json; the same set is left alone."""
     texts = [doc["text"] for doc in documents]
     summary = {"documents": len(texts), "bytes": sum(len(t.encode()) for t in texts),
                "sha256": hashlib.sha256("\0".join(texts).encode()).hexdigest()}
@@ -112,13 +115,15 @@ class Curated:
 
 
 def curate(folder: Path, seed: int, pages: int, records: int, processes: int) -> Curated:
-    """Crawl, train the judge, run the pipeline, write the curated set. What is there already is not done again."""
+    """Crawl, train the judge, run the pipeline, write the curated set. What is there is not done again."""
     items = evaluate.load_mmlu(SETS / "mmlu_python.csv")
     counts = crawl_web(folder, seed, pages, "\n".join(" ".join(i.text().split()) + "." for i in items))
-    print("  crawl: " + ", ".join(f"{n} {what}" for what, n in sorted(counts.items(), key=lambda c: -c[1]) if n))
+    print("  crawl: " + ", ".join(f"{n} {what}" for what, n in sorted(counts.items(), key=lambda c: -c[1])
+                                  if n))
     judged = write_judge(folder / "judge.json", seed)
     with process_pool(processes) as executor:
-        pipeline.run_pipeline(folder / "crawl.warc.gz", folder / "stages", pipeline.Recipe(), executor, records,
+        pipeline.run_pipeline(folder / "crawl.warc.gz", folder / "stages", pipeline.Recipe(), executor,
+                              records,
                               ("extract",))
         extracted = ladder.stage_documents(folder / "stages", "extract")
         valid, test, known = unseen_paragraphs(extracted)

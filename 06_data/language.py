@@ -1,9 +1,10 @@
 """Which language is this? Character n-grams, counted, smoothed and multiplied: naive Bayes in one matrix.
 
 Comes after extract.py and before filters.py, whose stop-word rule knows English only. A text is hashed into
-counts of its 1- to 4-grams of characters; a language is a vector of log-probabilities over the same buckets; the
-score is their dot product. `languages.txt` holds parallel sentences to train on, and articles of the Universal
-Declaration of Human Rights to test on.
+counts of its 1- to 4-grams of characters; a language is a vector of log-probabilities over the same buckets;
+the score is their dot product. The best of ten languages is not the language of a text in an eleventh: a text
+whose n-grams are rare in the best, and hardly rarer in the second, is called unknown. `languages.txt` holds
+parallel sentences to train on, and articles of the Universal Declaration of Human Rights to test on.
 
 Source: Cavnar and Trenkle, "N-gram-based text categorization" (1994); Lui and Baldwin, langid.py (2012).
     python 06_data/language.py "Wie spät ist es?"
@@ -15,17 +16,20 @@ from pathlib import Path
 try:
     import numpy as np
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 
 from planted import HERE
 
 BUCKETS = 1 << 15
 ORDERS = (1, 2, 3, 4)
+UNKNOWN = "unknown"
+FLOOR = -8.7                       # nats; below it `best + lead` is that of a language the model has not seen
 
 
 def load_sentences(path: Path = HERE / "languages.txt") -> dict[str, dict[str, list[str]]]:
     """{split: {language: sentences}} of the text file beside this module."""
-    found: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}
+    found: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}, "other": {}}
     for line in path.read_text("utf-8").splitlines():
         if line and not line.startswith("#"):
             name, split, sentence = line.split(" ", 2)
@@ -43,7 +47,7 @@ def ngrams(text: str, limit: int = 2000) -> np.ndarray:
     found = []
     for n in ORDERS:
         h = np.full(max(len(codes) - n + 1, 0), n, dtype=np.uint64)
-        for i in range(n):                                   # h of every window at once: h * prime + next character
+        for i in range(n):                             # h of every window at once: h * prime + next character
             h = h * np.uint64(0x100000001B3) + codes[i:i + len(h)]
         h ^= h >> np.uint64(29)
         found.append((h * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(49))          # the top 15 bits
@@ -63,19 +67,25 @@ class LanguageModel:
         """Mean log-probability of an n-gram of `text` in each language, (languages,)."""
         return self.log_p[:, ngrams(text)].mean(axis=1)
 
-    def identify(self, text: str) -> tuple[str, float]:
-        """(language, how far ahead of the second it is, in nats an n-gram).
+    def nearest(self, text: str) -> tuple[str, float, float]:
+        """(the likeliest of the languages, its score, how far ahead of the second it is), in nats an n-gram.
 
-        A margin, not a probability: n-grams of one text overlap, so a product of thousands of them is absurdly
+        A lead, not a probability: n-grams of one text overlap, so a product of thousands of them is absurdly
         sure of everything.
         """
         scores = self.scores(text)
         second, first = np.argsort(scores)[-2:]
-        return self.names[first], float(scores[first] - scores[second])
+        return self.names[first], float(scores[first]), float(scores[first] - scores[second])
+
+    def identify(self, text: str) -> tuple[str, float]:
+        """(language or UNKNOWN, its lead). Unknown: nothing to read, or in none of the languages."""
+        name, score, lead = self.nearest(text)
+        letters = sum(map(str.isalpha, text[:2000]))
+        return (name if letters >= 3 and score + lead >= FLOOR else UNKNOWN), lead
 
 
 def log_probabilities(counts: np.ndarray, smoothing: float) -> np.ndarray:
-    """Counts (L, n) to log-probabilities (L, n): `smoothing` is added to every count, each row sums to one."""
+    """Counts (L, n) to log-probabilities (L, n): `smoothing` is added to each count, rows sum to one."""
     smoothed = counts + smoothing
     return np.log(smoothed / smoothed.sum(axis=1, keepdims=True))
 
@@ -87,20 +97,34 @@ def default_model() -> LanguageModel:
 
 
 def accuracy_by_length(model: LanguageModel, sentences: dict[str, list[str]],
-                       lengths: tuple[int, ...] = (10, 20, 40, 80, 160)) -> tuple[dict[int, float], np.ndarray]:
-    """(accuracy on windows of each length, confusion counts (true, guessed) at the shortest length)."""
+                       lengths: tuple[int, ...] = (10, 20, 40, 80, 160)) -> tuple[dict[int, float],
+                                                                                  np.ndarray]:
+    """(accuracy on windows of each length if none is unknown, confusions (true, guessed) at the shortest)."""
     accuracy, confusion = {}, np.zeros((len(model.names), len(model.names)), dtype=int)
     for length in lengths:
         right = total = 0
         for row, name in enumerate(model.names):
             text = " ".join(sentences[name])
-            for start in range(0, len(text) - length, max(length // 2, 1)):
-                guess, _ = model.identify(text[start:start + length])
+            for window in windows(text, length):
+                guess = model.nearest(window)[0]
                 right, total = right + (guess == name), total + 1
                 if length == min(lengths):
                     confusion[row, model.names.index(guess)] += 1
         accuracy[length] = right / max(total, 1)
     return accuracy, confusion
+
+
+def windows(text: str, length: int) -> list[str]:
+    """Pieces of a text of this length, each half over the one before; the whole text if it is shorter."""
+    return [text[i:i + length] for i in range(0, max(len(text) - length, 1), max(length // 2, 1))]
+
+
+def unknown_by_length(model: LanguageModel, sentences: dict[str, list[str]],
+                      lengths: tuple[int, ...] = (10, 20, 40, 80, 160)) -> dict[int, float]:
+    """Share of windows of each length that are called unknown."""
+    texts = [" ".join(sentences[name]) for name in sentences]
+    guesses = {n: [model.identify(w)[0] for text in texts for w in windows(text, n)] for n in lengths}
+    return {n: guesses[n].count(UNKNOWN) / len(guesses[n]) for n in lengths}
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """The whole of data preparation as a stream of documents through named stages, over shards, on any executor.
 
-Adds to the single steps what makes them a system: a corpus is a folder of shards; a stage reads one shard document
-by document and writes one file; a manifest beside it holds the hash of what went in, of what came out, and why
-documents were dropped. A rerun skips every file whose manifest still matches, so an interrupted run continues and a
-changed setting redoes exactly what depends on it. Stages that compare documents across shards write small keys per
-shard, decide once, and apply the decision per shard again.
+Adds to the single steps what makes them a system: a corpus is a folder of shards; a stage reads one shard
+document by document and writes one file; a manifest beside it holds the hash of what went in, of what came
+out, and why documents were dropped. A rerun skips every file whose manifest still matches, so an interrupted
+run continues and a changed setting redoes exactly what depends on it. Stages that compare documents across
+shards write small keys per shard, decide once, and apply the decision per shard again.
 
 Source: MapReduce (Dean and Ghemawat 2004); the order of stages as in FineWeb (Penedo et al. 2024).
     python 06_data/pipeline.py crawl.warc.gz folder        any WARC file, Common Crawl's too
@@ -13,7 +13,6 @@ import gzip
 import hashlib
 import inspect
 import json
-import re
 import time
 from collections import Counter
 from concurrent.futures import Executor
@@ -23,9 +22,10 @@ from pathlib import Path
 from typing import Iterator
 
 try:
-    from workbench import atomic, parse_settings, process_pool, read_json, run_main, write_json
+    from workbench import atomic, parse_settings, process_pool, read_json, run_main, setting, write_json
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 import across_shards
 import charset
 import decontaminate
@@ -37,75 +37,38 @@ import http_message
 import language
 import page_blocks
 import quality
+import shards
 import warc
 import warc_stream
 from across_shards import ACROSS, PARTS, decide, read_documents, shard_keys
+from settings import check_ranges
+from shards import domain, file_hash, shard
 
-STAGES = ("extract", "language", "rules", "quality", "exact", "near", "paragraphs", "lines", "decontaminate", "private")
-SAMPLES = 2                                                  # removed documents shown for each reason and shard
+STAGES = ("extract", "language", "rules", "quality", "exact", "near", "paragraphs", "lines", "decontaminate",
+          "private")
+SAMPLES = 2                                                # removed documents shown for each reason and shard
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides what the pipeline keeps. A change redoes the stages that read it."""
     language: str = "en"
-    judge: str = ""                    # JSON {"good": [...], "bad": [...], "calibrate": [...]}: what quality is learned from
-    keep_good: float = 0.99            # share of good examples that each judge of quality must keep
+    judge: str = ""     # JSON {"good": [...], "bad": [...], "calibrate": [...]}: what quality is learned from
+    # share of good examples that each judge of quality must keep
+    keep_good: float = setting(0.99, above=0, most=1)
     items: str = ""                    # JSON list of evaluation texts that training must not contain
-    threshold: float = deduplicate.THRESHOLD
-    minimum: int = 120                 # characters left, below which a document is dropped
-
-
-def shard(source: Path, folder: Path, records: int = 100) -> list[Path]:
-    """Cut a WARC file into shards of `records` pages, unless that was done before."""
-    done = folder / "shards.json"
-    wanted = {"source": _hash(source), "records": records}
-    if done.exists() and (known := read_json(done))["of"] == wanted:
-        return [folder / name for name in known["shards"]]
-    for old in (folder / "warc").glob("*.warc.gz"):
-        old.unlink()
-    problems, paths = Counter(), []
-    pages = warc.read_warc(source, problems)
-    while True:
-        group = [page for _, page in zip(range(records), pages)]
-        if not group:
-            break
-        paths.append(folder / "warc" / f"{len(paths):05d}.warc.gz")
-        with atomic(paths[-1]) as temporary, open(temporary, "wb") as file:
-            for page in group:
-                warc.write_record(file, page)
-    if not paths:
-        found = ", ".join(f"{n} {what}" for what, n in problems.items()) or "it has no record of type `response`"
-        raise ValueError(f"{source} holds no page ({found}): name a WARC file of a crawl, such as crawl.warc.gz")
-    write_json(done, {"of": wanted, "shards": [str(p.relative_to(folder)) for p in paths], "problems": problems})
-    return paths
-
-
-def _hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        h = hashlib.sha256()
-        while block := file.read(1 << 20):
-            h.update(block)
-    return h.hexdigest()
-
-
-def _domain(url: str) -> str:
-    """Which part of the web a page is from: the first folder of its path, or what kind of pydoc page it is."""
-    path, _, query = url.partition("#")[0].partition("?")    # not urlsplit, which raises for some addresses
-    folders = re.sub("^[a-z]+://[^/]*", "", path).strip("/").split("/")
-    return folders[0] if len(folders) > 1 else "topics" if query else "modules"
+    threshold: float = setting(deduplicate.THRESHOLD, above=0, most=1)     # similarity of near copies
+    minimum: int = setting(120, least=0)                  # characters left, below which a document is dropped
 
 
 @lru_cache(maxsize=2)
-def _judges(path: str, keep: float) -> tuple:
-    """(n-gram model, its limit, classifier, its limit), trained once in each process from the example file."""
+def judges_of(path: str, keep: float) -> quality.Judges:
+    """The judges of quality that a recipe names by its file of examples, trained once in each process."""
     examples = read_json(path)
-    cut = [text[:4000] for text in examples["calibrate"]]
-    ngrams = quality.NgramModel(examples["good"])
-    classifier = quality.QualityClassifier()
-    classifier.fit(examples["good"], examples["bad"])
-    return (ngrams, -quality.threshold_keeping([-ngrams.perplexity(t) for t in cut], keep),
-            classifier, quality.threshold_keeping([classifier.score(t) for t in cut], keep))
+    lacking = [name for name in ("good", "bad", "calibrate") if not examples.get(name)]
+    if lacking:
+        raise ValueError(f"{path} has no `{lacking[0]}`: wanted lists of `good`, `bad` and `calibrate` texts")
+    return quality.Judges.train(examples["good"], examples["bad"], examples["calibrate"], keep)
 
 
 @lru_cache(maxsize=2)
@@ -126,10 +89,8 @@ def apply_stage(stage: str, doc: dict, recipe: Recipe) -> str:
         doc["text"] = filters.c4_lines(text, prose_only=False)
         return filters.first_broken(doc["text"])
     if stage == "quality" and recipe.judge:
-        ngrams, most, classifier, least = _judges(recipe.judge, recipe.keep_good)
-        if classifier.score(text) < least:
-            return "quality: classifier"
-        return "quality: perplexity" if ngrams.perplexity(text[:4000]) > most else ""
+        objection = judges_of(recipe.judge, recipe.keep_good).objection(text)
+        return f"quality: {objection}" if objection else ""
     if stage == "decontaminate" and recipe.items:
         return "contains evaluation items" if _detector(recipe.items).leaks(text) else ""
     if stage == "private":
@@ -144,7 +105,7 @@ def _stream(stage: str, source: Path, recipe: Recipe, decision: Path | None) -> 
         problems: Counter = Counter()
         for page in warc.read_warc(source, problems):
             text, reason = extract.extract(page.body, page.headers.get("content-type", ""))
-            yield {"url": page.url, "domain": _domain(page.url), "text": text, "raw": len(page.body)}, reason
+            yield {"url": page.url, "domain": domain(page.url), "text": text, "raw": len(page.body)}, reason
         for reason, count in problems.items():
             yield from [({"url": "", "domain": "", "text": "", "raw": 0}, reason)] * count
         return
@@ -163,13 +124,16 @@ def _stream(stage: str, source: Path, recipe: Recipe, decision: Path | None) -> 
 
 
 def run_shard(stage: str, source: str, target: str, recipe: Recipe, decision: str = "") -> dict:
-    """One stage over one shard, in any process. Gives the manifest, plus the CPU seconds if it was not skipped."""
+    """One stage over one shard, in any process. Gives the manifest, and CPU seconds unless it was skipped."""
     src, out = Path(source), Path(target)
     note = out.with_name(out.name + ".json")
-    reads = {name: _hash(Path(name)) for name in (source, decision, *_reads(stage, recipe)) if name}
-    key = hashlib.sha256(json.dumps([stage, asdict(recipe), _code(), list(reads.values())]).encode()).hexdigest()
-    if out.exists() and note.exists() and (known := read_json(note))["key"] == key and known["sha256"] == _hash(out):
-        return known
+    reads = {name: file_hash(Path(name)) for name in (source, decision, *_reads(stage, recipe)) if name}
+    key = hashlib.sha256(json.dumps([stage, asdict(recipe), _code(),
+                                     list(reads.values())]).encode()).hexdigest()
+    if out.exists() and note.exists():
+        known = read_json(note)
+        if known["key"] == key and known["sha256"] == file_hash(out):
+            return known
     begin, reasons, samples = time.process_time(), Counter(), {}
     n_in = n_out = bytes_in = bytes_out = 0
     with atomic(out) as temporary, open(temporary, "wb") as raw:
@@ -185,7 +149,8 @@ def run_shard(stage: str, source: str, target: str, recipe: Recipe, decision: st
                 line = json.dumps(doc, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
                 n_out, bytes_out = n_out + 1, bytes_out + len(doc["text"].encode("utf-8", "replace"))
                 file.write(line)
-    manifest = {"key": key, "sha256": _hash(out), "documents_in": n_in, "documents_out": n_out, "bytes_in": bytes_in,
+    manifest = {"key": key, "sha256": file_hash(out), "documents_in": n_in, "documents_out": n_out,
+                "bytes_in": bytes_in,
                 "bytes_out": bytes_out, "reasons": dict(sorted(reasons.items())), "samples": samples}
     write_json(note, manifest)
     return {**manifest, "cpu": time.process_time() - begin}
@@ -199,14 +164,18 @@ def _reads(stage: str, recipe: Recipe) -> list[str]:
 def _code() -> str:
     """Hash of the code that decides: changed code is a changed result."""
     modules = (across_shards, charset, decontaminate, deduplicate, extract, filters, html_tokens, http_message,
-               language, page_blocks, quality, warc, warc_stream, inspect.getmodule(_code))
+               language, page_blocks, quality, shards, warc, warc_stream, inspect.getmodule(_code))
     return hashlib.sha256("".join(inspect.getsource(m) for m in modules).encode()).hexdigest()
 
 
-def run_pipeline(source: Path | str, folder: Path | str, recipe: Recipe = Recipe(), executor: Executor | None = None,
+def run_pipeline(source: Path | str, folder: Path | str, recipe: Recipe = Recipe(),
+                 executor: Executor | None = None,
                  records: int = 100, stages: tuple[str, ...] = STAGES) -> dict:
-    """All stages over a WARC file; gives the funnel. `executor` is anything with `submit`: two processes by default."""
+    """All stages over a WARC file; gives the funnel. `executor`: anything with `submit`; else two processes."""
     folder = Path(folder)
+    check_ranges(recipe)
+    if records < 1:
+        raise ValueError(f"records {records}: give 1 or more pages a shard")
     if executor is None:
         with process_pool(2) as executor:
             return run_pipeline(source, folder, recipe, executor, records, stages)
@@ -231,12 +200,14 @@ def run_pipeline(source: Path | str, folder: Path | str, recipe: Recipe = Recipe
                    for p, t, d in zip(current, targets, decisions)]
         notes = [future.result() for future in futures]
         before = funnel[-1]["bytes_out"] if funnel else sum(n["bytes_in"] for n in notes)
-        funnel.append({"stage": stage, "documents_in": sum(n["documents_in"] for n in notes), "bytes_in": before,
+        funnel.append({"stage": stage, "documents_in": sum(n["documents_in"] for n in notes),
+                       "bytes_in": before,
                        "documents_out": sum(n["documents_out"] for n in notes),
                        "bytes_out": sum(n["bytes_out"] for n in notes),
                        "reasons": dict(sum((Counter(n["reasons"]) for n in notes), Counter()).most_common()),
                        "samples": {k: v for n in reversed(notes) for k, v in n["samples"].items()},
-                       "skipped": sum("cpu" not in n for n in notes), "cpu": cpu + sum(n.get("cpu", 0) for n in notes)})
+                       "skipped": sum("cpu" not in n for n in notes),
+                       "cpu": cpu + sum(n.get("cpu", 0) for n in notes)})
         current = targets
     return {"shards": len(names), "stages": funnel, "problems": read_json(folder / "shards.json")["problems"],
             "output": [str(p) for p in current]}
@@ -247,7 +218,7 @@ def verify(folder: Path | str) -> list[str]:
     bad = []
     for note in sorted(Path(folder).glob("*/*.jsonl.gz.json")):
         out = note.with_name(note.name.removesuffix(".json"))
-        if not out.exists() or _hash(out) != read_json(note)["sha256"]:
+        if not out.exists() or file_hash(out) != read_json(note)["sha256"]:
             bad.append(str(out))
     return bad
 
@@ -257,8 +228,8 @@ def funnel_table(result: dict) -> str:
     rows = ["stage           documents        megabytes    most common reasons"]
     for s in result["stages"]:
         why = ", ".join(f"{k} {v}" for k, v in list(s["reasons"].items())[:3])
-        rows.append(f"{s['stage']:<14}{s['documents_in']:5d} > {s['documents_out']:5d}  {s['bytes_in'] / 1e6:6.2f} > "
-                    f"{s['bytes_out'] / 1e6:6.2f}    {why}")
+        rows.append(f"{s['stage']:<14}{s['documents_in']:5d} > {s['documents_out']:5d}  "
+                    f"{s['bytes_in'] / 1e6:6.2f} > {s['bytes_out'] / 1e6:6.2f}    {why}")
     return "\n".join(rows)
 
 

@@ -12,12 +12,14 @@ import math
 import re
 import zlib
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 
 import numpy as np
 
 from likelihood import encode_pair
 
 START, END, UNKNOWN = "<s>", "</s>", "<unk>"
+LOOKED_AT = 4000                       # characters of a text whose perplexity counts
 
 
 def words_of(text: str) -> list[str]:
@@ -131,9 +133,9 @@ class QualityClassifier:
             loss, step = 0.0, rate * (1 - epoch / epochs)
             for i in rng.permutation(len(rows)):
                 where, values, label, weight = rows[i]
-                p = 1 / (1 + math.exp(-(values @ self.weights[where] + self.bias)))
-                loss -= weight * math.log(max(p if label else 1 - p, 1e-12))
-                error = (p - label) * weight * len(rows)     # derivative of the loss by the score
+                z = values @ self.weights[where] + self.bias
+                loss += weight * float(np.logaddexp(0, -z if label else z))      # -log p, at any z
+                error = (sigmoid(z) - label) * weight * len(rows)                # its derivative by z
                 self.weights[where] -= step * (error * values + l2 * self.weights[where])
                 self.bias -= step * error * 0.1              # the bias moves slowly: it is in every example
         return loss
@@ -141,7 +143,37 @@ class QualityClassifier:
     def score(self, text: str) -> float:
         """Probability in (0, 1) that the text is good."""
         where, values = self.features(text)
-        return 1 / (1 + math.exp(-(values @ self.weights[where] + self.bias)))
+        return sigmoid(values @ self.weights[where] + self.bias)
+
+
+def sigmoid(z: float) -> float:
+    """1 / (1 + exp(-z)), without an overflow however far z is from 0."""
+    e = math.exp(-abs(z))
+    return 1 / (1 + e) if z >= 0 else e / (1 + e)
+
+
+@dataclass
+class Judges:
+    """Both judges, trained, and where each cuts."""
+    ngrams: NgramModel
+    most: float                        # perplexity above which a text goes
+    classifier: QualityClassifier
+    least: float                       # score below which it goes
+
+    @classmethod
+    def train(cls, good: list[str], bad: list[str], calibrate: list[str], keep: float = 0.99) -> "Judges":
+        """Learn from good and bad texts; each cut keeps a share of `calibrate`, good texts unseen."""
+        ngrams, classifier = NgramModel(good), QualityClassifier()
+        classifier.fit(good, bad)
+        cut = [text[:LOOKED_AT] for text in calibrate]
+        return cls(ngrams, -threshold_keeping([-ngrams.perplexity(t) for t in cut], keep),
+                   classifier, threshold_keeping([classifier.score(t) for t in cut], keep))
+
+    def objection(self, text: str) -> str:
+        """'' for a text worth keeping, else which judge is against it."""
+        if self.classifier.score(text) < self.least:
+            return "classifier"
+        return "perplexity" if self.ngrams.perplexity(text[:LOOKED_AT]) > self.most else ""
 
 
 def threshold_keeping(scores: list[float], share: float) -> float:

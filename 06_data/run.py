@@ -11,7 +11,8 @@ from pathlib import Path
 try:
     from workbench import RunSettings, announce, parse_settings, process_pool, read_json, run_main, write_json
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 import numpy as np
 
 import deduplicate
@@ -58,7 +59,7 @@ def score_extraction(seed: int) -> dict[str, list[float]]:
 
 
 def rule_table(documents: list[dict], kinds: dict[str, str]) -> dict[str, dict[str, int]]:
-    """How many wanted and unwanted documents each rule alone would remove: {rule: {"wanted": n, "unwanted": n}}."""
+    """How many documents each rule alone would remove: {rule: {"wanted": n, "unwanted": n}}."""
     bad = {"spam", "advertisement", "boilerplate", "broken", "code", "language"}
     table: dict[str, Counter] = defaultdict(Counter)
     for doc in documents:
@@ -83,7 +84,7 @@ def edited_pairs(seed: int, n: int = 600) -> list[tuple[np.ndarray, np.ndarray]]
 
 
 def measure_near(seed: int) -> dict:
-    """Recall and false merges of MinHash on edited copies, and the share found by similarity (for the figure)."""
+    """Recall and false merges of MinHash on edited copies, and the share found by similarity."""
     pairs, (bands, rows) = edited_pairs(seed), deduplicate.choose_bands()
     sigs = deduplicate.signatures([x for pair in pairs for x in pair], *deduplicate.hash_functions())
     left, right = sigs[::2], sigs[1::2]
@@ -93,9 +94,11 @@ def measure_near(seed: int) -> dict:
     found = same.all(2).any(1)
     merged = found & ((left == right).mean(1) >= deduplicate.THRESHOLD)
     bins = np.arange(0.05, 1.0, 0.1)
-    near = {float(b): float(found[abs(true - b) <= .05].mean()) for b in bins if (abs(true - b) <= .05).sum() >= 10}
+    near = {float(b): float(found[abs(true - b) <= .05].mean()) for b in bins
+            if (abs(true - b) <= .05).sum() >= 10}
     return {"bands": bands, "rows": rows, "pairs": len(pairs), "by_similarity": near,
-            "candidate_recall": float(found[true >= 0.8].mean()), "merge_recall": float(merged[true >= 0.8].mean()),
+            "candidate_recall": float(found[true >= 0.8].mean()),
+            "merge_recall": float(merged[true >= 0.8].mean()),
             "false_merges": float((merged & (true < 0.7)).sum() / max(merged.sum(), 1))}
 
 
@@ -109,7 +112,7 @@ def leak_effect(curated: list[str], items: list[evaluate.Choice]) -> dict:
 
 def mix_sources(folder: Path, documents: list[dict], tokenizer: Tokenizer, valid: list[str],
                 s: Settings) -> tuple[dict, np.ndarray]:
-    """Search the weights of the sources with proxy runs, cap the epochs, write train.bin; (numbers, tokens)."""
+    """Search the sources' weights with proxy runs, cap the epochs, write train.bin; (numbers, tokens)."""
     sources: dict[str, list[np.ndarray]] = defaultdict(list)
     for doc in documents:
         name = doc["domain"] if doc["domain"] in ("wiki", "topics", "modules") else "articles"
@@ -121,7 +124,8 @@ def mix_sources(folder: Path, documents: list[dict], tokenizer: Tokenizer, valid
     shape = ladder.Shape(d_model=64, n_layers=2, steps=s.proxy_steps, batch=8, length=64)
 
     def score(weights: dict[str, float]) -> float:
-        tokens = mix.sample_documents(sources, weights, shape.steps * shape.batch * shape.length * 5 // 4, s.seed)
+        tokens = mix.sample_documents(sources, weights, shape.steps * shape.batch * shape.length * 5 // 4,
+                                      s.seed)
         model = ladder.train_on(tokens, tokenizer.vocab_size, shape, s.seed, "proxy")
         return float(np.mean([bits_per_byte(model, t, n, shape.length) for t, n in tests]))
     found, runs = mix.search_weights(list(sizes), score, s.proxies, s.seed)
@@ -129,7 +133,8 @@ def mix_sources(folder: Path, documents: list[dict], tokenizer: Tokenizer, valid
     weights = mix.cap_epochs(found, sizes, total, max(8.0, 1.5 * total / sum(sizes.values())))
     tokens = np.concatenate([[tokenizer.special[EOS]], mix.sample_documents(sources, weights, total, s.seed)])
     write_tokens(folder / "train.bin", tokens)
-    return {"sizes": sizes, "searched": found, "weights": weights, "epochs": mix.epochs(weights, sizes, total),
+    return {"sizes": sizes, "searched": found, "weights": weights,
+            "epochs": mix.epochs(weights, sizes, total),
             "by_size": mix.temperature_weights(sizes, 1), "temperature_2": mix.temperature_weights(sizes, 2),
             "proxies": runs}, tokens.astype(np.uint16)
 
@@ -145,42 +150,58 @@ def main() -> None:
         return write_json(folder / "curating.json", {"seed": s.seed, "seconds": time.perf_counter() - begin})
 
     extraction = score_extraction(s.seed)
-    print("  extraction (precision, recall): " + ", ".join(f"{k} {p:.3f} {r:.3f}" for k, (p, r) in extraction.items()))
-    accuracy, confusion = language.accuracy_by_length(language.default_model(), language.load_sentences()["test"])
+    print("  extraction (precision, recall): " + ", ".join(f"{k} {p:.3f} {r:.3f}" for k,
+                                                           (p, r) in extraction.items()))
+    accuracy, confusion = language.accuracy_by_length(language.default_model(),
+                                                      language.load_sentences()["test"])
     print("  language: " + ", ".join(f"{n} characters {a:.0%}" for n, a in accuracy.items()))
+    unknown = {side: language.unknown_by_length(language.default_model(), language.load_sentences()[side])
+               for side in ("test", "other")}
+    for side, said in (("test", "of the ten languages"), ("other", "of other languages")):
+        print(f"  called unknown {said}: " + ", ".join(f"{n} characters {u:.0%}" for n,
+                                                       u in unknown[side].items()))
     print(f"  quality, area under the curve: classifier {made.judged['classifier_auc']:.3f}, "
           f"perplexity {made.judged['perplexity_auc']:.3f}")
     near = measure_near(s.seed)
     print(f"  near copies: {near['bands']} bands of {near['rows']}, recall {near['candidate_recall']:.3f} as "
           f"candidates, {near['merge_recall']:.3f} merged; false merges {near['false_merges']:.3%}")
-    print(f"  held-out text: {made.in_crawl:.0%} of its paragraphs are in the crawl after all, and are not tested on")
+    print(f"  held-out text: {made.in_crawl:.0%} of its paragraphs are in the crawl after all, "
+          "and are not tested on")
     rules = rule_table(made.extracted, {p.path.lstrip("/"): p.kind for p in planted.build(s.seed)})
     leak = leak_effect([d["text"] for d in made.documents], made.items)
-    print(f"  leaked questions: accuracy {leak['clean'][0]:.2f} without, {leak['leaked'][0]:.2f} with them in the "
-          "training text")
+    print(f"  leaked questions: accuracy {leak['clean'][0]:.2f} without, {leak['leaked'][0]:.2f} with them in "
+          "the training text")
 
     texts = {name: [d["text"] for d in ladder.stage_documents(folder / "stages", stage)]
-             for name, stage in (("extracted", "extract"), ("filtered", "quality"), ("deduplicated", "private"))}
+             for name, stage in (("extracted", "extract"), ("filtered", "quality"),
+                                 ("deduplicated", "private"))}
     tokenizer = Tokenizer(train(texts["deduplicated"], VOCABULARY - len(SPECIAL)))
     mixture, mixed = mix_sources(folder, made.documents, tokenizer, made.valid, s)
     print("  mixture: " + ", ".join(f"{n} {w:.0%} ({mixture['epochs'][n]:.1f} epochs)"
                                      for n, w in mixture["weights"].items()))
-    rungs = {"raw": ladder.raw_documents(sorted((folder / "stages" / "warc").iterdir())), **texts, "mixed": mixed}
+    rungs = {"raw": ladder.raw_documents(sorted((folder / "stages" / "warc").iterdir())), **texts,
+             "mixed": mixed}
     asked = [q for fact in find_facts(60, random.Random(s.seed)) for q in questions(fact)]
     seeds = range(s.seed, s.seed + s.ladder_seeds)
     with process_pool(s.processes) as executor:
-        climbed = ladder.climb(rungs, tokenizer, made.test, asked, ladder.Shape(steps=s.steps), seeds, executor)
+        climbed = ladder.climb(rungs, tokenizer, made.test, asked, ladder.Shape(steps=s.steps), seeds,
+                               executor)
     for name, row in climbed.items():
-        print(f"  {name:<13} {np.mean(row['bits_per_byte']):.3f} ± {np.std(row['bits_per_byte']):.3f} bits a byte, "
+        loss = row["bits_per_byte"]
+        print(f"  {name:<13} {np.mean(loss):.3f} ± {np.std(loss):.3f} bits a byte, "
               f"recall {np.mean(row['recall']):.1%} ± {np.std(row['recall']):.1%}")
     pictures.draw_funnel(folder / "funnel.png", made.funnel["stages"])
     pictures.draw_s_curve(folder / "s_curve.png", near["bands"], near["rows"], near["by_similarity"])
     pictures.draw_ladder(folder / "ladder.png", climbed)
     earlier = read_json(folder / "curating.json")["seconds"] if (folder / "curating.json").exists() else 0.0
     write_json(folder / "metrics.json", {
-        "seed": s.seed, "settings": asdict(s), "crawl": made.crawl, "extraction": extraction, "language": accuracy,
-        "confusion": {"names": language.default_model().names, "counts": confusion.tolist()}, "quality": made.judged,
-        "near": near, "funnel": made.funnel, "rules": rules, "leak": leak, "mixture": mixture, "ladder": climbed,
+        "seed": s.seed, "settings": asdict(s), "crawl": made.crawl, "extraction": extraction,
+        "language": accuracy,
+        "unknown": unknown,
+        "confusion": {"names": language.default_model().names, "counts": confusion.tolist()},
+        "quality": made.judged,
+        "near": near, "funnel": made.funnel, "rules": rules, "leak": leak, "mixture": mixture,
+        "ladder": climbed,
         "held_out_in_crawl": made.in_crawl, "seconds": earlier + time.perf_counter() - begin})
 
 
