@@ -3,7 +3,9 @@
 #include "swizzled_tiles.cuh"
 
 __global__ void places_kernel(int* places) {
-  for (int c = 0; c < D / 8; c++) places[threadIdx.x * (D / 8) + c] = int(piece((bf16*)nullptr, threadIdx.x, c) - (bf16*)nullptr);
+  bf16* tile = nullptr;
+  const int r = threadIdx.x;
+  for (int c = 0; c < D / 8; c++) places[r * (D / 8) + c] = int(piece(tile, r, c) - tile);
 }
 extern "C" int places(int* places, cudaStream_t stream) {
   places_kernel<<<1, 16, 0, stream>>>(places);

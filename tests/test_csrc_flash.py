@@ -1,4 +1,4 @@
-"""The ladder of csrc/flash against torch in float64, within an error bound that is derived here, in every mode."""
+"""The ladder of csrc/flash against torch in float64, within an error bound derived here, in every mode."""
 
 import pytest
 import torch
@@ -7,13 +7,17 @@ import kernels
 from flash_rungs import BACKWARD, DETERMINISTIC, FORWARD, flash_backward, flash_forward, library
 
 LENGTHS = (1, 31, 64, 65, 129, 300)
-HEADS = [(1, 2, 2), (2, 1, 1), (1, 4, 2), (1, 3, 1)]  # batch, query heads, key heads: none share, and 2 and 3 do
+HEADS = [(1, 2, 2), (2, 1, 1), (1, 4, 2), (1, 3, 1)]  # batch, query heads, key heads
 RUNGS = {str(n): rung for n, rung in FORWARD.items() if 1 <= n <= 4}
 RUNGS |= {"5": BACKWARD[5], "5 deterministic": DETERMINISTIC}
-CPU = [pytest.param(mode, marks=pytest.mark.skipif(bool(kernels.why_not()), reason=kernels.why_not() or "runs"))
-       for mode in ("fast", "check")]
-MODES = [*CPU, pytest.param("gpu", marks=pytest.mark.skipif(bool(kernels.why_not("cuda")),
-                                                            reason=kernels.why_not("cuda") or "runs"))]
+
+
+def needs(device: str):
+    """Skip where the kernels cannot run on this device."""
+    return pytest.mark.skipif(bool(kernels.why_not(device)), reason=kernels.why_not(device) or "runs")
+
+
+MODES = [pytest.param(m, marks=needs("cuda" if m == "gpu" else "cpu")) for m in ("fast", "check", "gpu")]
 U = 2.0**-8  # bfloat16 keeps 8 bits: rounding x to nearest moves it by at most 2^-8 |x|
 F = 2.0**-14  # room for fp32: sums of some hundred products, each off by 2^-24, and exp2 with 2^-22
 
@@ -27,10 +31,10 @@ def tensors(B: int, H: int, K: int, T: int, D: int, dtype: torch.dtype, mode: st
 
 
 def wanted_and_bounds(q, k, v, d_o, causal: bool) -> dict:
-    """{"O", "L", "dQ", "dK", "dV": (value in float64, how far bfloat16 in and out and fp32 between may be off)}.
+    """{"O", "L", "dQ", "dK", "dV": (value in float64, how far off with bfloat16 in and out, fp32 between)}.
 
-    The kernels round five times: P before P V and P^T dO, dS before dS K and dS^T Q, and what they return. Each
-    rounding moves a number by U of itself, and a product carries it on by the sizes of the other factor.
+    The kernels round P before P V and P^T dO, dS before dS K and dS^T Q, and what they return. Each rounding
+    moves a number by U of itself, and a product carries it on by the sizes of the other factor.
     """
     q, k, v, d_o = (x.detach().cpu().double() for x in (q, k, v, d_o))
     B, H, T, D = q.shape
@@ -75,11 +79,12 @@ def hold(rung, heads: tuple, T: int, D: int, causal: bool, mode: str) -> None:
         if rung.dtype == torch.float32:
             torch.testing.assert_close(got.cpu().double(), wanted, atol=1e-5, rtol=1e-5)
         excess = (got.cpu().double() - wanted).abs() - bound - 1e-30
-        assert excess.max() <= 0, f"{name}, {heads}, T {T}, D {D}, causal {causal}: past its bound by {excess.max():.2g}"
+        where = f"{name}, {heads}, T {T}, D {D}, causal {causal}"
+        assert excess.max() <= 0, f"{where}: past its bound by {excess.max():.2g}"
 
 
-# Here the narrow heads, and a ragged shape of wide ones for the rungs that are used; tests/slow/test_flash_shapes.py
-# has them all.
+# Here the narrow heads, and a ragged shape of wide ones for the rungs that are used;
+# tests/slow/test_flash_shapes.py has them all.
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", RUNGS)
 def test_every_rung_stays_within_the_error_bound_of_its_numbers(name, mode):
@@ -91,7 +96,7 @@ def test_every_rung_stays_within_the_error_bound_of_its_numbers(name, mode):
         hold(RUNGS[name], (1, 2, 1), 65, 128, True, mode)
 
 
-@pytest.mark.skipif(bool(kernels.why_not()), reason=kernels.why_not() or "runs")
+@needs("cpu")
 def test_the_bound_is_not_loose():
     """An error in one score of 64 x 64, or truncating P instead of rounding it, leaves the bound."""
     q, k, v, d_o = tensors(1, 1, 1, 64, 32, torch.bfloat16, "fast")
@@ -141,13 +146,14 @@ def test_head_widths_between_those_that_are_compiled_are_filled_up_with_zeros(D,
     bounds = wanted_and_bounds(q, k, v, d_o, True)
     for name, got in zip(("O", "dQ", "dK", "dV"), (o, *torch.autograd.grad(o, leaves, d_o))):
         wanted, bound = bounds[name]
-        assert got.shape == wanted.shape and ((got.detach().cpu().double() - wanted).abs() <= bound).all(), name
+        assert got.shape == wanted.shape, name
+        assert ((got.detach().cpu().double() - wanted).abs() <= bound).all(), name
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_tensors_that_do_not_begin_at_a_multiple_of_16_bytes_work(dtype, mode):
-    """A view into a larger buffer is contiguous and yet not aligned: 16-byte reads of it would be an error."""
+    """A view into a larger buffer is contiguous and yet not aligned: 16-byte reads of it are an error."""
     given = tensors(1, 2, 2, 20, 32, dtype, mode)
     shifted = [torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape) for x in given]
     assert all(x.is_contiguous() and x.data_ptr() % 16 for x in shifted)
@@ -187,7 +193,7 @@ def test_a_second_derivative_is_refused():
 
 
 @pytest.mark.parametrize("shape,dtype,rung,sentence", [
-    ((65536, 1, 1, 32), torch.bfloat16, None, "65536 x 1 heads: a GPU has at most 65,535 blocks in y: split the batch"),
+    ((65536, 1, 1, 32), torch.bfloat16, None, "65536 x 1 heads: a GPU has at most 65,535 blocks in y: split"),
     ((64, 16, 16400, 128), torch.bfloat16, None, "the kernels count up to 2,147,483,647: split the batch"),
     ((1, 1, 8, 32), torch.float16, None, "call .float\\(\\) or .bfloat16\\(\\)"),
     ((1, 1, 8, 32), torch.float32, 4, "rung 4 computes in torch.bfloat16, .* choose rung 0 or 1"),

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.skipif(bool(kernels.why_not()), reason=kernels.why_not(
 
 
 def counted(rung, T: int, D: int, causal: bool = False, flags: tuple = ()) -> tuple:
-    """(counts, profile) of one rung on one head: the forward pass, or for the backward rungs the backward pass."""
+    """(counts, profile) of one rung on one head: of the pass that it computes."""
     q, k, v, d_o = (torch.randn(1, 1, T, D).to(rung.dtype) for _ in range(4))
     lib = library(rung, D, "check", flags)
     if rung in FORWARD.values():
@@ -35,7 +35,8 @@ ON_TENSOR_CORES = [FORWARD[2], FORWARD[3], FORWARD[4], BACKWARD[5], DETERMINISTI
 def test_no_line_of_a_tensor_core_rung_waits_for_a_bank(rung, D):
     profile = counted(rung, 100, D, True)[1]
     assert sum(space == "shared" for _, _, space, _ in profile) >= 3
-    # The padding of rung 2 is made for its reads; at head width 32 the 16-byte writes of two rows meet in 4 banks.
+    # The padding of rung 2 is made for its reads; at head width 32 the 16-byte writes of two rows meet in 4
+    # banks.
     assert worst_turns(profile, ("read",) if rung.number == 2 else ("read", "write")) <= 1.01
 
 
@@ -46,7 +47,7 @@ def test_without_the_swizzle_ldmatrix_waits_for_its_banks(D, turns):
 
 
 def test_the_number_of_mma_is_that_of_the_products():
-    """An mma is 16 x 8 x 16: the forward pass needs 2 products, a fused backward pass 5, a deterministic one 7."""
+    """An mma is 16 x 8 x 16: forward 2 products, backward 5, the deterministic one 7."""
     T, D = 128, 32
     one = (T // 16) * (T // 8) * (D // 16)
     for rung, products in zip(ON_TENSOR_CORES, (2, 2, 2, 5, 7)):
@@ -63,12 +64,13 @@ def test_only_the_pipelined_rungs_copy_while_they_multiply():
 
 def test_two_rows_of_fragments_a_warp_read_half_as_much_of_k_and_v():
     reads = {m: counted(FORWARD[3], 256, 64, flags=(f"-DM_TILES={m}",))[0]["shared_read"] for m in (1, 2)}
-    q, kv = 2 * 256 * 64 * 4, 2 * 2 * 64 * 256 * 16  # bytes: Q once per tile of 64 keys; K and V once per 16 rows
+    # bytes: Q once per tile of 64 keys; K and V once per 16 rows
+    q, kv = 2 * 256 * 64 * 4, 2 * 2 * 64 * 256 * 16
     assert reads == {1: q + kv, 2: q + kv / 2}
 
 
 def test_a_causal_pass_skips_what_nobody_sees():
-    """Of 8 x 4 tiles of 32 rows by 64 keys, a warp computes those on and below the diagonal: 2 (1 + 2 + 3 + 4)."""
+    """Of 8 x 4 tiles of 32 rows by 64 keys, those up to the diagonal are computed: 2 (1 + 2 + 3 + 4)."""
     full, causal = (counted(FORWARD[4], 256, 32, c)[0]["mma"] for c in (False, True))
     assert causal == full * 20 / 32
 

@@ -50,7 +50,7 @@ def attention(rung: int, T: int, causal: bool, scale: float = 1.0) -> tuple:
 def test_scores_of_fragments_are_those_of_attention(T, causal):
     """the output is softmax(Q K^T) V, for full tiles and ragged ones"""
     o, wanted, *_ = attention(2, T, causal)
-    near(o, wanted, f"T = {T}, causal {causal}", "which number of K does lane 4 g + t hold in b0, and which in b1?")
+    near(o, wanted, f"T = {T}, causal {causal}", "which number of K has lane 4 g + t in b0, which in b1?")
 
 
 @pytest.mark.ex("c.8")
@@ -61,8 +61,8 @@ def test_each_query_meets_the_key_that_it_points_at():
     o, *_ = forward(2, *(x.bfloat16().contiguous().view(1, 1, 32, D) for x in (q, k, v)), False)
     for i, got in enumerate(o[0, 0, :, 0].tolist()):
         assert abs(got - (31 - i)) < 0.1, (
-            f"query {i} has its one large number in column {31 - i}, as key {31 - i} has: wanted that key's value "
-            f"{31 - i}, got {got:.4g}: n runs over keys, k along a row of K")
+            f"query {i} has its one large number in column {31 - i}, as key {31 - i} has: wanted that key's "
+            f"value {31 - i}, got {got:.4g}: n runs over keys, k along a row of K")
 
 
 @pytest.mark.ex("c.9")
@@ -71,7 +71,7 @@ def test_weights_keep_their_order_on_the_way_into_the_second_product():
     q, k = bf16(1, 1, 32, D), bf16(1, 1, 32, D)
     o, *_ = forward(2, q, k, torch.eye(32).bfloat16().view(1, 1, 32, D), False)
     P = (q.double() @ k.double().mT * D**-0.5).softmax(-1)
-    near(o, P, "V = 1, so O = P", "rows g and g + 8, columns 2t and 2t + 8: which register holds which?", 2**-8)
+    near(o, P, "V = 1, so O = P", "rows g, g + 8, columns 2t, 2t + 8: which register holds which?", 2**-8)
 
 
 @pytest.mark.ex("c.9")
@@ -79,7 +79,7 @@ def test_weights_keep_their_order_on_the_way_into_the_second_product():
 def test_a_sum_becomes_a_factor_on_every_rung(rung):
     """the output is softmax(Q K^T) V, 70 keys, causal"""
     o, wanted, *_ = attention(rung, 70, True)
-    near(o, wanted, f"rung {rung}, T = 70", "two tiles C side by side are one tile A: left and right, upper and lower")
+    near(o, wanted, f"rung {rung}, T = 70", "two tiles C side by side are one tile A: left, right, up, down")
 
 
 def places(width: int) -> torch.Tensor:
@@ -98,7 +98,7 @@ def test_every_piece_has_a_place_of_its_own_in_its_row(width):
     table = places(width)
     for r, row in enumerate(table.tolist()):
         wanted = list(range(r * width, (r + 1) * width, 8))
-        assert sorted(row) == wanted, f"width {width}, row {r}: pieces lie at {row}, wanted {wanted} in some order"
+        assert sorted(row) == wanted, f"width {width}, row {r}: pieces at {row}, wanted {wanted} reordered"
 
 
 @pytest.mark.ex("c.10")
@@ -107,10 +107,10 @@ def test_the_same_piece_of_eight_rows_lies_in_eight_columns(width):
     """what one ldmatrix reads together lies in different banks"""
     table = places(width)
     for first, c in ((0, 0), (8, 1)):
-        columns = [place % 64 // 8 for place in table[first : first + 8, c].tolist()]  # 64 numbers are 128 bytes
+        columns = [place % 64 // 8 for place in table[first : first + 8, c].tolist()]  # of lines of 128 bytes
         assert len(set(columns)) == 8, (
-            f"width {width}: piece {c} of the rows {first} to {first + 7} lies in the columns {columns} of the banks, "
-            "wanted 8 different ones: let the row (for narrow rows the line of 128 bytes) change the order")
+            f"width {width}: piece {c} of rows {first} to {first + 7} lies in the bank columns {columns}, "
+            "wanted 8 different ones: let the row (if narrow, the line of 128 bytes) change the order")
 
 
 @pytest.mark.ex("c.10")
@@ -125,7 +125,7 @@ def test_who_writes_and_who_reads_agree_on_the_swizzle():
 def test_no_tile_is_read_before_it_has_arrived_or_overwritten_while_it_is_read(causal):
     """the output is right, and the checker has nothing to say"""
     o, wanted, *_ = attention(4, 200, causal)
-    near(o, wanted, f"T = 200 in tiles of 64, causal {causal}", "wait, meet, begin the next, commit: in which order?")
+    near(o, wanted, f"T = 200, causal {causal}", "wait, meet, begin the next, commit: in which order?")
 
 
 @pytest.mark.ex("c.11")
@@ -133,16 +133,16 @@ def test_the_next_tile_is_on_its_way_while_this_one_is_computed():
     """of 4 tiles of keys, 3 are computed during a copy"""
     counts = attention(4, 256, False)[-1]
     share = counts["mma_during_copies"] / counts["mma"]
-    assert share == 0.75, (f"given T = 256, 4 tiles: {share:.0%} of the products run while a copy is under way, wanted "
-                           "75%: begin the next copy before you compute, and do not wait for it yet")
+    assert share == 0.75, (f"given T = 256, 4 tiles: {share:.0%} of the products run while a copy is on its "
+                           "way, wanted 75%: begin the next copy before you compute, do not wait for it yet")
 
 
 @pytest.mark.ex("c.11")
 def test_a_tile_costs_one_barrier():
     """the block meets once per tile of keys"""
     got = attention(4, 256, False)[-1]["barriers"]
-    assert got == 2 * 2 * 4, (f"given T = 256, 2 heads, 2 blocks, 4 tiles: {got} barriers, wanted 16: one meeting both "
-                              "shows everybody the tile and frees the other stage")
+    assert got == 16, (f"given T = 256, 2 heads, 2 blocks, 4 tiles: {got} barriers, wanted 16: one meeting "
+                       "both shows everybody the tile and frees the other stage")
 
 
 @pytest.mark.ex("c.12")
@@ -157,8 +157,8 @@ def test_output_in_powers_of_two_is_that_of_attention(T, causal):
 def test_log_sum_exp_in_powers_of_two():
     """m and l together give the log-sum-exp, also for scores of some hundreds"""
     _, _, lse, wanted, _ = attention(4, 200, False, scale=6.0)
-    near(lse, wanted, "scores up to some hundreds", "m is the largest unscaled score of the row, l the sum of "
-         "2^(unit (s - m)) over this lane's columns", 1e-4)
+    mistake = "m is the row's largest unscaled score, l the sum of 2^(unit (s - m)) over this lane's columns"
+    near(lse, wanted, "scores up to some hundreds", mistake, 1e-4)
 
 
 @pytest.mark.ex("c.12")
@@ -168,5 +168,5 @@ def test_one_score_far_above_the_others_does_not_overflow(key):
     q, k, v = torch.zeros(1, 1, 40, D), torch.zeros(1, 1, 40, D), torch.randn(1, 1, 40, D)
     q[..., 0], k[..., key, 0] = 30, 30
     o, *_ = forward(4, q.bfloat16(), k.bfloat16(), v.bfloat16(), False)
-    near(o, v[..., key : key + 1, :].bfloat16().double().expand(o.shape), f"a score of 159 with key {key}, all others 0",
-         "is the maximum that of all columns of the row?")
+    wanted = v[..., key : key + 1, :].bfloat16().double().expand(o.shape)
+    near(o, wanted, f"a score of 159 with key {key}, all others 0", "is m the maximum over all columns?")

@@ -49,7 +49,8 @@ def count(title: str, bank: list, right) -> None:
         seen = []
         for order in ("", "1"):
             answer = multiprocessing.SimpleQueue()
-            child = multiprocessing.Process(target=verdict, args=(functools.partial(right, *where), order, answer))
+            given = functools.partial(right, *where), order, answer
+            child = multiprocessing.Process(target=verdict, args=given)
             child.start()
             child.join()
             seen.append("crashed" if answer.empty() else answer.get())

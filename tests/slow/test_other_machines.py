@@ -16,8 +16,8 @@ CSRC = Path(kernels.__file__).parent
 KERNELS = [*sorted((CSRC / "ladder").glob("*.cu")), CSRC / "attention_naive.cu"]
 # registers per thread; 65,536 per multiprocessor, so 128 threads x 176 leave room for two blocks
 REGISTERS = {"flash_forward_kernel": 96, "flash_delta_kernel": 40, "flash_backward_kernel": 176}
-# The rungs: registers, of which a thread has at most 255, and how many blocks must fit on a multiprocessor of an H100
-# at head widths 64 and 128.
+# The rungs: registers, of which a thread has at most 255, and how many blocks must fit on a multiprocessor of
+# an H100 at head widths 64 and 128.
 RUNGS = {
     "flash_1_registers": {"flash_forward_kernel": (255, (2, 2))},
     "flash_2_mma": {"flash_forward_kernel": (176, (4, 2))},
@@ -26,8 +26,9 @@ RUNGS = {
     "flash_5_backward": {"flash_backward_kernel": (255, (2, 1))},
     "flash_5_deterministic": {"flash_dq_kernel": (216, (2, 2)), "flash_dk_dv_kernel": (255, (2, 2))},
 }
-SPILLED = {("flash_4_pipeline", "sm_90", 128): 112, ("flash_5_backward", "sm_90", 64): 8}  # bytes stored and loaded
-needs_nvcc = pytest.mark.skipif(not shutil.which("nvcc"), reason="no nvcc found: kernels are not compiled for a GPU")
+# bytes stored and loaded
+SPILLED = {("flash_4_pipeline", "sm_90", 128): 112, ("flash_5_backward", "sm_90", 64): 8}
+needs_nvcc = pytest.mark.skipif(not shutil.which("nvcc"), reason="no nvcc found: nothing to compile with")
 needs_gdb = pytest.mark.skipif(not shutil.which("gdb"), reason="no gdb found")
 
 
@@ -38,7 +39,8 @@ def test_flash_attention_compiles_within_its_budget(arch, width):
     table = report(CSRC / "flash_attention.cu", arch, (f"-DHEAD_WIDTH={width}",))
     assert {kernel.name for kernel in table} == set(REGISTERS)
     for kernel in table:
-        assert kernel.registers <= REGISTERS[kernel.name] and kernel.shared <= 48 << 10 and not kernel.spilled, kernel
+        assert kernel.registers <= REGISTERS[kernel.name], kernel
+        assert kernel.shared <= 48 << 10 and not kernel.spilled, kernel
 
 
 @needs_nvcc
@@ -54,7 +56,8 @@ def test_every_rung_compiles_within_its_budget(rung, width, arch):
         registers, blocks = RUNGS[rung][kernel.name]
         assert kernel.registers <= registers and kernel.spilled <= SPILLED.get((rung, arch, width), 0), kernel
         if arch == "sm_90":
-            assert blocks_of_sm(kernel, *launched[kernel.name], arch) >= blocks[width == 128], (kernel, launched)
+            fit = blocks_of_sm(kernel, *launched[kernel.name], arch)
+            assert fit >= blocks[width == 128], (kernel, launched)
 
 
 @needs_nvcc
@@ -69,8 +72,8 @@ def test_the_other_kernels_compile_without_spills(cu, arch):
 @pytest.mark.parametrize("cu", ["tricky_kernels.cu", "tensor_core_probe.cu"])
 def test_the_kernels_of_the_tests_are_real_cuda(cu, tmp_path):
     path, flash = Path(__file__).parent.parent / cu, f"-I{CSRC / 'flash'}"
-    command = ["nvcc", "-std=c++17", "-arch=sm_80", "-shared", "-Xcompiler", "-fPIC", flash, path, "-o", tmp_path / "x.so"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    command = ["nvcc", "-std=c++17", "-arch=sm_80", "-shared", "-Xcompiler", "-fPIC", flash, path]
+    done = subprocess.run([*map(str, command), "-o", str(tmp_path / "x.so")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -83,11 +86,12 @@ def test_the_profile_of_the_ladder_is_printed_without_a_gpu():
 
 def kernel_check(*args: str, **environment: str) -> subprocess.CompletedProcess:
     """Run kernel_check.py in a process of its own."""
-    return subprocess.run([sys.executable, str(CSRC / "kernel_check.py"), *args], capture_output=True, text=True,
-                          env={**os.environ, **environment})
+    command = [sys.executable, str(CSRC / "kernel_check.py"), *args]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
 
 
-RESULTS = 20  # of all kernels: 10 of the small ones and rung 0, O of rungs 1 to 4, three gradients of each rung 5
+# of all kernels: 10 of the small ones and rung 0, O of rungs 1 to 4, three gradients of each rung 5
+RESULTS = 20
 
 
 @pytest.mark.parametrize("compiler", ["g++", "clang++"])
@@ -113,11 +117,13 @@ def test_gdb_stops_in_one_thread_of_one_block(tmp_path):
     line = next(n for n, text in enumerate(lines, 1) if "outside the if" in text)
     script = tmp_path / "commands"
     script.write_text(
-        f"set breakpoint pending on\nbreak reduction.cu:{line} if threadIdx.x == 5 && blockIdx.x == 1 && half == 64\n"
+        "set breakpoint pending on\n"
+        f"break reduction.cu:{line} if threadIdx.x == 5 && blockIdx.x == 1 && half == 64\n"
         "run\nprint i\nprint half\nprint threadIdx\n"
     )
     run = [sys.executable, str(CSRC / "kernel_check.py"), "reduction", "--mode", "debug"]
-    done = subprocess.run(["gdb", "-q", "-batch", "-x", str(script), "--args", *run], capture_output=True, text=True)
+    gdb = ["gdb", "-q", "-batch", "-x", str(script), "--args", *run]
+    done = subprocess.run(gdb, capture_output=True, text=True)
     for said in ("$1 = 261", "$2 = 64", "{x = 5, y = 0, z = 0}"):
         assert said in done.stdout, done.stdout
 
@@ -134,7 +140,8 @@ def test_a_fault_stops_gdb_in_the_guilty_thread(tmp_path):
         f"CudaLibrary('{tmp_path}/oob.cu', 'check').call('go', x=torch.zeros(32))\n"
     )
     (tmp_path / "commands").write_text("run\nbacktrace\nprint threadIdx\n")
-    gdb = ["gdb", "-q", "-batch", "-x", str(tmp_path / "commands"), "--args", sys.executable, str(tmp_path / "go.py")]
+    gdb = ["gdb", "-q", "-batch", "-x", str(tmp_path / "commands"), "--args", sys.executable]
+    gdb.append(str(tmp_path / "go.py"))
     done = subprocess.run(gdb, capture_output=True, text=True,
                           env={**os.environ, "EMU_STOP": "1", "PYTHONPATH": str(CSRC)})
     assert "just past the end of x" in done.stdout + done.stderr, done.stdout
