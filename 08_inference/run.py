@@ -1,9 +1,11 @@
-"""Chapter 8: make the aligned model fast (a KV cache) and small (four bits a weight), and check that it is still itself.
+"""Chapter 8: make the aligned model fast (cache, batches, guesses) and small (four bits), and check that it
+is itself.
 
     make 08        or  python 08_inference/run.py --help
 """
 import copy
 import math
+import random
 import statistics
 import time
 from dataclasses import asdict, dataclass
@@ -21,6 +23,7 @@ from bpe import Tokenizer
 from chat_template import answer_ids, chat_prompt
 from checkpoint import load_model
 from facts import Question, terse
+from fused_model import FusedModel
 from generate import generate
 from gptq import compensated
 from kv_cache import KVCache, generate_cached
@@ -29,9 +32,12 @@ from report import write_report
 from scale_tuning import random_batches, tune_scales
 from scoreboard import collect
 from skills import fact_skill, sum_skill
+from speculative import look_up, speculate
+from speculative import texts as prompt_texts
 from tasks import load_tasks
 from token_file import open_tokens
 from transformer import Transformer
+from workload import mixed_requests, run_together
 
 
 @dataclass
@@ -40,7 +46,8 @@ class Settings(RunSettings):
     new_tokens: int = 128     # tokens to decode when timing the cache
     batch: int = 4            # sequences decoded together
     rounds: int = 5           # times each way of decoding is timed, in turn
-    calibration: int = 50     # batches of 16 x 128 training tokens that show the quantizer the inputs of each layer
+    # batches of 16 x 128 training tokens that show the quantizer the inputs of each layer
+    calibration: int = 50
     tuning: int = 100         # steps of training the scales of the small model
     table_bits: int = setting(8, least=2, most=8)   # bits of the embedding in the small model: 8 or 4
 
@@ -49,7 +56,9 @@ QUICK = dict(rounds=2, new_tokens=32, calibration=4, tuning=4)
 
 
 def time_cache(model: Transformer, ids: torch.Tensor, n_new: int, rounds: int) -> dict:
-    """Decode with and without a cache, in turn, so that a busy machine disturbs both alike; outputs must be equal."""
+    """Decode with and without a cache, in turn, so that a busy machine disturbs both alike; outputs must be
+    equal.
+    """
     seconds = {"uncached": [], "cached": []}
     for _ in range(rounds):
         for name, decode in (("uncached", generate), ("cached", generate_cached)):
@@ -63,10 +72,44 @@ def time_cache(model: Transformer, ids: torch.Tensor, n_new: int, rounds: int) -
             "cache_bytes": KVCache(model.config, len(ids), ids.shape[1] + n_new).bytes}
 
 
+def in_turn(slow, fast, rounds: int) -> dict:
+    """Run two ways of getting the same tokens in turn: how many times as fast the second is, and if they
+    agree.
+    """
+    ratios, same = [], True
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        wanted = slow()
+        middle = time.perf_counter()
+        same = fast() == wanted and same
+        ratios.append((middle - begin) / (time.perf_counter() - middle))
+    return {"speedup": statistics.median(ratios), "same_output": same}
+
+
+def time_serving(model: Transformer, tokenizer: Tokenizer, questions: list[Question], text,
+                 s: "Settings") -> dict:
+    """Sixteen mixed requests at once against one after another; prompt look-up on text that repeats against
+    none.
+    """
+    requests = mixed_requests(tokenizer, questions, text, 16, model.config.max_len)
+    batching = in_turn(lambda: run_together(model, requests, 1)["tokens"],
+                       lambda: run_together(model, requests, 16)["tokens"], min(s.rounds, 2))
+    fused, V = FusedModel(model), model.config.vocab_size
+    prompts = prompt_texts(tokenizer, text, random.Random(0))["text that repeats"]
+
+    def written(k: int) -> list[list[int]]:
+        return [speculate(fused, lambda ids, k: look_up(ids, k, V), p, s.new_tokens, k).tokens
+                for p in prompts]
+
+    return {"batching": batching, "speculation": in_turn(lambda: written(0), lambda: written(4),
+                                                         min(s.rounds, 2))}
+
+
 def chat_rows(tokenizer: Tokenizer, questions: list[Question], device) -> list[torch.Tensor]:
     """Training questions with their answers in the chat form, (B, T) for each length that occurs."""
     rows = [chat_prompt(tokenizer, q.text) + answer_ids(tokenizer, terse(q.answer)) for q in questions]
-    return [torch.tensor([r for r in rows if len(r) == n], device=device) for n in sorted({len(r) for r in rows})]
+    return [torch.tensor([r for r in rows if len(r) == n], device=device)
+            for n in sorted({len(r) for r in rows})]
 
 
 def perplexity(model: Transformer, valid, n_bytes: int) -> float:
@@ -75,39 +118,54 @@ def perplexity(model: Transformer, valid, n_bytes: int) -> float:
 
 
 def main() -> None:
-    """Time the cache, quantize, measure both models, then the scoreboard and the report."""
+    """Time the cache and the engine, quantize, measure both models, then the scoreboard and the report."""
     s = parse_settings(Settings, __doc__, QUICK)
     device = announce("08 inference", s)
     begin = time.perf_counter()
     out, folder = Path(s.out), Path(s.out, "08_inference")
-    tokenizer, tasks = Tokenizer.load(out / "01_tokenizer" / "tokenizer.json"), load_tasks(out / "01_tokenizer" / "tasks.json")
+    tokenizer, tasks = Tokenizer.load(out / "01_tokenizer"
+                                      / "tokenizer.json"), load_tasks(out / "01_tokenizer" / "tasks.json")
     valid = open_tokens(out / "01_tokenizer" / "valid.bin")
     model = load_model(out / "07_alignment" / "grpo.pt", device)
 
     prompt = chat_prompt(tokenizer, tasks.held_out_questions[0].text)
     cache = time_cache(model, torch.tensor([prompt] * s.batch, device=device), s.new_tokens, s.rounds)
-    print(f"  cache: {cache['speedup']:.2f} times as fast at {s.new_tokens} tokens, same output: {cache['same_output']}")
+    print(f"  cache: {cache['speedup']:.2f} times as fast at {s.new_tokens} tokens, same output: "
+          f"{cache['same_output']}")
     cache["seconds"] = time.perf_counter() - begin
+
+    serving = time.perf_counter()
+    served = time_serving(model, tokenizer, tasks.held_out_questions, valid, s)
+    served["batching"]["seconds"] = time.perf_counter() - serving
+    for name, label in (("batching", "16 requests at once"), ("speculation", "prompt look-up on text that "
+                                                                             "repeats")):
+        r = served[name]
+        print(f"  {label}: {r['speedup']:.2f} times as fast, same output: {r['same_output']}")
 
     quantizing = time.perf_counter()
     tokens = open_tokens(out / "01_tokenizer" / "train.bin")
-    batches, chats = TextBatches(tokens, batch=16, length=128, seed=0), chat_rows(tokenizer, tasks.train_questions, device)
+    batches, chats = TextBatches(tokens, batch=16, length=128,
+                                 seed=0), chat_rows(tokenizer, tasks.train_questions, device)
     text = [batches(i)[0].to(device) for i in range(max(s.calibration, s.tuning))]
     careful = quantize_model(model, s.table_bits, compensated(model, text[:s.calibration], chats))
     small = copy.deepcopy(careful)
     tune_scales(small, model, text[:s.tuning], random_batches(chats, s.tuning, size=16))
     save_quantized(folder / "model.int4.pt", small)
     small = load_quantized(folder / "model.int4.pt").to(device)   # what is measured is what was written
-    int4 = {"seconds": time.perf_counter() - quantizing, "bytes_before": stored_bytes(model), "bytes_after": stored_bytes(small)}
+    int4 = {"seconds": time.perf_counter() - quantizing, "bytes_before": stored_bytes(model),
+            "bytes_after": stored_bytes(small)}
     print(f"  {'':<34}{'bytes':>10}{'perplexity':>12}{'facts':>8}{'sums':>8}")
-    for name, label, m in (("before", "float32", model), ("rounded", "int4, each weight rounded", quantize_model(model, s.table_bits)),
-                           ("careful", "int4, errors repaired (GPTQ)", careful), ("after", "int4, then scales and norms tuned", small)):
+    for name, label, m in (("before", "float32", model), ("rounded", "int4, each weight rounded",
+                                                          quantize_model(model, s.table_bits)),
+                           ("careful", "int4, errors repaired (GPTQ)", careful),
+                           ("after", "int4, then scales and norms tuned", small)):
         r = int4[name] = {"perplexity": perplexity(m, valid, tasks.held_out_bytes),
-                          **fact_skill(m, tokenizer, tasks.held_out_questions), **sum_skill(m, tokenizer, tasks.test_sums)}
+                          **fact_skill(m, tokenizer, tasks.held_out_questions),
+                          **sum_skill(m, tokenizer, tasks.test_sums)}
         print(f"  {label:<34}{stored_bytes(m):>10,}{r['perplexity']:>12.2f}{r['facts']:>8.1%}{r['addition']:>8.1%}")
     int4["evaluation_seconds"] = time.perf_counter() - quantizing - int4["seconds"]
 
-    write_json(folder / "metrics.json", {"seed": s.seed, "cache": cache, "int4": int4,
+    write_json(folder / "metrics.json", {"seed": s.seed, "cache": cache, **served, "int4": int4,
                                          "seconds": time.perf_counter() - begin, "settings": asdict(s)})
     write_json(out / "scoreboard.json", collect(out))
     write_report(out)

@@ -1,7 +1,8 @@
-"""The scoreboard: one line a measurement, before and after a stage, its control beside it, and where the time went.
+"""The scoreboard: one line a measurement, before and after a stage, its control beside it, and where the time
+went.
 
-Every number comes from the metrics.json that the chapters wrote in this run. `--check` compares the lines with what the
-README promises and fails if one does not hold.
+Every number comes from the metrics.json that the chapters wrote in this run. `--check` compares the lines
+with what the README promises and fails if one does not hold.
 
     python 08_inference/scoreboard.py --out out          make prints this at its end
     python 08_inference/scoreboard.py --out out out/seed1 out/seed2 --check
@@ -18,12 +19,14 @@ except ModuleNotFoundError:
 
 
 def collect(out: Path | str) -> list[dict]:
-    """The rows {"stage", "metric", "before", "after", "control", "seconds"} of one run; rates are fractions of 1.
+    """The rows {"stage", "metric", "before", "after", "control", "seconds"} of one run; rates are fractions
+    of 1.
 
     `seconds` is training time and stands on the first row of a stage only, so that the column can be summed.
     """
     out = Path(out)
-    training, alignment, inference = (read_json(out / c / "metrics.json") for c in ("03_training", "07_alignment", "08_inference"))
+    training, alignment, inference = (read_json(out / c / "metrics.json")
+                                      for c in ("03_training", "07_alignment", "08_inference"))
     before, after = training["before"], training["after"]
     skills, spent = alignment["skills"], alignment["stage_seconds"]
     raw, init, sft, dpo, grpo = (skills[k] for k in ("chat_raw", "token_init", "sft", "dpo", "grpo"))
@@ -32,27 +35,41 @@ def collect(out: Path | str) -> list[dict]:
     k = next(name for name in sft if name.startswith("pass@"))
     vote = k.replace("pass", "majority")
     rows = [
-        ("pretrain", "real text, bits per byte", before["bits_per_byte"], after["bits_per_byte"], None, training["train_seconds"]),
+        ("pretrain", "real text, bits per byte", before["bits_per_byte"], after["bits_per_byte"], None,
+         training["train_seconds"]),
         ("facts", "recall, completing a statement", before["recall"], after["recall"], None, None),
         ("facts", "questions in plain form", before["plain_answers"], after["plain_answers"], None, None),
         ("facts", "addition in plain form", before["plain_addition"], after["plain_addition"], None, None),
-        ("sft", "names never asked about (control: no pretraining)", raw["facts"], sft["facts"], random["facts"], spent["sft"]),
+        ("sft", "names never asked about (control: no pretraining)", raw["facts"], sft["facts"],
+         random["facts"], spent["sft"]),
         ("sft", "  same, new tokens initialised only", raw["facts"], init["facts"], None, None),
-        ("sft", "  module and parameter only (control: no pretraining)", _two(raw), _two(sft), _two(random), None),
+        ("sft", "  module and parameter only (control: no pretraining)", _two(raw), _two(sft), _two(random),
+         None),
         ("sft", "addition, teacher half wrong", raw["addition"], sft["addition"], random["addition"], None),
         ("sft", "  same, new tokens initialised only", raw["addition"], init["addition"], None, None),
         ("dpo", "terse answers", sft["terse"], dpo["terse"], None, spent["dpo"]),
         ("dpo", "  names never asked about", sft["facts"], dpo["facts"], None, None),
-        ("grpo", "addition (control: as many more SFT steps)", dpo["addition"], grpo["addition"], more["addition"], spent["grpo"]),
+        ("grpo", "addition (control: as many more SFT steps)", dpo["addition"], grpo["addition"],
+         more["addition"], spent["grpo"]),
         ("grpo", f"  SFT model: {k} (control: majority vote)", sft["addition"], sft[k], sft[vote], None),
         ("grpo", "  names never asked about", dpo["facts"], grpo["facts"], None, None),
         ("grpo", "  terse answers", dpo["terse"], grpo["terse"], None, None),
-        ("cache", "decoding speed, uncached = 1", 1.0, cache["speedup"] if cache["same_output"] else None, None, cache["seconds"]),
+        ("cache", "decoding speed, uncached = 1", 1.0, _speed(cache), None, cache["seconds"]),
+        ("cache", "16 requests together, one by one = 1", 1.0, _speed(inference["batching"]), None,
+         inference["batching"]["seconds"]),
+        ("cache", "prompt look-up drafts, without = 1", 1.0, _speed(inference["speculation"]),
+         None, None),
         ("int4", "size, fp32 = 1", 1.0, int4["bytes_after"] / int4["bytes_before"], None, int4["seconds"]),
-        ("int4", "  perplexity on real text", int4["before"]["perplexity"], int4["after"]["perplexity"], None, None),
+        ("int4", "  perplexity on real text", int4["before"]["perplexity"], int4["after"]["perplexity"], None,
+         None),
         ("int4", "  names never asked about", int4["before"]["facts"], int4["after"]["facts"], None, None),
     ]
     return [dict(zip(("stage", "metric", "before", "after", "control", "seconds"), row)) for row in rows]
+
+
+def _speed(timed: dict) -> float | None:
+    """How many times as fast; nothing if the output was another."""
+    return timed["speedup"] if timed["same_output"] else None
 
 
 def _two(skills: dict) -> float:
@@ -68,10 +85,13 @@ def _promises() -> list[tuple[str, str, Callable[[dict], bool]]]:
         ("sft", "names", lambda r: r["before"] <= 0.05 and r["after"] >= 0.7 and r["control"] <= 0.3),
         ("dpo", "terse", lambda r: r["before"] <= 0.5 and r["after"] >= 0.95),
         ("dpo", "  names", lambda r: r["after"] >= r["before"] - 0.03),
-        ("grpo", "addition", lambda r: r["before"] <= 0.45 and r["after"] >= 0.9 and r["control"] <= r["before"] + 0.05),
+        ("grpo", "addition", lambda r: r["before"] <= 0.45 and r["after"] >= 0.9
+         and r["control"] <= r["before"] + 0.05),
         ("grpo", "  names", lambda r: r["after"] >= r["before"] - 0.03),
         ("grpo", "  terse", lambda r: r["after"] >= r["before"] - 0.03),
         ("cache", "decoding", lambda r: r["after"] is not None and r["after"] >= 2),
+        ("cache", "16 requests", lambda r: r["after"] is not None and r["after"] >= 3),
+        ("cache", "prompt look-up", lambda r: r["after"] is not None and r["after"] >= 1),
         ("int4", "size", lambda r: r["after"] <= 1 / 5.5),
         ("int4", "  perplexity", lambda r: r["after"] <= 1.02 * r["before"]),
         ("int4", "  names", lambda r: r["after"] >= r["before"] - 0.01),
@@ -84,7 +104,8 @@ def broken_promises(rows: list[dict]) -> list[str]:
     for stage, start, holds in _promises():
         row = next(r for r in rows if r["stage"] == stage and r["metric"].startswith(start))
         if not holds({k: round(v, 9) if isinstance(v, float) else v for k, v in row.items()}):
-            broken.append(f"{stage}: {row['metric'].strip()}: {row['before']:.3f} -> {row['after']} (control {row['control']})")
+            broken.append(f"{stage}: {row['metric'].strip()}: {row['before']:.3f} -> {row['after']} (control "
+                          f"{row['control']})")
     return broken
 
 
@@ -92,13 +113,15 @@ def show(value: float | None, row: dict) -> str:
     """A number as the table prints it: rates in percent, others with three digits."""
     if value is None:
         return ""
-    is_rate = row["stage"] not in ("pretrain", "cache") and not any(w in row["metric"] for w in ("size", "perplexity"))
+    is_rate = row["stage"] not in ("pretrain", "cache") and not any(w in row["metric"]
+                                                                    for w in ("size", "perplexity"))
     return f"{value:.1%}" if is_rate else f"{value:.3f}"
 
 
 def table(rows: list[dict]) -> str:
     """The scoreboard as text, at most 100 columns."""
-    lines = [f"{'stage':<9}{'held-out metric':<53}{'before':>8}{'after':>8}{'control':>9}{'seconds':>9}", "-" * 96]
+    lines = [f"{'stage':<9}{'held-out metric':<53}{'before':>8}{'after':>8}{'control':>9}{'seconds':>9}",
+             "-" * 96]
     for i, r in enumerate(rows):
         stage = r["stage"] if i == 0 or rows[i - 1]["stage"] != r["stage"] else ""
         seconds = "" if r["seconds"] is None else f"{r['seconds']:.1f}"
@@ -108,13 +131,15 @@ def table(rows: list[dict]) -> str:
 
 def seeds_table(runs: list[list[dict]], seeds: list[int]) -> str:
     """Before > after (control) of several runs side by side, rates in percent; three runs fit 100 columns."""
-    lines = [f"{'stage':<9}{'before > after (control), rates in %':<37}" + "".join(f"{f'seed {s}':>18}" for s in seeds)]
+    lines = [f"{'stage':<9}{'before > after (control), rates in %':<37}"
+             + "".join(f"{f'seed {s}':>18}" for s in seeds)]
     for same in zip(*runs):
         first, cells = same[0], []
         for r in same:
             before, after, control = (show(r[k], r).rstrip("%") for k in ("before", "after", "control"))
             cells.append(f"{before}>{after}" + (f" ({control})" if control else ""))
-        lines.append(f"{first['stage']:<9}{first['metric'].split(' (control')[0]:<37}" + "".join(f"{c:>18}" for c in cells))
+        lines.append(f"{first['stage']:<9}{first['metric'].split(' (control')[0]:<37}"
+                     + "".join(f"{c:>18}" for c in cells))
     return "\n".join(lines)
 
 
@@ -122,13 +147,15 @@ def main() -> None:
     """Print one scoreboard, or several side by side; with --check fail where a promise is broken."""
     try:
         print_all()
-    except (KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:   # JSON, but not what `make` writes
+    # JSON, but not what `make` writes
+    except (KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
         raise ValueError(f"the results are incomplete or of other code ({error!r}): run make again") from None
 
 
 def print_all() -> None:
     """What main does, for results that this code wrote."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", nargs="+", default=["out"], help="one folder a run")
     parser.add_argument("--check", action="store_true", help="fail if a line misses what the README promises")
     args = parser.parse_args()
@@ -138,8 +165,10 @@ def print_all() -> None:
     if len(runs) == 1:
         chapters = [p for p in sorted(Path(args.out[0]).glob("0*/metrics.json"))]
         times = {p.parent.name: read_json(p)["seconds"] for p in chapters}
-        print("-" * 96 + "\nseconds by chapter, evaluation included: " + "  ".join(f"{c[:2]} {t:.0f}" for c, t in times.items()) +
-              f"  total {sum(times.values()):.0f}   seed {seeds[0]}\nreport: {Path(args.out[0], 'report.html')}   talk to it: make chat")
+        print("-" * 96 + "\nseconds by chapter, evaluation included: "
+              + "  ".join(f"{c[:2]} {t:.0f}" for c, t in times.items()) +
+              f"  total {sum(times.values()):.0f}   seed {seeds[0]}\nreport: "
+              f"{Path(args.out[0], 'report.html')}   talk to it: make chat")
     broken = [f"seed {seed}: {line}" for seed, rows in zip(seeds, runs) for line in broken_promises(rows)]
     if args.check:
         print("\n".join(broken) or "every promise holds")

@@ -13,22 +13,29 @@ from workbench import write_json
 def out(tmp_path):
     """Results of an imaginary run that keeps every promise."""
     def skills(facts, terse, addition, **more):
-        return {"facts": facts, "terse": terse, "module": facts, "kind": facts, "parameter": facts, "addition": addition, **more}
+        return {"facts": facts, "terse": terse, "module": facts, "kind": facts, "parameter": facts,
+                "addition": addition, **more}
     write_json(tmp_path / "01_tokenizer" / "metrics.json", {"tokens": {"real": 10}, "seconds": 1.0})
     write_json(tmp_path / "02_transformer" / "metrics.json", {"parameters": 1000, "seconds": 1.0})
     write_json(tmp_path / "03_training" / "metrics.json", {
         "before": {"bits_per_byte": 4.5, "recall": 0.0, "plain_answers": 0.0, "plain_addition": 0.0},
-        "after": {"bits_per_byte": 2.5, "recall": 0.95, "plain_answers": 0.9, "plain_addition": 0.8}, "train_seconds": 100.0, "seconds": 120.0})
+        "after": {"bits_per_byte": 2.5, "recall": 0.95, "plain_answers": 0.9, "plain_addition": 0.8},
+        "train_seconds": 100.0, "seconds": 120.0})
     sampled = {"pass@16": 0.9, "majority@16": 0.3}
     write_json(tmp_path / "07_alignment" / "metrics.json", {
-        "skills": {"chat_raw": skills(0.0, 0.0, 0.0), "token_init": skills(0.6, 0.1, 0.2), "sft": skills(0.8, 0.1, 0.3, **sampled),
+        "skills": {"chat_raw": skills(0.0, 0.0, 0.0), "token_init": skills(0.6, 0.1, 0.2),
+                   "sft": skills(0.8, 0.1, 0.3, **sampled),
                    "dpo": skills(0.79, 1.0, 0.3), "grpo": skills(0.8, 0.99, 0.95, **sampled),
                    "control_random": skills(0.2, 0.2, 0.0), "control_more": skills(0.8, 0.1, 0.33)},
         "stage_seconds": {"sft": 20.0, "dpo": 5.0, "grpo": 30.0}, "seconds": 100.0,
-        "samples": [{"question": "Which <module>?", "pretrained": "a\nb", "sft": " os.", "dpo": " os.", "grpo": " os."}]})
+        "samples": [{"question": "Which <module>?", "pretrained": "a\nb", "sft": " os.", "dpo": " os.",
+                     "grpo": " os."}]})
     write_json(tmp_path / "08_inference" / "metrics.json", {
         "seed": 7, "seconds": 9.0, "cache": {"speedup": 3.0, "same_output": True, "seconds": 4.0},
-        "int4": {"bytes_before": 600, "bytes_after": 100, "seconds": 2.0, "before": {"perplexity": 50.0, "facts": 0.8},
+        "batching": {"speedup": 5.0, "same_output": True, "seconds": 2.0},
+        "speculation": {"speedup": 1.4, "same_output": True},
+        "int4": {"bytes_before": 600, "bytes_after": 100, "seconds": 2.0,
+                 "before": {"perplexity": 50.0, "facts": 0.8},
                  "after": {"perplexity": 50.5, "facts": 0.8}}})
     for name in ("01_tokenizer/compression", "03_training/loss", "07_alignment/reward"):
         (tmp_path / f"{name}.svg").write_text("<svg></svg>")
@@ -38,14 +45,18 @@ def out(tmp_path):
 def test_rows_have_the_six_fields_and_the_seven_stages(out):
     rows = collect(out)
     assert {tuple(r) for r in rows} == {("stage", "metric", "before", "after", "control", "seconds")}
-    assert list(dict.fromkeys(r["stage"] for r in rows)) == ["pretrain", "facts", "sft", "dpo", "grpo", "cache", "int4"]
-    assert all(v is None or isinstance(v, (int, float)) for r in rows for k, v in r.items() if k not in ("stage", "metric"))
+    assert list(dict.fromkeys(r["stage"] for r in rows)) == ["pretrain", "facts", "sft", "dpo", "grpo",
+                                                             "cache", "int4"]
+    assert all(v is None or isinstance(v, (int, float)) for r in rows for k,
+               v in r.items() if k not in ("stage", "metric"))
     assert broken_promises(rows) == []
 
 
 @pytest.mark.parametrize("stage, field, value", [
-    ("pretrain", "after", 2.61), ("facts", "after", 0.89), ("sft", "after", 0.69), ("sft", "control", 0.31), ("dpo", "before", 0.51),
-    ("dpo", "after", 0.94), ("grpo", "after", 0.89), ("grpo", "control", 0.36), ("cache", "after", 1.9), ("int4", "after", 0.19)])
+    ("pretrain", "after", 2.61), ("facts", "after", 0.89), ("sft", "after", 0.69), ("sft", "control", 0.31),
+    ("dpo", "before", 0.51),
+    ("dpo", "after", 0.94), ("grpo", "after", 0.89), ("grpo", "control", 0.36), ("cache", "after", 1.9),
+    ("int4", "after", 0.19)])
 def test_a_broken_promise_is_named(out, stage, field, value):
     rows = collect(out)
     next(r for r in rows if r["stage"] == stage)[field] = value
@@ -60,12 +71,14 @@ def test_a_skill_that_is_lost_on_the_way_is_named(out):
     assert len(broken_promises(rows)) == 4
 
 
-def test_different_output_with_a_cache_is_no_speedup(out):
+@pytest.mark.parametrize("way, says", [("cache", "decoding"), ("batching", "16 requests"),
+                                       ("speculation", "prompt look-up")])
+def test_different_output_is_no_speedup(out, way, says):
     path = out / "08_inference" / "metrics.json"
     metrics = json.loads(path.read_text())
-    metrics["cache"]["same_output"] = False
+    metrics[way]["same_output"] = False
     write_json(path, metrics)
-    assert any(line.startswith("cache") for line in broken_promises(collect(out)))
+    assert any(line.startswith(f"cache: {says}") for line in broken_promises(collect(out)))
 
 
 def test_tables_fit_a_terminal(out):
@@ -75,7 +88,8 @@ def test_tables_fit_a_terminal(out):
     assert max(map(len, seeds_table([rows] * 3, [0, 1, 2]).splitlines())) <= 100
 
 
-@pytest.mark.parametrize("board, metrics", [([], {"seed": 0}), ({}, {"seed": 0}), ([{}], {"seed": 0}), ([[]], {"seed": 0}),
+@pytest.mark.parametrize("board, metrics", [([], {"seed": 0}), ({}, {"seed": 0}), ([{}], {"seed": 0}),
+                                            ([[]], {"seed": 0}),
                                             ("text", {"seed": 0}), ([{"stage": "sft"}], {}), (None, [])])
 def test_results_of_another_kind_are_refused_with_a_sentence(out, monkeypatch, board, metrics):
     write_json(out / "scoreboard.json", board)

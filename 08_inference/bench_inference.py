@@ -1,0 +1,100 @@
+"""How fast: one request against transformers' generate on the same weights, sixteen against one after
+another.
+
+Every ratio is of the same run, the ways timed in turn and the median taken, so that a busy machine disturbs
+all alike. The tokens must be equal.
+
+    python 08_inference/bench_inference.py      part of make bench (transformers is in the peers extra)
+"""
+import random
+import statistics
+import time
+
+try:
+    from workbench import run_main, seed_everything
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+import torch
+
+from engine import Engine
+from generate import generate
+from kv_cache import generate_cached
+from scheduler import Request
+from transformer import Config, Transformer
+
+
+def in_transformers(model: Transformer):
+    """The same weights in transformers' Qwen3 (norms on queries and keys)."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+    c = model.config
+    peer = Qwen3ForCausalLM(Qwen3Config(
+        vocab_size=c.vocab_size, hidden_size=c.d_model, intermediate_size=c.d_ff,
+        num_hidden_layers=c.n_layers,
+        num_attention_heads=c.n_heads, num_key_value_heads=c.n_kv_heads, head_dim=c.D,
+        rms_norm_eps=c.norm_eps,
+        max_position_embeddings=c.max_len, rope_theta=c.rope_base, tie_word_embeddings=True,
+        attention_bias=False,
+        hidden_act="silu")).eval()
+    weights = model.state_dict()
+    peer.load_state_dict(weights | {"lm_head.weight": weights["model.embed_tokens.weight"]})
+    return peer
+
+
+def in_turn(ways: dict, rounds: int = 5) -> dict[str, float]:
+    """Median seconds of each way after one round to warm up; ValueError if their results differ."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        results = {}
+        for name, run in ways.items():
+            begin = time.perf_counter()
+            results[name] = run()
+            seconds[name].append(time.perf_counter() - begin)
+        first = next(iter(results))
+        for name, result in results.items():
+            if result != results[first]:
+                raise ValueError(f"{name} and {first} write different tokens: they cannot be compared")
+    return {name: statistics.median(s[1:]) for name, s in seconds.items()}
+
+
+def engine_tokens(model: Transformer, requests: list[tuple[list[int], int]], at_once: int) -> list[list[int]]:
+    """New tokens of each (prompt, count) by the engine."""
+    return [r.tokens for r in Engine(model, max_running=at_once).run([Request(p, n) for p, n in requests])]
+
+
+@torch.no_grad()
+def main() -> None:
+    """Two tables."""
+    seed_everything(0)
+    # the size of this course's model; the speed is that of any weights
+    model = Transformer(Config())
+    for p in model.parameters():
+        p.requires_grad_(False).mul_(3) if p.ndim == 2 else p.requires_grad_(False)
+    peer = in_transformers(model)
+    n_new = 100
+    print(f"{n_new} new tokens behind 32, {torch.get_num_threads()} threads; tokens a second, and against "
+          "transformers' generate")
+    for batch in (1, 4):
+        prompts = torch.randint(model.config.vocab_size, (batch, 32))
+        seconds = in_turn({
+            "transformers": lambda: peer.generate(
+                prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=n_new, min_new_tokens=n_new,
+                do_sample=False, pad_token_id=0)[:, 32:].tolist(),
+            "no cache": lambda: generate(model, prompts, n_new)[:, 32:].tolist(),
+            "cache": lambda: generate_cached(model, prompts, n_new)[:, 32:].tolist(),
+            "engine": lambda: engine_tokens(model, [(p, n_new) for p in prompts.tolist()], batch)})
+        for name, t in seconds.items():
+            print(f"  batch {batch}  {name:<14}{batch * n_new / t:>8.0f}{seconds['transformers'] / t:>8.2f}")
+    dice = random.Random(0)
+    mixed = [([dice.randrange(model.config.vocab_size) for _ in range(dice.randrange(8, 97))],
+              dice.randrange(16, 121))
+             for _ in range(16)]
+    seconds = in_turn({f"{n} at once": lambda n=n: engine_tokens(model, mixed, n) for n in (1, 4, 16)},
+                      rounds=3)
+    total = sum(n for _, n in mixed)
+    print("16 mixed requests through the engine; tokens a second, and against one after another")
+    for name, t in seconds.items():
+        print(f"  {name:<23}{total / t:>8.0f}{seconds['1 at once'] / t:>8.2f}")
+
+
+if __name__ == "__main__":
+    run_main(main)
