@@ -39,11 +39,11 @@ class RowStream:
 
     def starts(self, epoch: int) -> np.ndarray:
         """Where the rows of an epoch begin, in its order: (n_rows,). Without `eos` each epoch is cut at another offset."""
-        rng = np.random.default_rng([self.seed, epoch])
+        generator = np.random.default_rng((self.seed, epoch))
         if self.documents is not None:
-            return rng.permutation(self.documents)
-        offset, last = rng.integers(self.length), len(self.tokens) - self.length - 1
-        return np.minimum(offset + self.length * rng.permutation(self.n_rows), last)
+            return generator.permutation(self.documents)
+        offset, last = generator.integers(self.length), len(self.tokens) - self.length - 1
+        return np.minimum(offset + self.length * generator.permutation(self.n_rows), last)
 
     def start(self, row: int) -> int:
         """Where row number `row` of the endless sequence begins."""

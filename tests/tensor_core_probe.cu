@@ -47,7 +47,7 @@ __global__ void copy_kernel(const float* x, float* y, int newest, int look, bool
 }
 
 __global__ void round_kernel(const float* x, bf16* y, float* back, int n) {
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  const int i = blockDim.x * blockIdx.x + threadIdx.x;
   if (i >= n) return;
   y[i] = __float2bfloat16(x[i]);
   back[i] = __bfloat162float(y[i]);

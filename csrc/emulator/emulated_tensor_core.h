@@ -30,6 +30,7 @@ EMU_INLINE void cp_async_4(void* to_shared, const void* from_global, bool inside
 }
 EMU_INLINE void cp_async_commit() { emu::commit_copies(); }
 template <int NEWEST> EMU_INLINE void cp_async_wait() { emu::wait_for_copies(NEWEST); }
+EMU_INLINE void cp_async_wait_all() { cp_async_wait<0>(); }
 EMU_INLINE float fast_exp2(float x) { return exp2f(x); }
 // Reports then say K[27] instead of smem[3576], which nobody can place.
 template <class T> EMU_INLINE void name_shared(const char* name, T* begin, size_t count) {

@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(THREADS, M)
   float dK[M][D / 8][4] = {}, dV[M][D / 8][4] = {};
 
   for (int step = 0; step < steps; step++) {
-    cp_async_wait<0>();
+    cp_async_wait_all();
     __syncthreads();  // this Q and dO are complete, and everyone is done with the last ones and with dS
     if (step + 1 < steps) begin_stage(step + 1);
     cp_async_commit();

@@ -64,9 +64,9 @@ __global__ void __launch_bounds__(THREADS, 2)
 
   const int end = causal ? min(T, q0 + Br) : T;
   for (int k0 = 0; k0 < end; k0 += Bc) {
-    cp_async_wait<0>();
+    cp_async_wait_all();
     __syncthreads();  // this K and V are complete, and everyone is done with the last ones
-    if (k0 + Bc < end) begin_stage(k0 + Bc);
+    if (const int next = k0 + Bc; next < end) begin_stage(next);
     cp_async_commit();
     bf16 *K = stages + k0 / Bc % 2 * 2 * TILE, *V = K + TILE;
 #pragma unroll 2
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(THREADS, 2)
   float dK[M][D / 8][4] = {}, dV[M][D / 8][4] = {};
 
   for (int step = 0; step < steps; step++) {
-    cp_async_wait<0>();
+    cp_async_wait_all();
     __syncthreads();  // this Q and dO are complete, and everyone is done with the last ones
     if (step + 1 < steps) begin_stage(step + 1);
     cp_async_commit();

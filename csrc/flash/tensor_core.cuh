@@ -79,6 +79,7 @@ __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commi
 template <int NEWEST> __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(NEWEST) : "memory");
 }
+__device__ __forceinline__ void cp_async_wait_all() { cp_async_wait<0>(); }
 
 // 2 to the power x, by the special function unit: relative error about 2e-7, and 0 where x is -infinity.
 __device__ __forceinline__ float fast_exp2(float x) {
