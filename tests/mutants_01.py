@@ -86,6 +86,10 @@ MUTANTS = [
     ("1.8", "cuts behind the first byte", "len(data) - back\n", "len(data) - back + 1\n"),
     ("1.8", "looks behind a letter for an unfinished character", "break", "pass"),
     ("1.8", "waits for a stray byte to end", "if back < length:", "if back != length:"),
+    ("1.8", "waits for the rest after C0 and C1", "0xC2 <=", "0xC0 <="),
+    ("1.8", "waits for the rest after F5 to FF", "<= 0xF4", "<= 0xFF"),
+    ("1.8", "waits for the rest after F5 to F7", "<= 0xF4", "<= 0xF7"),
+    ("1.8", "does not know the last first byte", "<= 0xF4", "<= 0xF3"),
     ("1.8", "prints held bytes twice", "return data[:cut]", "return data"),
 
     ("1.9", "keeps the old pair before", "counts[ids[before], a] -= times", "pass"),

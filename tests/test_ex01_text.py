@@ -1,4 +1,5 @@
 """Exercises of chapter 1, second part: text to ids and back. A learner sees the docstrings."""
+import codecs
 import random
 
 import numpy as np
@@ -209,6 +210,18 @@ def test_broken_bytes_do_not_hold_back_what_follows():
         "will come")
     got = decoder.feed(256)
     assert got == "a\ufffd", f"fed a and a byte that continues nothing, got {got!r}, wanted 'a\ufffd' at once"
+
+
+@pytest.mark.ex("1.8")
+def test_bytes_that_begin_nothing_are_broken_at_once():
+    """C0, C1 and F5 to FF begin no character: their mark is printed at once"""
+    for byte in (0xC0, 0xC1, 0xF5, 0xF7, 0xF8, 0xFD, 0xFF):
+        decoder, theirs = StreamDecoder(Tokenizer([])), codecs.getincrementaldecoder("utf-8")(errors="replace")
+        got = [decoder.feed(b) for b in (97, byte, 0xC2, 0xA0, byte, 98)]
+        wanted = [theirs.decode(bytes([b])) for b in (97, byte, 0xC2, 0xA0, byte, 98)]
+        assert got == wanted, (
+            f"fed a, {byte:02X}, C2, A0, {byte:02X} and b one by one, got {got}, wanted {wanted}: {byte:02X} occurs "
+            "in no UTF-8, nothing that follows can complete it")
 
 
 @pytest.mark.ex("1.8")
