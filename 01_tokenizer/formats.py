@@ -9,6 +9,7 @@ refused with a sentence that names what is not supported.
 """
 import base64
 import binascii
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -104,6 +105,14 @@ def to_hf(tokenizer: Tokenizer, path: Path | str) -> None:
     check_spelling(tokenizer)
     alphabet = byte_alphabet()
     names = ["".join(alphabet[byte] for byte in data) for data in tokenizer.bytes_of]
+    taken = set(names) & tokenizer.special.keys()
+    if taken:
+        raise ValueError(f"the special token {taken.pop()!r} is spelled like an ordinary one: there both "
+                         "would have "
+                         "one id, rename it")
+    if re.search(r"\{\d+(,\d*)?\}\+", tokenizer.pattern):
+        raise ValueError("the pattern has a possessive {n,m}+, which tokenizers' regular expressions read as "
+                         "several times {n,m}: leave out the +")
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     cut = {"type": "Split", "pattern": {"Regex": tokenizer.pattern}, "behavior": "Isolated", "invert": False}
     flags = dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), False)

@@ -21,9 +21,8 @@ PATTERNS = {
     "GPT-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     # OpenAI 2023, tiktoken's cl100k_base: at most three digits, a word may begin with any mark, marks take
     # line ends.
-    "GPT-4 (cl100k)": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| "
-                      r"?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$"
-                      r"|\s*[\r\n]|\s+(?!\S)|\s",
+    "GPT-4 (cl100k)": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*+"
+                      r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
     # Meta 2024, tokenizer.py of the Llama 3 release: GPT-4's, several line ends in one piece.
     "Llama 3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
                r"|\s*[\r\n]+|\s+(?!\S)|\s+",

@@ -93,6 +93,15 @@ def test_tokens_that_share_their_bytes_are_not_written(tmp_path):
     assert not list(tmp_path.iterdir()), "nothing is written"
 
 
+def test_what_tokenizers_would_read_in_another_way_is_not_written(tmp_path):
+    for tokenizer, message in ((Tokenizer([], ("<",)), "'<' is spelled like"),
+                               (Tokenizer([], ("Ġ",)), "spelled like"),
+                               (Tokenizer([], pattern=r"\p{N}{1,3}+|\P{N}"), "possessive")):
+        with pytest.raises(ValueError, match=message):
+            to_hf(tokenizer, tmp_path / "hf.json")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("edit, message", [
     (lambda d: d["model"].update(type="Unigram"), "type Unigram is not supported"),
     (lambda d: d["model"].update(dropout=0.1), "dropout 0.1"),
