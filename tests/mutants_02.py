@@ -115,7 +115,7 @@ MUTANTS = [
 
     ("2.10", "ignores grouped heads", "2 * C * config.n_kv_heads * D", "2 * C * C"),
     ("2.10", "forgets the untied output layer", "(1 if config.tied else 2)", "1"),
-    ("2.10", "always counts learned positions", '(config.max_len if config.positions == "learned" else 0)',
+    ("2.10", "always counts learned positions", 'config.max_len if config.positions == "learned" else 0',
      "config.max_len"),
     ("2.10", "counts learned positions for ALiBi",
      'config.positions == "learned"', 'config.positions != "rope"'),
