@@ -33,8 +33,8 @@ class StopStrings:
             end, minus_length = min(found)
             self.hit = text[end + minus_length:end]
             return text[:end + minus_length]
-        keep = max((n for stop in self.stops for n in range(1, len(stop)) if text.endswith(stop[:n])),
-                   default=0)
+        begun = [n for stop in self.stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
+        keep = max(begun, default=0)
         self._held = text[len(text) - keep:]
         return text[:len(text) - keep]
         # END EXERCISE 8.10
