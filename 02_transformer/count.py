@@ -1,6 +1,8 @@
-"""Account for a model before it is built: parameters by part, by formula.
+"""Account for a model before it is built: parameters, arithmetic and bytes from its configuration.
 
-    python 02_transformer/run.py           compares the formula with what is built
+Tests hold each formula equal to what is really built, counted and allocated.
+
+    python 02_transformer/published_models.py      the same for models that everybody knows
 """
 from model_config import Config
 
@@ -82,3 +84,71 @@ def active_parameters(config: Config) -> int:
     idle = (config.n_experts - config.top_k) * mlp_parameters(config, config.expert_width)
     sparse = sum(config.has_experts(layer) for layer in range(config.n_layers))
     return sum(count_parameters(config).values()) - sparse * idle
+
+
+def flops_per_token(config: Config, T: int) -> int:
+    """Floating-point operations of one token's forward pass in a text of T tokens, mean over the text.
+
+    Matrix products alone, two operations for each multiplication and addition. The table of scores is counted
+    whole, as the plain code computes it; a kernel that skips what the mask hides does half of that part.
+    """
+    if is_variant(config):
+        return variant_flops(config, T)
+    # EXERCISE 2.22 floating-point operations
+    C, F, L = config.d_model, config.d_ff, config.n_layers
+    Q, KV = config.n_heads * config.D, config.n_kv_heads * config.D
+    projections = 2 * (2 * C * Q + 2 * C * KV)
+    scores_and_means = 2 * 2 * T * Q
+    feed_forward = 2 * C * F * (3 if config.activation == "swiglu" else 2)
+    return L * (projections + scores_and_means + feed_forward) + 2 * C * config.vocab_size
+    # END EXERCISE 2.22
+
+
+def variant_flops(config: Config, T: int) -> int:
+    """The same for every option of Config."""
+    C, H, D = config.d_model, config.n_heads, config.D
+    n_in, swiglu = T + config.sinks, config.activation == "swiglu"
+    if config.attention == "latent":
+        R, r, A = config.kv_latent, config.rope_width, config.q_latent
+        queries = 2 * (C * A + A * H * (D + r)) if A else 2 * C * H * (D + r)
+        attention = queries + 2 * C * (R + r) + 2 * R * H * 2 * D + 2 * H * D * C + 2 * T * H * (2 * D + r)
+    else:
+        attention = 2 * (2 * C * H * D + 2 * C * config.n_kv_heads * D) + 2 * 2 * n_in * H * D
+    one = 2 * C * (3 if swiglu else 2)                        # of a feed-forward layer, by its width
+    sparse = sum(config.has_experts(layer) for layer in range(config.n_layers))
+    mixture = 2 * C * config.n_experts + one * config.expert_width * (config.top_k + config.n_shared)
+    feed_forward = (config.n_layers - sparse) * one * config.d_ff + sparse * mixture
+    return config.n_layers * attention + feed_forward + 2 * C * config.vocab_size
+
+
+def training_flops(config: Config, T: int) -> int:
+    """Forward and backward pass of a token: a product has two gradients, each a product of the same size."""
+    return 3 * flops_per_token(config, T)
+
+
+def cache_bytes(config: Config, T: int, bytes_per_number: int = 2) -> int:
+    """Keys and values of a text of T tokens; a window layer keeps what the next token will see of them."""
+    heads, *widths = config.cache_shape
+    windows = [config.window_of(layer) for layer in range(config.n_layers)]
+    kept = [min(T, window - 1) if window else T for window in windows]
+    return sum(kept) * heads * sum(widths) * bytes_per_number
+
+
+def activation_numbers(config: Config, T: int) -> float:
+    """Numbers that the plain code keeps for each token until the backward pass, in rows of T tokens.
+
+    Without ids, the loss, and tables that all layers share. ValueError for latent attention and experts.
+    """
+    if config.attention == "latent" or config.n_experts:
+        raise ValueError("activations are counted for dense models without latent attention: choose one")
+    C, H, K = config.d_model, config.n_heads, config.n_kv_heads
+    Q, KV = H * config.D, K * config.D
+    norm = 3 * C + 1                         # what came in, one over its size, their product, the output
+    inside = {"swiglu": 5, "gelu": 4, "gelu_tanh": 5, "relu": 2, "relu2": 3}[config.activation] * config.d_ff
+    attention = 4 * Q + H * T                # q, k, v, the heads' output; the weights
+    if config.qk_norm:
+        attention += 2 * Q + 2 * KV + H + K
+    if config.sinks:
+        attention += H + 2 * Q / T           # one key more
+    norms = norm * (1 if config.placement == "parallel" else 2)
+    return config.n_layers * (norms + attention + inside) + (norm if config.placement != "post" else C)
