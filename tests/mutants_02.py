@@ -273,7 +273,8 @@ MUTANTS = [
 
     ("2.21", "counts numbers instead of bytes", "t.numel() * t.itemsize", "t.numel()"),
     ("2.21", "lets every tensor begin at zero", "begin, end = end, end +", "begin, end = 0, end +"),
-    ("2.21", "gives lengths for ends", '"data_offsets": [begin, end]', '"data_offsets": [begin, end - begin]'),
+    ("2.21", "gives lengths for ends", '"data_offsets": [begin, end]',
+     '"data_offsets": [begin, end - begin]'),
     ("2.21", "counts from the start of the file", '"data_offsets": [begin, end]',
      '"data_offsets": [begin + 8, end + 8]'),
     ("2.21", "writes the length the other way round", '"little")', '"big")'),
@@ -294,6 +295,7 @@ MUTANTS = [
     ("2.22", "always counts a gate", '(3 if config.activation == "swiglu" else 2)', "3"),
     ("2.22", "counts the logits in every layer", " + feed_forward) + 2 * C * config.vocab_size",
      " + feed_forward + 2 * C * config.vocab_size)"),
-    ("2.22", "counts the embedding as a product", "+ 2 * C * config.vocab_size", "+ 4 * C * config.vocab_size"),
+    ("2.22", "counts the embedding as a product", "+ 2 * C * config.vocab_size",
+     "+ 4 * C * config.vocab_size"),
     ("2.22", "forgets the logits", " + 2 * C * config.vocab_size", ""),
 ]
