@@ -185,7 +185,7 @@ def split_heads_and_widths(model: Transformer, team: Team, sequence: bool = Fals
                              "choose fewer ranks or another shape")
     if config.attention == "latent" or config.n_experts or config.bias or config.sinks:
         raise ValueError("latent attention, experts, biases and sinks are not cut here: use the plain decoder")
-    if config.positions == "alibi" or sequence and config.positions == "learned":
+    if config.positions == "alibi" or sequence and config.positions in ("learned", "sinusoidal"):
         raise ValueError(f"positions {config.positions!r} cannot be cut this way: use rope")
     if -(-config.vocab_size // team.size) * (team.size - 1) >= config.vocab_size:
         raise ValueError(f"{config.vocab_size} tokens are too few for {team.size} ranks: use fewer ranks")
