@@ -80,7 +80,8 @@ def extract(body: bytes, content_type: str = "") -> tuple[str, str]:
     if not marked and sum(b < 9 or 13 < b < 32 and b != 27 for b in sample) > len(sample) / 20:
         return "", "binary"
     text = repair_mojibake(decode(beginning(body, MAX_BYTES), content_type)[0])
-    plain = kind == "text/plain" or not re.search(r"<[a-zA-Z!/]", text[:20000])
+    looked_at = text if "html" in kind else text[:20000]     # text that nobody calls HTML may speak of tags
+    plain = kind == "text/plain" or not re.search(r"<[a-zA-Z!/]", looked_at)
     text = normalise(text) if plain else main_text(text, xml="xml" in kind)
     return (text, "") if text else ("", "no main text")
 

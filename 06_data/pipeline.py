@@ -163,7 +163,8 @@ def _reads(stage: str, recipe: Recipe) -> list[str]:
 @lru_cache(maxsize=1)
 def _code() -> str:
     """Hash of the code that decides: changed code is a changed result."""
-    modules = (across_shards, charset, decontaminate, deduplicate, extract, filters, html_tokens, http_message,
+    modules = (across_shards, charset, decontaminate, deduplicate, extract, filters, html_tokens,
+               http_message,
                language, page_blocks, quality, shards, warc, warc_stream, inspect.getmodule(_code))
     return hashlib.sha256("".join(inspect.getsource(m) for m in modules).encode()).hexdigest()
 

@@ -10,7 +10,7 @@ import planted
 from html_tokens import tokens, unescape_value
 
 PARAGRAPH = ("This is a paragraph of ordinary text, long enough to be what a reader came for, and it says "
-             "nothing that anybody would need to know. It goes on for a second sentence, and looks like no menu.")
+             "nothing that anybody would need to know. It has a second sentence, and looks like no menu.")
 MENU = '<ul><li><a href="/1">Home</a><li><a href="/2">News</a><li><a href="/3">Contact us</a></ul>'
 SHOWN = {
     "</head> left out": f"<html><head><title>A title</title><style>p {{}}</style><body>{MENU}<p>{PARAGRAPH}",
@@ -87,6 +87,11 @@ def test_the_items_of_a_list_stay_with_the_text_before_them(html, items):
 
 def test_a_menu_behind_the_text_is_still_a_menu():
     assert extract.extract(f"<p>{PARAGRAPH}</p>{MENU}".encode(), "text/html")[0] == PARAGRAPH
+
+
+def test_a_page_whose_markup_begins_late_is_still_a_page():
+    body = b"\n" * 30_000 + f"<nav>{MENU}</nav><p>{PARAGRAPH}</p>".encode()
+    assert extract.extract(body, "text/html") == (PARAGRAPH, "")
 
 
 def test_in_xhtml_every_tag_can_close_itself():

@@ -1,4 +1,4 @@
-"""Chapter 6: the pipeline resumes, verifies, skips trouble with a reason, and does not grow with the corpus."""
+"""Chapter 6: the pipeline resumes, verifies, skips trouble with a reason, and stays small."""
 import concurrent.futures
 import errno
 import gzip
@@ -42,11 +42,13 @@ def crawl(tmp_path_factory):
     path = tmp_path_factory.mktemp("crawl") / "crawl.warc.gz"
     pages = planted.build(0, leak="\n".join([LEAK, *planted.articles()[0][:3]]))
     some = {kind: [p for p in pages if p.kind == kind][:n] for kind, n in (
-        ("article", 30), ("near copy", 8), ("exact copy", 5), ("private data", 3), ("leak", 1), ("language", 12), ("spam", 9),
+        ("article", 30), ("near copy", 8), ("exact copy", 5), ("private data", 3), ("leak", 1),
+        ("language", 12), ("spam", 9),
         ("facts", 8), ("broken", 13), ("code", 3))}
     with open(path, "wb") as file:
         for page in (page for kind in some.values() for page in kind):
-            write_record(file, Page("http://web.example" + page.path, 200, {"content-type": page.content_type}, page.body))
+            write_record(file, Page("http://web.example" + page.path, 200,
+                                    {"content-type": page.content_type}, page.body))
     (path.parent / "items.json").write_text(json.dumps([LEAK]))
     return path
 
@@ -70,28 +72,34 @@ def test_the_funnel_adds_up_and_every_removal_has_a_reason(done):
     for before, after in zip(result["stages"], result["stages"][1:]):
         assert before["documents_out"] == after["documents_in"]
     for stage in result["stages"]:
-        assert stage["documents_in"] - stage["documents_out"] == sum(stage["reasons"].values()), stage["stage"]
+        gone = stage["documents_in"] - stage["documents_out"]
+        assert gone == sum(stage["reasons"].values()), stage["stage"]
         assert set(stage["samples"]) == set(stage["reasons"])
     by_name = {s["stage"]: s["reasons"] for s in result["stages"]}
     assert by_name["extract"]["empty"] == 1 and by_name["extract"]["binary"] == 2
-    assert by_name["near"] and by_name["exact"] and by_name["decontaminate"] == {"contains evaluation items": 1}
+    assert by_name["near"] and by_name["exact"]
+    assert by_name["decontaminate"] == {"contains evaluation items": 1}
     assert "shards" in result and pipeline.funnel_table(result).count("\n") == len(pipeline.STAGES)
 
 
 def test_copies_go_and_the_first_of_them_stays(done):
     folder, result = done
     stage = {s["stage"]: folder / f"{i + 1}-{s['stage']}" for i, s in enumerate(result["stages"])}
-    before, after = ([doc for p in sorted(stage[s].glob("*.jsonl.gz")) for doc in read_documents(p)] for s in ("quality", "near"))
+    before, after = ([doc for p in sorted(stage[s].glob("*.jsonl.gz")) for doc in read_documents(p)]
+                     for s in ("quality", "near"))
     gone = {doc["url"] for doc in before} - {doc["url"] for doc in after}
-    assert len(gone) >= 8 and all("copy" in url for url in gone), "the originals come first in this crawl, so they stay"
+    assert len(gone) >= 8 and all("copy" in url
+                                  for url in gone), "the originals come first in this crawl, so they stay"
     texts = [deduplicate.shingles(doc["text"]) for doc in after]
     assert max(deduplicate.jaccard(a, b) for i, a in enumerate(texts) for b in texts[:i]) < 0.9
 
 
 @pytest.mark.parametrize("stage, end", across_shards.PARTS.items())
 def test_a_repeated_part_stays_where_it_came_first_and_short_ones_may_repeat(tmp_path, stage, end):
-    long, other, short = "a sentence of more than forty characters, repeated", "another sentence, also of more than forty", "short"
-    shards = [[end.join([long, short]), end.join([other, long.upper(), short])], [end.join([short, other, other, long])]]
+    long, other = "a sentence of more than forty characters, repeated", "another sentence, also of more than forty"
+    short = "short"
+    shards = [[end.join([long, short]), end.join([other, long.upper(), short])],
+              [end.join([short, other, other, long])]]
     for i, texts in enumerate(shards):
         with gzip.open(tmp_path / f"{i}.gz", "wt") as file:
             file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
@@ -115,7 +123,8 @@ def test_a_second_run_does_nothing_and_changes_no_byte(crawl, done):
     assert [s["reasons"] for s in again["stages"]] == [s["reasons"] for s in first["stages"]]
 
 
-def test_two_processes_give_the_same_bytes_as_one_also_after_a_backward_pass(crawl, done, tmp_path, monkeypatch):
+def test_two_processes_give_the_same_bytes_as_one_also_after_a_backward_pass(crawl, done, tmp_path,
+                                                                             monkeypatch):
     after_backward(monkeypatch)
     pipeline.run_pipeline(crawl, tmp_path, recipe(crawl), records=25)
     here = {k: v for k, v in contents(tmp_path).items() if k.endswith(".jsonl.gz")}
@@ -127,7 +136,8 @@ def test_the_ladder_is_climbed_in_processes_after_a_backward_pass(monkeypatch):
     tokenizer, shape = Tokenizer([]), ladder.Shape(d_model=8, n_layers=1, steps=2, batch=2, length=64)
     asked = questions(find_facts(1, random.Random(0))[0])
     with process_pool(2) as executor:
-        got = ladder.climb({"a": ["some text " * 30], "b": ["other words " * 30]}, tokenizer, ["test " * 9], asked,
+        got = ladder.climb({"a": ["some text " * 30], "b": ["other words " * 30]}, tokenizer, ["test " * 9],
+                           asked,
                            shape, range(1), executor)
     assert all(2 < got[name]["bits_per_byte"][0] < 9 for name in "ab")
 
@@ -158,7 +168,8 @@ def test_a_damaged_file_is_found_and_made_again_and_a_new_setting_redoes_the_wor
     result = pipeline.run_pipeline(crawl, tmp_path, recipe(crawl), Here(), 25, ("extract", "language"))
     assert victim.read_bytes() == wanted and pipeline.verify(tmp_path) == []
     assert result["stages"][1]["skipped"] == result["shards"] - 1
-    german = pipeline.run_pipeline(crawl, tmp_path, pipeline.Recipe(language="de"), Here(), 25, ("extract", "language"))
+    german = pipeline.run_pipeline(crawl, tmp_path, pipeline.Recipe(language="de"), Here(), 25,
+                                   ("extract", "language"))
     assert german["stages"][1]["skipped"] == 0 and "language: en" in german["stages"][1]["reasons"]
 
 
@@ -180,7 +191,8 @@ def test_a_full_disk_stops_clearly_and_leaves_no_half_file(crawl, tmp_path, monk
         pipeline.run_pipeline(crawl, tmp_path, recipe(crawl), Here(), 25, ("extract",))
     assert not list(tmp_path.glob("1-extract/*"))
     monkeypatch.setattr(workbench.os, "replace", real)
-    assert pipeline.run_pipeline(crawl, tmp_path, recipe(crawl), Here(), 25, ("extract",))["stages"][0]["documents_out"] > 0
+    assert pipeline.run_pipeline(crawl, tmp_path, recipe(crawl), Here(), 25,
+                                 ("extract",))["stages"][0]["documents_out"] > 0
 
 
 def test_the_command_ends_a_full_disk_with_one_sentence(crawl, tmp_path):
@@ -188,7 +200,8 @@ def test_the_command_ends_a_full_disk_with_one_sentence(crawl, tmp_path):
             "import errno, workbench, pipeline\n"
             "def full(*_): raise OSError(errno.ENOSPC, 'No space left on device')\n"
             "workbench.os.replace = full\n"
-            f"sys.argv = ['pipeline.py', {str(crawl)!r}, {str(tmp_path)!r}]\nworkbench.run_main(pipeline.main)")
+            f"sys.argv = ['pipeline.py', {str(crawl)!r}, {str(tmp_path)!r}]\n"
+            "workbench.run_main(pipeline.main)")
     env = {"PYTHONPATH": ":".join(p for p in sys.path if p), "OMP_WAIT_POLICY": "PASSIVE"}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert run.returncode == 1 and "the disk is full" in run.stderr and "Traceback" not in run.stderr
@@ -198,13 +211,15 @@ def test_broken_members_and_missing_files_are_reported(crawl, tmp_path):
     data = bytearray(crawl.read_bytes())
     data[5000:5100] = b"\0" * 100
     (tmp_path / "bad.warc.gz").write_bytes(data)
-    result = pipeline.run_pipeline(tmp_path / "bad.warc.gz", tmp_path / "out", recipe(crawl), Here(), 25, ("extract",))
+    result = pipeline.run_pipeline(tmp_path / "bad.warc.gz", tmp_path / "out", recipe(crawl), Here(), 25,
+                                   ("extract",))
     assert result["problems"]["broken gzip member"] >= 1 and result["stages"][0]["documents_in"] > 80
     with pytest.raises(FileNotFoundError):
         pipeline.run_pipeline(tmp_path / "none.warc.gz", tmp_path / "out2", recipe(crawl), Here())
 
 
-@pytest.mark.parametrize("content", [b"", gzip.compress(b""), b"<html>no WARC at all</html>", b"\x28\xb5\x2f\xfd",
+@pytest.mark.parametrize("content", [b"", gzip.compress(b""), b"<html>no WARC at all</html>",
+                                     b"\x28\xb5\x2f\xfd",
                                      b"WARC/1.0\r\nWARC-Type: warcinfo\r\nContent-Length: 0\r\n\r\n\r\n\r\n"])
 def test_a_file_without_a_page_is_said_in_one_sentence(tmp_path, content):
     (tmp_path / "a.warc").write_bytes(content)
@@ -227,7 +242,8 @@ def test_memory_stays_flat_when_the_corpus_grows(tmp_path):
         source = tmp_path / f"{n}.jsonl.gz"
         with gzip.open(source, "wt") as file:
             for i in range(n):
-                file.write(json.dumps({"url": f"u{i}", "domain": "d", "raw": 1, "text": f"The words of text {i} and more of it. " * 20}) + "\n")
+                file.write(json.dumps({"url": f"u{i}", "domain": "d", "raw": 1,
+                                       "text": f"The words of text {i} and more of it. " * 20}) + "\n")
         tracemalloc.start()
         for stage in ("language", "rules", "private"):
             pipeline.run_shard(stage, str(source), str(tmp_path / f"{n}-{stage}.jsonl.gz"), pipeline.Recipe())
@@ -239,5 +255,7 @@ def test_memory_stays_flat_when_the_corpus_grows(tmp_path):
 
 
 def test_a_count_of_zero_is_refused_before_the_work_begins():
-    done = subprocess.run([sys.executable, "06_data/run.py", "--ladder-seeds", "0"], capture_output=True, text=True)
-    assert done.returncode == 1 and "--ladder-seeds 0: give 1 or more" in done.stderr and "Traceback" not in done.stderr
+    done = subprocess.run([sys.executable, "06_data/run.py", "--ladder-seeds", "0"], capture_output=True,
+                          text=True)
+    assert done.returncode == 1 and "--ladder-seeds 0: give 1 or more" in done.stderr
+    assert "Traceback" not in done.stderr

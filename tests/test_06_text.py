@@ -97,8 +97,8 @@ def test_smoothed_log_probabilities_sum_to_one():
     np.testing.assert_allclose(np.exp(p[0]), [3.5 / 5.5, 0.5 / 5.5, 1.5 / 5.5])
 
 
-GOOD = ("The tokenizer reads the text of the file and cuts it into pieces that the model has seen before. It is "
-        "fast because most of the words of a language occur again and again. When a word is new to it, the "
+GOOD = ("The tokenizer reads the text of the file and cuts it into pieces that the model has seen before. It "
+        "is fast because most of the words of a language occur again and again. When a word is new, the "
         "pieces are shorter, down to the single byte, so that nothing is ever lost. That is what makes it "
         "robust.\n\nThe second paragraph says something "
         "else, to have more than one of them. It ends with a full stop.")
