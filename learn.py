@@ -3,7 +3,8 @@
     python learn.py                 where you stand           python learn.py start 2       begin chapter 2
     python learn.py check [2.1]     test what you wrote       python learn.py check --watch test on every save
     python learn.py hint 2.1        the next of three hints   python learn.py reset 2.1     blank it again
-    python learn.py solution 2.1    the reference's body
+    python learn.py solution 2.1    the reference's body      python learn.py run 2.1 [command] the pipeline on yours
+    python learn.py bring OLD       your answers from last week's folder, or from a branch
     for teachers (TEACHING.md): release, grade, prove
 
 Standard library only; the tests run in the .venv that `make setup` builds. Ids are as in NN_x/EXERCISES.md.
@@ -19,13 +20,15 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "tools"))
 from learn_bodies import Exercise, chapters, digest, graft, is_stub, write
 from learn_check import bench_of, check, watch
-from learn_student import BRANCH, ROOT, TRAILER, Student, command, counted, duration, page, paint, place
+from learn_mine import bring, narrow, run
+from learn_student import (BRANCH, ROOT, TRAILER, Student, columns, command, counted, duration, folded, page, paint,
+                           place)
 from learn_trees import git
 
 
 def status(student: Student) -> None:
     """Where the learner stands: one line a chapter, what is next and where it is."""
-    todo = student.open()
+    todo = [e for e in [student.next()] if e]
     marks = {"passed": ("✓", "green"), "blank": ("·", "dim"), "written": ("✗", "red"), "given": ("=", "dim")}
     names = [c for c in chapters(ROOT) if any(e.chapter == c for e in student.exercises.values())]
     wide, room = max(map(len, names)) + 2, shutil.get_terminal_size((80, 24)).columns - 2
@@ -103,6 +106,7 @@ def start(student: Student, number: str) -> None:
         ["git", "-C", str(ROOT), "config", "user.email"], capture_output=True, check=False
     ).stdout
     who = [] if known else ["-c", "user.name=learner", "-c", "user.email=learner@localhost"]
+    student.remember("here", "chapter", chapter)
     git(
         ROOT, *who, "commit", "-qam", f"Start chapter {number}: blank its exercises\n\n{TRAILER}: {reference}"
     )
@@ -115,6 +119,7 @@ def hint(student: Student, exercise: Exercise) -> None:
     if not exercise.hints:
         raise ValueError(f"exercise {exercise.id} has no hints in {exercise.chapter}/EXERCISES.md")
     seen = student.progress.get("hints", {}).get(exercise.id, 0)
+    student.remember("here", "chapter", exercise.chapter)
     for title, text in exercise.hints[seen : seen + 1] or exercise.hints:
         print(f" {paint(title, 'bold')}\n\n{text}\n")
     if seen + 1 < len(exercise.hints):
@@ -152,7 +157,8 @@ def solution(student: Student, exercise: Exercise) -> None:
     body = student.given.get(exercise.id)
     if body is None:
         raise ValueError("this tree has no solutions: ask whoever gave it to you")
-    print(body, end="")
+    e = student.exercises[exercise.id]
+    print(narrow(body, columns() if sys.stdout.isatty() or "COLUMNS" in os.environ else 80, e.comment), end="")
 
 
 def teach(asked: argparse.Namespace) -> int:
@@ -205,6 +211,9 @@ def read(words: list[str]) -> argparse.Namespace:
     add("hint", "the next of three hints", "ID")
     add("reset", "blank an exercise again (what was there is kept)", "ID")
     add("solution", "show the reference's body", "ID")
+    one = add("run", "run the pipeline on your body of an exercise, with the reference of all the rest", "ID")
+    one.add_argument("words", metavar="COMMAND", nargs=argparse.REMAINDER, help="default: make QUICK=1 and the chapter")
+    add("bring", "bring your answers from another folder or branch into this tree", "OLD")
     one = add("release", "teachers: a student tree with blanks, and a Gradescope autograder")
     one.add_argument(
         "--chapters", metavar="1-3", required=True, help="the chapters to blank; earlier ones come whole"
@@ -257,7 +266,7 @@ def main(words: list[str]) -> int:
             raise ValueError(
                 "you have written nothing to check yet: "
                 + (
-                    f"begin with {student.open()[0].id}"
+                    f"begin with {student.next().id}"
                     if student.open()
                     else f"begin with {command('start 1')}"
                 )
@@ -269,6 +278,10 @@ def main(words: list[str]) -> int:
             e = next((e for e in todo if e.chapter == wanted[-1].chapter), todo[0])
             print(f" next: {e.id} {e.title} (~{e.minutes} min)   {place(e)}")
         return 0 if good else 1
+    elif asked.command == "run":
+        return run(student, asked.id, asked.words)
+    elif asked.command == "bring":
+        bring(student, asked.old)
     else:
         {"hint": hint, "reset": reset, "solution": solution}[asked.command](student, student.pick(asked.id))
     return 0
@@ -284,5 +297,5 @@ if __name__ == "__main__":
     except BrokenPipeError:
         sys.exit(1)
     except (ValueError, OSError, RuntimeError, subprocess.CalledProcessError) as problem:
-        print(f"learn.py: {problem}", file=sys.stderr)
+        print(folded(f"learn.py: {problem}", "", "  "), file=sys.stderr)
         sys.exit(2)

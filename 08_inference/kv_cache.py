@@ -32,7 +32,8 @@ class KVCache:
         begin = self.filled[layer]
         end = begin + k.shape[2]
         if end > self.k.shape[3]:
-            raise ValueError(f"the cache has room for {self.k.shape[3]} tokens, not {end}: make it with a larger max_len")
+            raise ValueError(f"the cache has room for {self.k.shape[3]} tokens, "
+                             f"not {end}: make it with a larger max_len")
         self.filled[layer] = end
         self.k[layer, :, :, begin:end], self.v[layer, :, :, begin:end] = k, v
         return self.k[layer, :, :, :end], self.v[layer, :, :, :end]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from learn_bodies import Exercise, blanked, digest, is_stub
 from learn_run import Bench, line_in_file
-from learn_student import ROOT, Student, command, page, paint, place
+from learn_student import ROOT, Student, command, folded, page, paint, place
 from learn_trees import copy_tree, export
 
 # What may differ between two reports of one fault in a kernel: which element, which threads met there.
@@ -43,9 +43,7 @@ def explain(report: dict, text: str, exercise: Exercise, path: str) -> list[str]
 
 def indented(line: str) -> str:
     """A line of a message below its test, folded to the terminal's width."""
-    room = max(shutil.get_terminal_size((80, 24)).columns - 1, 40)
-    folded = textwrap.wrap(line, room - 7, break_long_words=False)
-    return "\n".join(" " * (7 if n else 5) + part for n, part in enumerate(folded))
+    return folded(line, " " * 5, " " * 7)
 
 
 def check_one(student: Student, exercise: Exercise, bench: Bench, seconds: float) -> bool:
@@ -60,10 +58,8 @@ def check_one(student: Student, exercise: Exercise, bench: Bench, seconds: float
         if exercise.comment == "#":
             compile(text, path, "exec")
     except SyntaxError as problem:
-        print(
-            f"{paint(' ✗', 'red')} not Python yet: {problem.msg}   ({path}:{problem.lineno})\n"
-            f"     {(problem.text or '').strip()}"
-        )
+        print(folded(f"{paint(' ✗', 'red')} not Python yet: {problem.msg}   ({path}:{problem.lineno})", "", "   "))
+        print(indented((problem.text or "").strip()))
         return False
     reference = bench.exercises[exercise.id]
     verdict = bench.run(exercise.id, exercise.body, seconds=seconds)
@@ -71,7 +67,7 @@ def check_one(student: Student, exercise: Exercise, bench: Bench, seconds: float
         why = (verdict.broken or verdict.log).strip().splitlines()[-6:] or [
             f"the tests ended early: {verdict.end}"
         ]
-        print(paint(" ✗", "red") + " the tests could not run\n     " + "\n     ".join(why))
+        print(paint(" ✗", "red") + " the tests could not run\n" + "\n".join(map(indented, why)))
     told = set()
     for name, outcome in verdict.outcomes.items():
         report = next((r for r in verdict.reports if r["name"] == name and r["outcome"] == outcome), None)
@@ -89,7 +85,7 @@ def check_one(student: Student, exercise: Exercise, bench: Bench, seconds: float
     clean = (bench.base / exercise.path).read_text(encoding="utf-8")
     theirs = student.release.get("files", {}).get(exercise.path, digest(blanked(clean)))
     if digest(blanked(text)) != theirs:
-        print(f" note: {path} is changed outside the EXERCISE lines; only what is between them is tested")
+        print(folded(f"note: {path} is changed outside the EXERCISE lines; only what is between them is tested", " ", "   "))
     student.remember("passed", exercise.id, digest(exercise.body)) if verdict.passed else None
     return verdict.passed
 
@@ -113,6 +109,7 @@ def check(student: Student, wanted: list[Exercise], bench: Bench, seconds: float
                 f"exercise {exercise.id} is newer than your branch: keep the branch "
                 "under another name (git branch -m mine old), then start again on main"
             )
+        student.remember("here", "chapter", exercise.chapter)
         passed = check_one(student, exercise, bench, seconds)
         good &= passed
         if passed and student.state(exercise.id) == "given":
@@ -135,7 +132,7 @@ def watch(student: Student, id: str | None, seconds: float) -> None:
             )
             try:
                 student = Student()
-                wanted = [student.pick(id)] if id else student.open()[:1]
+                wanted = [student.pick(id)] if id else [e for e in [student.next()] if e]
                 if not wanted:
                     print(" nothing is open: every exercise you started passes")
                     return

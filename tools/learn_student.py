@@ -7,7 +7,9 @@ reference is the commit that the branch `mine` began from; `start` writes it int
 import difflib
 import json
 import os
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 from learn_bodies import Exercise, course, digest, find, is_stub, write
@@ -27,6 +29,20 @@ def paint(text: str, colour: str) -> str:
 def command(words: str) -> str:
     """How to call this tool from where the reader stands."""
     return f"python {os.path.relpath(ROOT / 'learn.py')} {words}"
+
+
+def columns() -> int:
+    """How wide the reader's terminal is; 80 where that is not known."""
+    return max(shutil.get_terminal_size((80, 24)).columns, 40)
+
+
+def folded(text: str, first: str = "", rest: str = "") -> str:
+    """`text` with every line folded to the terminal, the first beginning with `first` and all others with `rest`."""
+    lines = []
+    for line in text.splitlines():
+        lines += textwrap.wrap(line, columns() - 1, initial_indent=rest if lines else first, subsequent_indent=rest,
+                               break_long_words=False, break_on_hyphens=False) or [""]
+    return "\n".join(lines)
 
 
 def duration(minutes: int) -> str:
@@ -59,7 +75,7 @@ class Student:
             raise ValueError("there are no exercises here: run this in a full copy of the repository")
         self.notes = ROOT / ".learn/progress.json"
         self.progress = json.loads(self.notes.read_text()) if self.notes.exists() else {}
-        self.commit = reference_commit() if self.git else ""
+        self.commit = git_reference(ROOT, "HEAD") if self.git else ""
         paper = ROOT / "release.json"
         self.release = json.loads(paper.read_text(encoding="utf-8")) if paper.exists() else {}
         self.given = {}  # id: the reference's body, where it is known
@@ -102,6 +118,11 @@ class Student:
         """What is still to do in the started chapters, in order."""
         return [e for e in self.exercises.values() if self.state(e.id) in ("blank", "written")]
 
+    def next(self) -> Exercise | None:
+        """What to do next: the first that is open in the chapter worked in last, else the first of all."""
+        todo, here = self.open(), self.progress.get("here", {}).get("chapter")
+        return next((e for e in todo if e.chapter == here), todo[0] if todo else None)
+
     def remember(self, key: str, id: str, value) -> None:
         """Keep progress in .learn/progress.json (None forgets)."""
         self.progress.setdefault(key, {})[id] = value
@@ -111,8 +132,8 @@ class Student:
         write(self.notes, json.dumps(self.progress, indent=1))
 
 
-def reference_commit() -> str:
-    """The commit that the learner's branch began from, as `start` noted it ("" if nothing is started)."""
+def git_reference(root: Path, branch: str) -> str:
+    """The commit that a learner's branch began from, as `start` noted it ("" if nothing is started)."""
     return git(
-        ROOT, "log", "-1", "--grep", f"^{TRAILER}: ", f"--format=%(trailers:key={TRAILER},valueonly)"
+        root, "log", "-1", branch, "--grep", f"^{TRAILER}: ", f"--format=%(trailers:key={TRAILER},valueonly)"
     ).strip()
