@@ -24,8 +24,9 @@ CACHE = HERE.parent / "out" / "kernels"
 GAP = 256  # unused bytes after each __shared__ array in check mode: running over its end meets no neighbour
 MODES = {
     "fast": ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"],
-    # -fno-tree-sra: else g++ splits a uint4 into four requests of one word before the checker sees it
-    "check": ["-O1", "-g", "-fno-tree-sra", "-fsanitize=thread", "-ftrivial-auto-var-init=pattern"],
+    # -gdwarf-4: addr2line does not follow clang's DWARF 5 into inlined functions. -fno-tree-sra: else g++
+    # splits a uint4 into four requests of one word before the checker sees it.
+    "check": ["-O1", "-gdwarf-4", "-fno-tree-sra", "-fsanitize=thread", "-ftrivial-auto-var-init=pattern"],
     "debug": ["-O0", "-g"],
 }
 UNCHECKED = ["fibers", "scheduler", "barriers", "tensor_core", "unchecked"]

@@ -1,6 +1,7 @@
 """The checker: no word about kernels that are right for subtle reasons, one exact sentence about a fault."""
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -202,3 +203,19 @@ def test_rewriting_a_launch_keeps_every_line_where_it_was():
     assert rewrite_launches(source) == (
         'emu::launch("a", a, 1,\n  2)(x);\nemu::launch("b<64, true>", b<64, true>, dim3(1, 2), 3, 4, s)(y);\n'
     )
+
+
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_a_fault_inside_an_inlined_function_has_the_line_of_the_kernel(compiler, tmp_path, monkeypatch):
+    """clang's DWARF 5 says where inlined functions are in a way that addr2line does not read."""
+    if not shutil.which(compiler):
+        pytest.skip(f"no {compiler} found")
+    monkeypatch.setenv("CXX", compiler)
+    cu = tmp_path / "inlined.cu"
+    cu.write_text(
+        "#include <cuda_runtime.h>\n__global__ void k(float* x) {\n#pragma unroll\n"
+        "  for (int i = 0; i < 4; i++)\n    atomicAdd(x + 4 * threadIdx.x + i, 1.f);\n}\n"
+        'extern "C" int go(float* x, cudaStream_t) { k<<<1, 40>>>(x); return cudaGetLastError(); }\n'
+    )
+    with pytest.raises(KernelFault, match=r"at inlined.cu:5, just past the end of x"):
+        CudaLibrary(cu, "check").call("go", x=torch.zeros(128))
