@@ -114,7 +114,7 @@ def wall(tmp_path, monkeypatch):
 
 PLAIN = [None, True, 7, -(10**30), 0.1, math.inf, "ß\ud800\n", b"\x00\xff", [1, [2]], (1, (2,)), {1, 2},
          frozenset({"a"}),
-         {(1, 2): [3]}, collections.Counter("aab"), collections.OrderedDict(a=1), 3 + 4j, range(2, 9, 3),
+         {(1, 2): [3]}, collections.Counter("aab"), collections.OrderedDict(a=1), 3 + 4j, range(2, 9, 3), slice(1, None),
          bytearray(b"x"), []]
 
 
@@ -202,7 +202,7 @@ def test_helpers_of_a_test_are_called_where_the_test_is(wall):
     assert wall.call("reads", helper=team, name="size") == 2
 
 
-@pytest.mark.parametrize("name", ["_secret", "__class__", "__dict__", "nothing"])
+@pytest.mark.parametrize("name", ["_secret", "__class__", "__dict__", "__init__", "nothing"])
 def test_only_what_is_public_of_a_helper_is_served(wall, name):
     with pytest.raises((TypeError, AttributeError, BodyError)):
         assert wall.call("reads", helper=wall.helpers.Team(), name=name) is None

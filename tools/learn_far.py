@@ -92,7 +92,7 @@ def print_of(value, grads: bool = False):
 
 
 def expand(contract, arguments: dict) -> list[str]:
-    """The places that a call may change: `m`, `self.pool.*` (all that the pool holds), `model.*.load` (of any layer)."""
+    """The places that a call may change: `m`, `self.pool.*` (all it holds), `model.*.load` (of any layer)."""
     found = []
     for first, *inner in (item.split(".") for item in contract):
         if first == "out_*":

@@ -30,7 +30,7 @@ MAPPINGS = {"dict": dict, "Counter": collections.Counter, "OrderedDict": collect
 FACTORIES = {"int": int, "float": float, "set": set, "list": list, "dict": dict,
              "Counter": collections.Counter}
 OTHERS = {bytearray: bytearray.hex, range: lambda r: [r.start, r.stop, r.step],
-          complex: lambda c: [c.real, c.imag]}
+          slice: lambda s: [s.start, s.stop, s.step], complex: lambda c: [c.real, c.imag]}
 ITERATORS = (types.GeneratorType, map, zip, filter, enumerate, reversed,
              *(type(iter(x)) for x in ([], (), {}, set())))
 DEEPEST = 60
@@ -210,8 +210,8 @@ class Crossing:
             return self._number(read_array(rest, self.take))
         if tag == "bytearray":
             return self._number(bytearray.fromhex(rest[0]))
-        if tag in ("range", "complex"):
-            return self._number({"range": range, "complex": complex}[tag](*rest[0]))
+        if tag in ("range", "slice", "complex"):
+            return self._number({"range": range, "slice": slice, "complex": complex}[tag](*rest[0]))
         if tag == "torch" and rest[0] in ("dtype", "device"):
             return self._number(getattr(torch(), str(rest[1])) if rest[0] == "dtype"
                                 else torch().device(rest[1]))
