@@ -10,6 +10,9 @@ QUICK  :=
 FULL   :=
 FAST   :=
 DEVICE := auto
+MODEL  := grpo
+HOST   := 127.0.0.1
+PORT   := 8000
 OUT    := $(if $(QUICK),out/quick,out$(if $(FULL),/full)$(if $(CORPUS),/corpus))
 OUT    := $(OUT)$(if $(filter 0,$(SEED)),,/seed$(SEED))
 PY     := .venv/bin/python
@@ -30,7 +33,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 
 .DELETE_ON_ERROR:
-.PHONY: FORCE all help setup test prove quick seeds peers bench kernels study chat clean
+.PHONY: FORCE all help setup test prove quick seeds peers bench kernels study serve chat clean
 .PHONY: 01 02 03 04 05 06 07 08
 
 SCOREBOARD := $(if $(wildcard 08_inference/scoreboard.py),$(PY) 08_inference/scoreboard.py --out,echo "results in")
@@ -135,6 +138,9 @@ STUDIES = 03_training/ablations.py 03_training/what_breaks.py 03_training/recipe
 study:  ## the longer experiments that the lessons quote: hours, resumable, each cell computed once
 study: $(O)/07_alignment/metrics.json
 	@for s in $(STUDIES); do echo "== $$s"; $(PY) $$s $(GIVEN) || exit 1; done
+
+serve: $(O)/07_alignment/metrics.json  ## the OpenAI API at http://127.0.0.1:8000 (MODEL=sft HOST=0.0.0.0 PORT=8001)
+	@$(PY) 08_inference/server.py --out $(call quote,$(OUT)) --model $(call quote,$(MODEL)) --host $(call quote,$(HOST)) --port $(PORT)
 
 chat: $(O)/08_inference/metrics.json  ## talk to the trained model in the terminal
 	@$(PY) 08_inference/chat.py --out $(call quote,$(OUT))

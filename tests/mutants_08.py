@@ -221,4 +221,18 @@ MUTANTS = [
                                          "dice.random()])).tolist()",
      "return proposed"),
     ("8.15", "the token behind the last from the first row", "draw(p[-1:]", "draw(p[:1]"),
+
+    ("8.16", "no empty line at the end", ".encode() + b\"\\n\"", ".encode()"),
+    ("8.16", "one data: for all lines", "\"\".join(f\"data: {line}\\n\" for line in lines)",
+     "(\"data: \" + \"\\n\".join(lines) + \"\\n\")"),
+    ("8.16", "an event for each line", "f\"data: {line}\\n\" for line in lines",
+     "f\"data: {line}\\n\\n\" for line in lines"),
+    ("8.16", "leaves \\r alone", ".replace(\"\\r\", \"\\n\")", ""),
+    ("8.16", "makes two lines of \\r\\n", ".replace(\"\\r\\n\", \"\\n\")", ""),
+    ("8.16", "drops empty lines", "for line in lines)", "for line in lines if line)"),
+    ("8.16", "quotes a text as JSON", "data if isinstance(data, str) else json.dumps(data)",
+     "json.dumps(data)"),
+    ("8.16", "writes an object as Python does", "json.dumps(data)", "str(data)"),
+    ("8.16", "joins the lines", "lines = text.replace", "lines = text.replace(\"\\n\", \" \").replace"),
+    ("8.16", "gives a text", ".encode() + b\"\\n\"", " + \"\\n\""),
 ]
