@@ -1,9 +1,9 @@
 """Speed and memory of our tokenizer beside tokenizers, tiktoken and minbpe's algorithm, in one run.
 
-10 MB of the standard library's source, vocabulary 8,192. Every row is the best of --rounds processes of its own,
-rows take turns, so that a busy moment hits all alike. The packages run on one thread; ours on one process, training
-also on two. Times are seconds on the clock, imports and reading the text left out; memory is by how much the peak
-of the process grew meanwhile (of the first process alone where there are two).
+10 MB of the standard library's source, vocabulary 8,192. Every row is the best of --rounds processes of its
+own, rows take turns, so that a busy moment hits all alike. The packages run on one thread; ours on one
+process, training also on two. Times are seconds on the clock, imports and reading the text left out; memory
+is by how much the peak of the process grew meanwhile (of the first process alone where there are two).
 
     make bench     or  python 01_tokenizer/bench_tokenizers.py
 """
@@ -143,15 +143,17 @@ def main() -> None:
         print(f"{name:<34}{row['seconds']:>9.2f}{row['seconds'] / one:>16.2f}{row['megabytes']:>9.0f}")
     print(f"{'minbpe (extrapolated, see below)':<34}{naive:>9.0f}{naive / one:>16.0f}")
     print(f"\n{'encoding':<34}{'MB a second':>12}{'tiktoken = 1':>14}{'tokenizers = 1':>16}{'more MB':>9}")
-    for job, name in (("encode cold", "ours, nothing seen before"), ("encode warm", "ours, all pieces seen before"),
+    for job, name in (("encode cold", "ours, nothing seen before"),
+                      ("encode warm", "ours, all pieces seen before"),
                       ("encode tiktoken", "tiktoken"), ("encode tokenizers", "tokenizers")):
         row = rows[job]
         ratios = [rows[f"encode {other}"]["seconds"] / row["seconds"] for other in ("tiktoken", "tokenizers")]
         print(f"{name:<34}{size / 1e6 / row['seconds']:>12.1f}{ratios[0]:>14.2f}{ratios[1]:>16.2f}"
               f"{row['megabytes']:>9.0f}")
-    print("\nAll encoders gave the same ids. minbpe's algorithm (bpe_naive.train_naive, which counts the whole text again "
-          f"for\nevery merge as minbpe does) ran {NAIVE_MERGES} merges on {NAIVE_BYTES / 1e6:.1f} MB; its time is scaled "
-          "up to all merges and all bytes,\nwhich is too high by the share that the text shrinks while it is merged.")
+    print(f"""
+All encoders gave the same ids. minbpe's algorithm (bpe_naive.train_naive, which counts the whole text again for
+every merge as minbpe does) ran {NAIVE_MERGES} merges on {NAIVE_BYTES / 1e6:.1f} MB; its time is scaled up to all
+merges and all bytes, which is too high by the share that the text shrinks while it is merged.""")
 
 
 if __name__ == "__main__":

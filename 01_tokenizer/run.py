@@ -11,9 +11,10 @@ from workbench import RunSettings, announce, parse_settings, run_main, setting, 
 
 from bpe import SPECIAL, Tokenizer, train
 from corpus import Corpus, build_corpus
-from figures import new_axes, save
 from tasks import save_tasks
 from token_file import pack, shuffled, write_tokens
+from tokenizer_costs import (KINDS, LANGUAGES, by_size, draw_languages, draw_share, draw_sizes, print_costs,
+                             tokens_of)
 
 
 @dataclass
@@ -44,20 +45,24 @@ def compression(tokenizer: Tokenizer, texts: list[str]) -> dict[int, float]:
             for n in sizes}
 
 
-def draw(path: Path, curve: dict[int, float]) -> None:
-    """Bytes a token against the size of the vocabulary."""
-    axes = new_axes("What a larger vocabulary buys, on held-out text", "vocabulary (tokens)", "bytes a token")
-    axes.plot(list(curve), list(curve.values()), "o-", color="black")
-    axes.set_ylim(bottom=0)
-    save(axes, path)
-
-
 def write_streams(folder: Path, tokenizer: Tokenizer, corpus: Corpus, rng: random.Random) -> dict[str, int]:
     """Write train.bin and valid.bin; returns how many tokens each source has."""
     sources = {"real": corpus.real, "facts": corpus.statements, "questions": corpus.question_documents}
     write_tokens(folder / "train.bin", pack(tokenizer, shuffled(*sources.values(), rng=rng)))
     write_tokens(folder / "valid.bin", pack(tokenizer, corpus.held_out_text))
     return {name: sum(len(tokenizer.encode(text)) + 1 for text in texts) for name, texts in sources.items()}
+
+
+def measure_costs(folder: Path, tokenizer: Tokenizer, texts: list[str], held_out: list[str]) -> dict:
+    """What a tokenizer costs: tables, printed and returned, and figures."""
+    sizes = [tokenizer.vocab_size * 2**i for i in range(3)]
+    rows = by_size(texts, "\n".join(held_out)[:100_000], sizes)
+    kinds, languages = tokens_of(tokenizer, KINDS), tokens_of(tokenizer, LANGUAGES)
+    print_costs(rows, kinds, languages)
+    draw_sizes(folder / "compression", rows)
+    draw_share(folder / "embedding_share", rows)
+    draw_languages(folder / "languages", languages)
+    return {"sizes": rows, "kinds": kinds, "languages": languages}
 
 
 def main() -> None:
@@ -78,7 +83,6 @@ def main() -> None:
     save_tasks(folder / "tasks.json", corpus)
 
     curve = compression(tokenizer, corpus.held_out_text)
-    draw(folder / "compression", curve)
     total = sum(tokens.values())
     for name, n in tokens.items():
         print(f"  {name:<10} {n:>8,} tokens  {n / total:>4.0%}")
@@ -86,8 +90,9 @@ def main() -> None:
     print("  " + " | ".join(tokenizer.decode([i]) for i in tokenizer.encode(sample)))
     print(f"  {curve[len(tokenizer.bytes_of)]:.2f} bytes a token on held-out text, "
           f"vocabulary {tokenizer.vocab_size}")
+    costs = measure_costs(folder, tokenizer, texts, corpus.held_out_text)
     write_json(folder / "metrics.json", {
-        "seed": settings.seed, "tokens": tokens, "bytes_per_token": curve,
+        "seed": settings.seed, "tokens": tokens, "bytes_per_token": curve, "costs": costs,
         "seconds": time.perf_counter() - begin, "settings": asdict(settings)})
 
 

@@ -1,7 +1,7 @@
 """The Unigram tokenizer: a probability for each token, and of all ways to cut a text the most probable one.
 
-The other tokenizer in use (T5, Gemma, many translation models), by another road than bpe.py: BPE applies
-merges in the order it learned them, Unigram compares whole segmentations. Source: Kudo 2018 (subword
+The other tokenizer in use (T5, ALBERT, XLNet, many translation models), by another road than bpe.py: BPE
+applies merges in the order it learned them, Unigram compares whole segmentations. Source: Kudo 2018 (subword
 regularization) and SentencePiece (Kudo and Richardson 2018). Learned by unigram_training.py.
 
     python 01_tokenizer/unigram.py         trains one, and shows ten segmentations of a word
