@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
-from bpe import LONG, SPECIAL, Known, plain_ids
+from bpe import SPECIAL, Known, plain_ids
 from piece_counts import surrogate_message
 from pretokenize import PATTERN, safe_parts, splitter
 from special_tokens import check_special
