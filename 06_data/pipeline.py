@@ -172,7 +172,7 @@ def _code() -> str:
 def run_pipeline(source: Path | str, folder: Path | str, recipe: Recipe = Recipe(),
                  executor: Executor | None = None,
                  records: int = 100, stages: tuple[str, ...] = STAGES) -> dict:
-    """All stages over a WARC file; gives the funnel. `executor`: anything with `submit`; else two processes."""
+    """All stages over a WARC file; gives the funnel. `executor`: any with `submit`, or two processes."""
     folder = Path(folder)
     check_ranges(recipe)
     if records < 1:

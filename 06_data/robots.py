@@ -25,7 +25,7 @@ class Robots:
     delay: float = 0.0
 
     def allows(self, url: str) -> bool:
-        """Whether an address may be fetched: the longest pattern that fits decides, Allow wins ties (2.2.2)."""
+        """Whether an address may be fetched: the longest pattern that fits wins, Allow in ties (2.2.2)."""
         parts = urlsplit(url)
         path = octets((parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
         if path == "/robots.txt":                            # always allowed

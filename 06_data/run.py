@@ -169,8 +169,8 @@ def main() -> None:
           "and are not tested on")
     rules = rule_table(made.extracted, {p.path.lstrip("/"): p.kind for p in planted.build(s.seed)})
     leak = leak_effect([d["text"] for d in made.documents], made.items)
-    print(f"  leaked questions: accuracy {leak['clean'][0]:.2f} without, {leak['leaked'][0]:.2f} with them in "
-          "the training text")
+    print(f"  leaked questions: accuracy {leak['clean'][0]:.2f} without them in the training text, "
+          f"{leak['leaked'][0]:.2f} with them")
 
     texts = {name: [d["text"] for d in ladder.stage_documents(folder / "stages", stage)]
              for name, stage in (("extracted", "extract"), ("filtered", "quality"),
