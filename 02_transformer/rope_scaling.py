@@ -9,7 +9,7 @@ each a rule for the frequency of every pair, `factor` being the new length over 
              with a ramp between; and scores grow a little sharper (Peng et al. 2023, sections 3.2 and 3.3)
     llama3   the same idea with another ramp (the code that came with Llama 3.1)
 
-    python 03_training/long_context.py     compares them
+    python 02_transformer/hf_format.py FOLDER      loads models that were stretched so, Llama 3.1 for one
 """
 import math
 
