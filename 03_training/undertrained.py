@@ -12,10 +12,12 @@ long, and nearly equal.
 from dataclasses import dataclass
 from pathlib import Path
 
+try:
+    from workbench import parse_settings, run_main
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import numpy as np
 import torch
-
-from workbench import parse_settings, run_main   # checks that the packages are here: first
 
 from bpe import Tokenizer
 from checkpoint import load_model

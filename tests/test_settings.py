@@ -25,23 +25,32 @@ def load(path: Path):
     return module
 
 
+def settings_of(module) -> list[tuple[type, list[str]]]:
+    """The settings of a command, or those of each of its sub-commands with the word that chooses it."""
+    if hasattr(module, "Settings"):
+        return [(module.Settings, [])]
+    return [(c, [c.__name__.lower()]) for c in vars(module).values()
+            if isinstance(c, type) and dataclasses.is_dataclass(c) and c.__module__ == module.__name__]
+
+
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_zero_negative_and_nan_are_refused_in_one_sentence(path, monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     module = load(path)
-    fields = dataclasses.fields(module.Settings)
-    positional = ["x" for f in fields if f.default is dataclasses.MISSING]
-    for f in fields:
-        allowed, flag = range_of(f), "--" + f.name.replace("_", "-")
-        for bad in ("0", "-1", "nan", "inf") if allowed else ():
-            if float(bad) in allowed:   # a field may say that 0 means something
-                assert bad == "0", f"{flag} {bad} makes no sense anywhere"
-                continue
-            monkeypatch.setattr(sys, "argv", [str(path), *positional, f"{flag}={bad}"])
-            with pytest.raises(SystemExit) as stopped:
-                run_main(module.main)
-            if f.type is float or bad in ("0", "-1"):   # argparse itself refuses "nan" for a whole number
-                assert str(stopped.value.code).startswith(f"error: {flag} "), (path, flag, bad)
+    for settings, chosen in settings_of(module):
+        fields = dataclasses.fields(settings)
+        positional = ["x" for f in fields if f.default is dataclasses.MISSING]
+        for f in fields:
+            allowed, flag = range_of(f), "--" + f.name.replace("_", "-")
+            for bad in ("0", "-1", "nan", "inf") if allowed else ():
+                if float(bad) in allowed:   # a field may say that 0 means something
+                    assert bad == "0", f"{flag} {bad} makes no sense anywhere"
+                    continue
+                monkeypatch.setattr(sys, "argv", [str(path), *chosen, *positional, f"{flag}={bad}"])
+                with pytest.raises(SystemExit) as stopped:
+                    run_main(module.main)
+                if f.type is float or bad in ("0", "-1"):   # argparse itself refuses "nan" for a whole number
+                    assert str(stopped.value.code).startswith(f"error: {flag} "), (path, flag, bad)
 
 
 def test_the_commands_are_found():
