@@ -163,8 +163,8 @@ def event(data: dict | str) -> bytes:
     JSON has no line breaks; a text may have three kinds, \\r\\n, \\n and \\r, and none may end the event
     early.
     """
-    # EXERCISE 8.16 an event of a stream
+    # EXERCISE 8.15 an event of a stream
     text = data if isinstance(data, str) else json.dumps(data)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return "".join(f"data: {line}\n" for line in lines).encode() + b"\n"
-    # END EXERCISE 8.16
+    # END EXERCISE 8.15

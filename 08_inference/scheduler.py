@@ -136,14 +136,12 @@ class Scheduler:
         others.
         """
         table = BlockTable(self.pool)
-        # EXERCISE 8.14 admission
         computed = table.share_prefix(request.ids)
         blocks = -(-(len(request.ids) + 1) // BLOCK)
         if blocks - len(table.blocks) > self.pool.n_free:
             table.free()
             return False
         request.table, request.computed = table, computed
-        # END EXERCISE 8.14
         if not request.tokens:
             request.shared = computed
         self.waiting.remove(request)

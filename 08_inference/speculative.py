@@ -85,13 +85,13 @@ def accept(p: Tensor, q: Tensor, proposed: list[int], dice: random.Random) -> li
 
     p (k + 1, V): the model's distribution at each proposed token and behind the last; q (k, V): the draft's.
     """
-    # EXERCISE 8.15 speculative acceptance
+    # EXERCISE 8.14 speculative acceptance
     for i, x in enumerate(proposed):
         if dice.random() * q[i, x] >= p[i, x]:         # refused with probability 1 - p / q
             left = (p[i] - q[i]).clamp(min=0)
             return proposed[:i] + draw(left[None], torch.tensor([1 - dice.random()])).tolist()
     return proposed + draw(p[-1:], torch.tensor([1 - dice.random()])).tolist()
-    # END EXERCISE 8.15
+    # END EXERCISE 8.14
 
 
 def look_up(ids: list[int], k: int, vocab_size: int, longest: int = 3) -> Proposal:

@@ -159,7 +159,6 @@ def request(n: int) -> Request:
     return Request(list(range(n)), 5, Sampling())
 
 
-@pytest.mark.ex("8.14")
 def test_a_request_is_let_in_if_it_and_its_next_token_fit():
     """a request is let in if the pool has blocks for all its tokens and one more"""
     for n, blocks in ((3 * BLOCK - 1, 3), (3 * BLOCK, 4), (1, 1)):
@@ -173,7 +172,6 @@ def test_a_request_is_let_in_if_it_and_its_next_token_fit():
             assert (r in scheduler.running) == (free >= blocks)
 
 
-@pytest.mark.ex("8.14")
 def test_shared_blocks_are_no_new_ones():
     """what is found in the cache needs no block, also if nobody holds it; the request begins behind it"""
     for keep in (True, False):
@@ -190,7 +188,6 @@ def test_shared_blocks_are_no_new_ones():
             f"computed is {r.computed}, wanted {2 * BLOCK}, and the table holds the two shared blocks")
 
 
-@pytest.mark.ex("8.14")
 def test_who_is_not_let_in_holds_nothing():
     """a request that is refused holds no block and has no table"""
     pool = BlockPool(4)

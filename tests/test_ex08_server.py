@@ -25,7 +25,7 @@ def made(data) -> bytes:
     return got
 
 
-@pytest.mark.ex("8.16")
+@pytest.mark.ex("8.15")
 def test_an_object_is_one_event_in_json():
     """an object becomes one line `data: ` and its JSON, then an empty line"""
     for value in ({"a": 1}, {"text": "one\ntwo"}, {"text": "\u00e9\r\n"}, {}):
@@ -39,7 +39,7 @@ def test_an_object_is_one_event_in_json():
         assert back == value, f"event({value!r}) gave {got!r}, whose JSON is another value"
 
 
-@pytest.mark.ex("8.16")
+@pytest.mark.ex("8.15")
 def test_a_text_arrives_as_it_was_sent():
     """a text of several lines is one event, each line behind its own `data: `"""
     for text in ("[DONE]", "one\ntwo", "one\n\nthree", "\nbegins with a line end", "caf\u00e9"):
@@ -50,7 +50,7 @@ def test_a_text_arrives_as_it_was_sent():
             "an event, so each line needs its own `data: `")
 
 
-@pytest.mark.ex("8.16")
+@pytest.mark.ex("8.15")
 def test_every_kind_of_line_end_is_one():
     """\\r\\n and \\r end a line too, and \\r\\n ends one line, not two"""
     for text in ("one\r\ntwo", "one\rtwo", "one\r\rthree", "one\r\n\r\nthree", "a\rb\nc\r\nd"):
@@ -60,7 +60,7 @@ def test_every_kind_of_line_end_is_one():
             f"event({text!r}) gave {got!r}; a browser reads the events {parsed(got)}, wanted [{wanted!r}]")
 
 
-@pytest.mark.ex("8.16")
+@pytest.mark.ex("8.15")
 def test_events_behind_each_other_stay_apart():
     """two events behind each other are read as two"""
     for first, second in (("a", "b"), ({"x": 1}, "[DONE]"), ("a\nb", {"y": "\n"})):
