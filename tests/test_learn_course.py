@@ -1,5 +1,6 @@
 """The real course: what must hold of the exercises of every chapter that has some."""
 
+import difflib
 import re
 import subprocess
 import sys
@@ -9,10 +10,11 @@ import pytest
 
 from learn_bodies import audit, chapters, course, is_stub
 from learn_prove import LEAST, mutant, mutants
-from learn_release import leaks, number, release, span
+from learn_release import leaks, number, release, span, squeezed
 from learn_run import Bench
 from learn_trees import copy_tree, git, has_git
 from no_fork import after_backward
+from right_answers import answers, right_answer
 
 ROOT = Path(__file__).resolve().parent.parent
 EXERCISES = course(ROOT)
@@ -35,6 +37,14 @@ def test_every_exercise_has_enough_mutants_that_fit_its_body():
         for _, what, right, wrong in named:
             assert mutant(exercise.body, right, wrong) != exercise.body, f"{id}: {what}"
     assert {m[0] for m in bank} <= set(EXERCISES)
+
+
+def test_every_exercise_has_a_right_answer_of_another_kind():
+    """Not the reference with other spaces or comments; tests/slow/test_right_answers.py grades them."""
+    assert set(answers()) == set(EXERCISES)
+    for id, e in EXERCISES.items():
+        mine, theirs = ("".join(squeezed(body)) for body in (right_answer(e), e.body))
+        assert difflib.SequenceMatcher(None, mine, theirs, autojunk=False).ratio() < 0.9, id
 
 
 def test_the_pages_ask_for_the_easiest_first_in_order_of_their_ids():

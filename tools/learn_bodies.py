@@ -21,7 +21,7 @@ MARK = re.compile(r"^([ \t]*)(#|//) EXERCISE (\S+) (\S.*?)[ \t]*$")
 END = re.compile(r"^[ \t]*(?:#|//) END EXERCISE (\S+)[ \t]*$")
 HEADING = re.compile(r"^## (\S+) (\S.*?)[ \t]*$", re.M)
 FACTS = re.compile(r"^`([^`]+)` · `([^`]+)` · (\d+) min · (\d+) points?[ \t]*$", re.M)
-CHANGES = re.compile(r"^Changes in place: (.+?)\.?[ \t]*$", re.M)
+CHANGES = re.compile(r"^Changes in place: ((?:`[^`\n]+`,?\s+)+)", re.M)
 HINT = re.compile(r"<details>\s*<summary>(Hint \d: [^<]+)</summary>\n(.*?)\n</details>", re.S)
 CODE = {".py", ".cu", ".cuh", ".cpp", ".h"}
 

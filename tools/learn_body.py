@@ -13,7 +13,7 @@ import os
 import random
 import sys
 
-from learn_far import Gone, expand, print_of, random_state, set_random
+from learn_far import Gone, expand, print_of, random_state, relocated, set_random
 from learn_peer import Peer
 from learn_tensors import is_array, is_tensor, numpy, torch
 from learn_wire import find
@@ -83,7 +83,10 @@ class BodyEnd(Peer):
         def act():
             key = repr((module, name, made))
             if key not in self.objects:
-                self.objects[key] = find(module, name)(*made)
+                self.objects[key] = find(module, name)(*relocated(made, "{tree}", self.tree))
+            if args is None:
+                found = getattr(self.objects[key], method)
+                return [True] if callable(found) else [False, found]
             return getattr(self.objects[key], method)(*args, **named) if method else None
         return act, self.watch(crossing, named)
 

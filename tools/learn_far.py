@@ -108,6 +108,13 @@ def expand(contract, arguments: dict) -> list[str]:
     return found
 
 
+def relocated(value, here: str, there: str):
+    """A value whose texts name files of one tree, naming those of another."""
+    if isinstance(value, str):
+        return value.replace(here, there)
+    return type(value)(relocated(v, here, there) for v in value) if isinstance(value, (list, tuple)) else value
+
+
 def set_random(state: str) -> None:
     """Set torch's global generator."""
     torch().set_rng_state(torch().frombuffer(bytearray.fromhex(state), dtype=torch().uint8))

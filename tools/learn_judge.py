@@ -11,13 +11,14 @@ is on the other side.
 import functools
 import inspect
 import os
+import random
 import signal
 import socket
 import sys
 import threading
 import types
 
-from learn_far import Gone, expand, random_state, set_random
+from learn_far import Gone, expand, random_state, relocated, set_random
 from learn_peer import Peer
 from learn_tensors import is_array, is_tensor, torch
 from learn_wire import Crossing, Refused, find
@@ -67,6 +68,8 @@ class Body(Peer):
             return value
         public = name in DOUBLE or not name.startswith("_")
         inherited = torch() and isinstance(value, torch().nn.Module) and name in OF_MODULES
+        if isinstance(value, random.Random) and public:
+            return getattr(value, name)
         known = name in DOUBLE or inherited or name in vars(value) or any(name in vars(c) for c in own)
         if own and public and known and hasattr(value, name):
             return getattr(value, name)
@@ -114,8 +117,10 @@ class Body(Peer):
         elif message.get("drew"):
             torch().rand(1)                          # the generator has moved, but not to where the body says
         self.set_gradients(message, crossing)
+        crossing.loose = True
         for path, written in message.get("state", {}).items():
             assign(crossing.arguments, path, crossing.read(written), crossing.contract)
+        crossing.loose = False
         for name in message.get("changed", ()):
             raise AssertionError(f"the call changes its argument `{name}`, the caller's own: make a new one "
                                  "(no x += ..., no x[...] = ..., no append to it, no operation_)")
@@ -226,14 +231,17 @@ class FarClass:
     """A class whose instances live in the body's process (compiled libraries): here is how they are made."""
 
     def __init__(self, *made):
-        self._made = [type(self).__module__, type(self).__qualname__, list(made)]
+        made = relocated(list(made), BODIES.tree, "{tree}")
+        self._made = [type(self).__module__, type(self).__qualname__, made]
         BODIES.call("method", [self._made, "", [], {}], {})
 
     def __getattr__(self, name):
         if name.startswith("_"):
             raise AttributeError(name)
-        return lambda *args, **named: BODIES.call("method", [self._made, name, list(args), named], named,
-                                                  ("out_*",))
+        method, *value = BODIES.call("method", [self._made, name, None, {}], {})
+        if not method:
+            return value[0]
+        return lambda *args, **named: BODIES.call("method", [self._made, name, list(args), named], named, ("out_*",))
 
 
 def far(*contract: str):

@@ -53,7 +53,7 @@ def number(chapter: str) -> int:
 def for_students(path: str, last: int) -> bool:
     """Does this file belong in a student tree that ends with chapter `last`?"""
     top, name = path.split("/")[0], path.split("/")[-1]
-    if path in TEACHERS or top in (".ci", ".github") or re.match(r"tests/(mutants|peers|test_learn)", path):
+    if path in TEACHERS or top in (".ci", ".github") or re.match(r"tests/(mutants|peers|test_learn|(right_)?answers)", path):
         return False
     if re.match(r"0\d_|csrc$", top):
         return number(top) <= last

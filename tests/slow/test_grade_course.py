@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from learn_bodies import course, graft
-from learn_grade import Grader
+from learn_grade import Grader, Limits
 from learn_trees import copy_tree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,8 +22,7 @@ def test_an_honest_mistake_loses_points_and_nothing_else(id, right, wrong, tmp_p
     handed.parent.mkdir(parents=True)
     text = (ROOT / exercise.path).read_text(encoding="utf-8")
     handed.write_text(graft(text, id, exercise.body.replace(right, wrong)), encoding="utf-8")
-    with Grader(ROOT, tmp_path / "work/base", {exercise.chapter}, 20, 2000) as grader:
-        grader.chosen = [exercise]
+    with Grader(ROOT, tmp_path / "work/base", lambda e: e.id == id, Limits()) as grader:
         [result] = grader.grade(tmp_path / "hand-in")
     assert result.note == "", result.note
     assert result.score < exercise.points and any(line.startswith("✗") for line in result.lines)
