@@ -47,7 +47,7 @@ def needed(path: str) -> bool:
     parts = path.split("/")
     if SKIP & set(parts) or Path(path).suffix in PICTURES or re.match(r"(learn\.py|tools/.*)$", path):
         return False
-    return not (parts[0] == "tests" and re.match(r"(test_(?!ex)|mutants|right_answers|answers$)", parts[1]))
+    return not (parts[0] == "tests" and re.match(r"(test_(?!ex)|mutants|right_answers|answers$)", "/".join(parts[1:2])))
 
 
 def copy_tree(root: Path, to: Path, keep=needed) -> None:
