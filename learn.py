@@ -5,7 +5,7 @@
     python learn.py hint 2.1        the next of three hints   python learn.py reset 2.1     blank it again
     python learn.py solution 2.1    the reference's body      python learn.py run 2.1 [command] the pipeline on yours
     python learn.py bring OLD       your answers from last week's folder, or from a branch
-    for teachers (TEACHING.md): release, grade, prove
+    for teachers (TEACHING.md): release, grade, alike, exam, mistakes, prove
 
 Standard library only; the tests run in the .venv that `make setup` builds. Ids are as in NN_x/EXERCISES.md.
 """
@@ -24,6 +24,13 @@ from learn_mine import bring, narrow, run
 from learn_student import (BRANCH, ROOT, TRAILER, Student, columns, command, counted, duration, folded, page, paint,
                            place)
 from learn_trees import git
+
+try:
+    import learn_teach
+except ModuleNotFoundError:   # a student's tree comes without it
+    learn_teach = None
+
+TEACHERS = ("release", "grade", "alike", "exam", "mistakes", "prove")
 
 
 def status(student: Student) -> None:
@@ -161,20 +168,6 @@ def solution(student: Student, exercise: Exercise) -> None:
     print(narrow(body, columns() if sys.stdout.isatty() or "COLUMNS" in os.environ else 80, e.comment), end="")
 
 
-def teach(asked: argparse.Namespace) -> int:
-    """The commands for teachers, each in its own file (a student tree comes without them)."""
-    try:
-        if asked.command == "prove":
-            import learn_prove as tool
-        elif asked.command == "grade":
-            import learn_grade as tool
-        else:
-            import learn_release as tool
-    except ModuleNotFoundError:
-        raise ValueError(f"{asked.command} is for teachers and not part of a student tree") from None
-    return tool.command(ROOT, asked)
-
-
 def above_zero(kind: type):
     """An argparse type: a number above 0, neither infinite nor NaN."""
 
@@ -214,43 +207,21 @@ def read(words: list[str]) -> argparse.Namespace:
     one = add("run", "run the pipeline on your body of an exercise, with the reference of all the rest", "ID")
     one.add_argument("words", metavar="COMMAND", nargs=argparse.REMAINDER, help="default: make QUICK=1 and the chapter")
     add("bring", "bring your answers from another folder or branch into this tree", "OLD")
-    one = add("release", "teachers: a student tree with blanks, and a Gradescope autograder")
-    one.add_argument(
-        "--chapters", metavar="1-3", required=True, help="the chapters to blank; earlier ones come whole"
-    )
-    one.add_argument("--out", metavar="DIR", required=True, help="the new folder")
-    one.add_argument("--autograder", metavar="FILE.zip", help="write the matching Gradescope autograder too")
-    one = add("grade", "teachers: grade a hand-in (folder or zip), or a folder of them", "SUBMISSION", "OUT")
-    one.add_argument("--chapters", metavar="1-3", help="grade these chapters only (default: all)")
-    one.add_argument(
-        "--many", action="store_true", help="SUBMISSION is a folder with one folder or zip a student"
-    )
-    one.add_argument("--only", metavar="IDS", help="grade these exercises only: 2.1 or 2.1,2.4")
-    one.add_argument("--seconds", type=above_zero(float), default=20, help="time limit of one test (default 20)")
-    one.add_argument("--minutes", type=above_zero(float), default=30, help="time limit of one hand-in (default 30)")
-    one.add_argument("--memory", type=above_zero(int), default=2000, help="memory limit in MB (default 2000)")
-    one.add_argument("--late", metavar="FILE.csv", help="days late: columns submission and days")
-    one.add_argument("--free-days", type=int, default=0, help="late days that cost nothing (default 0)")
-    one.add_argument("--late-percent", type=float, default=10, help="what each further day costs (default 10)")
-    one.add_argument("--roster", metavar="FILE.csv", help="who is who, for Canvas and Moodle: columns\nsubmission, "
-                     "and any of name, id, login, email, section")
-    one.add_argument("--assignment", default="Five Pillars", help="its name on the platform (default Five Pillars)")
-    one = add("prove", "authors: prove that the tests reject wrong answers", "ID", nargs="*")
-    one.add_argument("--seeds", type=above_zero(int), default=20, help="seeds for the reference (default 20)")
-    one.add_argument(
-        "--seconds", type=above_zero(float), default=10, help="when a test of a mutant is stopped (default 10)"
-    )
-    one.add_argument(
-        "-j", "--jobs", type=above_zero(int), default=os.cpu_count() or 1, help="workers (default: one a core)"
-    )
+    if learn_teach:
+        learn_teach.add_commands(add, above_zero)
+    else:
+        for name in TEACHERS:
+            add(name, "for teachers", "WORDS", nargs="*")
     return parser.parse_args(words)
 
 
 def main(words: list[str]) -> int:
     """Do what the command line says; the exit status."""
     asked = read(words)
-    if asked.command in ("release", "grade", "prove"):
-        return teach(asked)
+    if asked.command in TEACHERS and learn_teach:
+        return learn_teach.act(ROOT, asked)
+    if asked.command in TEACHERS:
+        raise ValueError(f"{asked.command} is for teachers and not part of a student tree")
     student = Student()
     if asked.command is None:
         status(student)

@@ -54,6 +54,17 @@ def test_the_pages_ask_for_the_easiest_first_in_order_of_their_ids():
         assert all(e.minutes > 0 and e.points > 0 for e in mine)
 
 
+def test_the_teachers_page_states_the_hours_of_the_exercises():
+    """Within a tenth, so that a new exercise does not break it at once; the sums of the weeks exactly."""
+    page = (ROOT / "TEACHING.md").read_text(encoding="utf-8")
+    stated = float(re.search(r"add up to (\d+) hours", page)[1])
+    assert abs(stated - sum(e.minutes for e in EXERCISES.values()) / 60) < stated / 10
+    rows = re.findall(r"^\| (\d+) \| (.*?) \| ([\d.]+) \|$", page, re.M)
+    assert len(rows) == 10 and 95 <= sum(float(whole) for _, _, whole in rows) <= 105
+    for week, cells, whole in rows:
+        assert sum(map(float, re.findall(r"\(([\d.]+)\)", cells))) + 2 == pytest.approx(float(whole)), f"week {week}"
+
+
 def committed():
     """A release is made of what is committed, so there must be git and nothing else."""
     if not has_git(ROOT) or git(ROOT, "diff", "HEAD", "--name-only"):

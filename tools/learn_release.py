@@ -20,8 +20,8 @@ from pathlib import Path
 from learn_bodies import blanked, chapters, course, digest, graft, is_stub, write
 from learn_trees import export, git, has_git, needed
 
-TEACHERS = {"TEACHING.md", "tools/learn_grade.py", "tools/learn_prove.py", "tools/learn_release.py",
-            "tests/tiny_course.py"}
+TEACHERS = {"TEACHING.md", "tests/tiny_course.py", *(f"tools/learn_{name}.py" for name in (
+    "teach", "grade", "marks", "handin", "prove", "release", "exam", "alike"))}
 SETUP = """#!/usr/bin/env bash
 # Gradescope runs this once, when the autograder is built: Python, a C++ compiler and the five packages.
 set -euo pipefail
@@ -53,7 +53,7 @@ def number(chapter: str) -> int:
 def for_students(path: str, last: int) -> bool:
     """Does this file belong in a student tree that ends with chapter `last`?"""
     top, name = path.split("/")[0], path.split("/")[-1]
-    if path in TEACHERS or top in (".ci", ".github") or re.match(r"tests/(mutants|peers|test_learn|(right_)?answers)", path):
+    if path in TEACHERS or top in (".ci", ".github", "templates") or re.match(r"tests/(mutants|peers|test_learn|(right_)?answers)", path):
         return False
     if re.match(r"0\d_|csrc$", top):
         return number(top) <= last
