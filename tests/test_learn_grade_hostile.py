@@ -1,4 +1,6 @@
-"""Hostile answers: whatever one tries against the tests, it scores what it returns, and harms nothing outside."""
+"""Hostile answers: whatever one tries against the tests, it scores what it returns, and harms nothing
+outside.
+"""
 
 import os
 import shutil

@@ -1,4 +1,6 @@
-"""What teachers make from the bank: exams with answers, planted mistakes, a page for graders; and likeness of hand-ins."""
+"""What teachers make from the bank: exams with answers, planted mistakes, a page for graders; and likeness
+of hand-ins.
+"""
 
 import re
 import shutil

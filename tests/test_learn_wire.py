@@ -1,4 +1,6 @@
-"""Values, gradients and helpers across the wall: as if there were none, and nothing else from the body's side."""
+"""Values, gradients and helpers across the wall: as if there were none, and nothing else from the body's
+side.
+"""
 
 import collections
 import importlib

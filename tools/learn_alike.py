@@ -1,9 +1,11 @@
-"""`python learn.py alike FOLDER`: which hand-ins of one exercise are suspiciously alike, whatever their variables are called.
+"""`python learn.py alike FOLDER`: which hand-ins of one exercise are suspiciously alike, whatever their
+variables are called.
 
-Adds to learn_handin.py: chapter 6's near-duplicate search on code. A body becomes its tokens, names that it chose
-itself numbered in the order in which they appear and comments gone; runs of five tokens are hashed, and pairs are
-compared by MinHash (06_data/deduplicate.py). What everybody writes alike says nothing, so runs that also occur in the
-reference are left out, and what is left must be a few dozen tokens. Likeness is a reason to ask, never a verdict.
+Adds to learn_handin.py: chapter 6's near-duplicate search on code. A body becomes its tokens, names that it
+chose itself numbered in the order in which they appear and comments gone; runs of five tokens are hashed,
+and pairs are compared by MinHash (06_data/deduplicate.py). What everybody writes alike says nothing, so runs
+that also occur in the reference are left out, and what is left must be a few dozen tokens. Likeness is a
+reason to ask, never a verdict.
 """
 
 import builtins
@@ -21,7 +23,7 @@ import learn_handin
 from learn_bodies import course, is_stub
 
 RUN, LEAST, FUNCTIONS = 5, 12, 256   # tokens of a shingle; shingles that a body must have; hash functions
-SKIPPED = {tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER, tokenize.INDENT, tokenize.DEDENT}
+SKIPPED = {tokenize.COMMENT, tokenize.NL, tokenize.ENDMARKER, tokenize.INDENT, tokenize.DEDENT}
 KNOWN = set(keyword.kwlist) | set(dir(builtins))
 
 
@@ -36,7 +38,8 @@ def tokens(body: str, comment: str = "#") -> list[str]:
             words = [t.string.strip() or "\n" for t in read if t.type not in SKIPPED]
         except (tokenize.TokenError, IndentationError, SyntaxError):
             words = re.findall(r"\w+|[^\w\s]", body)
-    assigned = {a for a, b in zip(words, words[1:]) if a.isidentifier() and b in ("=", ",", "in", ":", ")")} - KNOWN
+    ends = ("=", ",", "in", ":", ")")
+    assigned = {a for a, b in zip(words, words[1:]) if a.isidentifier() and b in ends} - KNOWN
     numbers, out = {}, []
     for before, word in zip(["", *words], words):
         own = word in assigned and before != "."
@@ -69,16 +72,17 @@ def alike(bodies: dict[str, str], reference: str, comment: str, least: float) ->
     own = {name: shingles(tokens(body, comment)) - usual for name, body in bodies.items()}
     names = [name for name, runs in own.items() if len(runs) >= LEAST]
     table = signatures([np.array(sorted(own[n]), dtype=np.uint64) for n in names], *hash_functions(FUNCTIONS))
-    pairs = [(names[i], names[j], float((table[i] == table[j]).mean())) for i, j in combinations(range(len(names)), 2)]
+    pairs = [(names[i], names[j], float((table[i] == table[j]).mean()))
+             for i, j in combinations(range(len(names)), 2)]
     return sorted((p for p in pairs if p[2] >= least), key=lambda p: -p[2])
 
 
 def report(root: Path, folder: Path, least: float = 0.6) -> list[Likeness]:
-    """All pairs of hand-ins in a folder that are alike in some exercise. ValueError: fewer than two hand-ins."""
+    """All pairs of hand-ins in a folder that are alike in some exercise. ValueError: fewer than two."""
     exercises, found = course(root), []
     several = sorted(p for p in folder.iterdir() if p.is_dir() or p.suffix == ".zip")
     if len(several) < 2:
-        raise ValueError(f"{folder} has {len(several)} hand-ins (folders or zip files): there is nothing to compare")
+        raise ValueError(f"{folder} has {len(several)} hand-ins (folders or zips): there is nothing to compare")
     handed = {p.name: learn_handin.read(p, {e.path for e in exercises.values()}) for p in several}
     for e in exercises.values():
         bodies = {}

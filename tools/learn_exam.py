@@ -1,9 +1,11 @@
-"""`python learn.py exam` and `mistakes`: questions made from the bank of wrong answers, and a page of them for graders.
+"""`python learn.py exam` and `mistakes`: questions made from the bank of wrong answers, and a page of them
+for graders.
 
-Adds to learn_prove.py: three uses of its bank. `exam` writes a sheet of questions ("one of these two is wrong: which, and
-what would you see?") and an answer sheet that quotes what the tests say. With `--plant NAMES` it writes each student a
-hand-in folder of their own in which each chosen exercise holds one mistake, drawn from the seed and the name: they mend
-it and hand it in, and `grade` grades it. `mistakes` lists what goes wrong in each exercise and how it looks.
+Adds to learn_prove.py: three uses of its bank. `exam` writes a sheet of questions ("one of these two is
+wrong: which, and what would you see?") and an answer sheet that quotes what the tests say. With `--plant
+NAMES` it writes each student a hand-in folder of their own in which each chosen exercise holds one mistake,
+drawn from the seed and the name: they mend it and hand it in, and `grade` grades it. `mistakes` lists what
+goes wrong in each exercise and how it looks.
 """
 
 import ast
@@ -37,7 +39,7 @@ def bank(root: Path, chosen: list[Exercise]) -> dict[str, list[tuple[str, str, s
 
 
 def function_of(text: str, exercise: Exercise) -> str:
-    """The whole function around an exercise, without its marker lines and without comments, which would tell."""
+    """The whole function around an exercise, without marker lines and comments, which would tell."""
     if exercise.comment == "//":
         body = next(e.body for e in find(text) if e.id == exercise.id)
         return re.sub(r"[ \t]*//[^\n]*", "", body)
@@ -69,11 +71,11 @@ def symptom(bench: Bench, exercise: Exercise, body: str) -> str:
     return f"{failed['title']}: {' '.join(said.split())[:400]}"
 
 
-def draw(chosen: list[Exercise], wrong: dict, number: int, dice: random.Random) -> list[tuple[Exercise, tuple]]:
+def draw(chosen: list[Exercise], wrong: dict, number: int, dice: random.Random) -> list[tuple]:
     """`number` exercises, each with one of its wrong answers, in course order."""
     have = [e for e in chosen if wrong[e.id]]
     if len(have) < number:
-        raise ValueError(f"{number} questions were asked for, but only {len(have)} exercises are to choose from")
+        raise ValueError(f"{number} questions were asked for, but only {len(have)} exercises are there")
     picked = {e.id for e in dice.sample(have, number)}
     return [(e, dice.choice(wrong[e.id])) for e in have if e.id in picked]
 
@@ -81,8 +83,9 @@ def draw(chosen: list[Exercise], wrong: dict, number: int, dice: random.Random) 
 def exam(root: Path, chosen: list[Exercise], number: int, seed: int) -> tuple[str, str]:
     """The sheet and the answer sheet, both Markdown."""
     dice, wrong = random.Random(seed), bank(root, chosen)
-    sheet = [f"# Find the mistake (sheet {seed})\n\nIn each question one of the two versions is wrong. Which one, in "
-             "which line, and what would you *see* if it ran: which number, shape or loss, and would anybody notice?\n"]
+    sheet = [f"# Find the mistake (sheet {seed})\n\nIn each question one of the two versions is wrong. Which one, "
+             "in which line, and what would you *see* if it ran: which number, shape or loss, and would anybody "
+             "notice?\n"]
     answers = [f"# Answers to sheet {seed}\n"]
     with tempfile.TemporaryDirectory(prefix="exam-") as place:
         copy_tree(root, Path(place) / "base")
@@ -94,9 +97,10 @@ def exam(root: Path, chosen: list[Exercise], number: int, seed: int) -> tuple[st
                 shown = versions if place_of_wrong else versions[::-1]
                 kind = "python" if e.comment == "#" else "cpp"
                 sheet.append(f"## {n}. {e.title} ({e.points} points)\n")
-                sheet += [f"**{letter}**\n```{kind}\n{code.rstrip()}\n```\n" for letter, code in zip(LETTERS, shown)]
-                answers.append(f"## {n}. {e.title} ({e.id}): {LETTERS[place_of_wrong]} is wrong\n\nWrong: {what}. "
-                               f"`{flat(right)}` became `{flat(false)}`. What one would see: "
+                for letter, code in zip(LETTERS, shown):
+                    sheet.append(f"**{letter}**\n```{kind}\n{code.rstrip()}\n```\n")
+                answers.append(f"## {n}. {e.title} ({e.id}): {LETTERS[place_of_wrong]} is wrong\n\n"
+                               f"Wrong: {what}. `{flat(right)}` became `{flat(false)}`. What one would see: "
                                f"{symptom(bench, e, body)}\n")
     return "\n".join(sheet), "\n".join(answers)
 
@@ -113,16 +117,16 @@ def plant(root: Path, chosen: list[Exercise], names: list[str], number: int, see
         for path, text in texts.items():
             (out / name / path).parent.mkdir(parents=True, exist_ok=True)
             write(out / name / path, text)
-        tasks = "\n".join(f"- {id}, in the file that its entry in EXERCISES.md names" for id, _ in planted[name])
-        write(out / name / "TASK.md", f"# For {name}\n\nEach of these exercises holds one mistake, yours alone. Find it, "
-              f"mend it between the marker lines, and hand in this folder.\n\n{tasks}\n")
+        tasks = "\n".join(f"- {id}, in the file that EXERCISES.md names" for id, _ in planted[name])
+        write(out / name / "TASK.md", f"# For {name}\n\nEach of these exercises holds one mistake, yours alone. "
+              f"Find it, mend it between the marker lines, and hand in this folder.\n\n{tasks}\n")
     return planted
 
 
 def mistakes(root: Path, chosen: list[Exercise]) -> str:
     """A page: for each exercise what is often wrong, and how that looks in the code."""
-    parts = ["# Common mistakes\n\nMade from the bank of wrong answers (tests/mutants_*.py) by `python learn.py mistakes`. "
-             "For graders: it holds the solutions.\n"]
+    parts = ["# Common mistakes\n\nMade from the bank of wrong answers (tests/mutants_*.py) by `python learn.py "
+             "mistakes`. For graders: it holds the solutions.\n"]
     for e in chosen:
         parts.append(f"\n## {e.id} {e.title}\n\n{e.path}, `{e.function}`\n")
         for what, _, right, wrong in bank(root, [e])[e.id]:
@@ -145,7 +149,7 @@ def command(root: Path, asked) -> int:
     if asked.plant:
         names = [n.strip() for n in Path(asked.plant).read_text(encoding="utf-8").splitlines() if n.strip()]
         planted = plant(root, chosen, names, asked.questions, asked.seed, out)
-        lines = [f"- {name}: " + "; ".join(f"{id} {what}" for id, what in found) for name, found in planted.items()]
+        lines = [f"- {name}: " + "; ".join(map(" ".join, found)) for name, found in planted.items()]
         write(out / "answers.md", f"# What was planted (seed {asked.seed})\n\n" + "\n".join(lines) + "\n")
         print(f" {out}: {len(names)} folders with {asked.questions} mistakes each; answers.md is yours")
         return 0

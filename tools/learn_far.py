@@ -112,7 +112,9 @@ def relocated(value, here: str, there: str):
     """A value whose texts name files of one tree, naming those of another."""
     if isinstance(value, str):
         return value.replace(here, there)
-    return type(value)(relocated(v, here, there) for v in value) if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(relocated(v, here, there) for v in value)
+    return value
 
 
 def set_random(state: str) -> None:

@@ -241,7 +241,8 @@ class FarClass:
         method, *value = BODIES.call("method", [self._made, name, None, {}], {})
         if not method:
             return value[0]
-        return lambda *args, **named: BODIES.call("method", [self._made, name, list(args), named], named, ("out_*",))
+        return lambda *args, **named: BODIES.call("method", [self._made, name, list(args), named], named,
+                                                  ("out_*",))
 
 
 def far(*contract: str):

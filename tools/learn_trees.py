@@ -47,7 +47,8 @@ def needed(path: str) -> bool:
     parts = path.split("/")
     if SKIP & set(parts) or Path(path).suffix in PICTURES or re.match(r"(learn\.py|tools/.*)$", path):
         return False
-    return not (parts[0] == "tests" and re.match(r"(test_(?!ex)|mutants|right_answers|answers$)", "/".join(parts[1:2])))
+    others = re.match(r"tests/(test_(?!ex)|mutants|right_answers|answers(/|$))", path)
+    return not others
 
 
 def copy_tree(root: Path, to: Path, keep=needed) -> None:

@@ -242,7 +242,7 @@ class Crossing:
     def _instance(self, module: str, name: str, state):
         """An instance of a chapter's class without running its code.
 
-        The judge takes only dataclasses as results; what a call may change may hold others (a table of blocks).
+        The judge takes only dataclasses as results; what a call may change may hold others (a table).
         """
         kind = find(module, name) if not self.judge or self.end.is_chapter(module) else None
         if self.judge and not (isinstance(kind, type) and (self.loose or dataclasses.is_dataclass(kind))):

@@ -21,7 +21,7 @@ EXERCISES = course(ROOT)
 
 @pytest.fixture(scope="module")
 def grader():
-    with tempfile.TemporaryDirectory() as place:     # pytest closes its own folders to other users, such as bodies
+    with tempfile.TemporaryDirectory() as place:     # pytest's own are closed to other users
         Path(place).chmod(0o711)
         copy_tree(ROOT, Path(place) / "base")
         with Grader(ROOT, Path(place) / "base", lambda e: True, Limits(seconds=60, minutes=60)) as one:
