@@ -1,4 +1,4 @@
-"""Sampling filters, the cache, four-bit weights, and the terminal chat."""
+"""Sampling filters, the cache, four-bit weights, and bad bytes in the terminal chat."""
 import copy
 import math
 import os
@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from bpe import Tokenizer
-from chat import as_trained
 from checkpoint import load_model, save_model, write
 from generate import generate
 from gptq import compensated, input_moments, quantize_compensated
@@ -341,11 +340,6 @@ def test_an_empty_a_truncated_or_a_foreign_file_is_refused_with_a_sentence(model
     for load in (load_quantized, load_model):
         with pytest.raises(ValueError, match="int4.pt is damaged .*: delete it and run make again"):
             load(tmp_path / "int4.pt")
-
-
-def test_a_sum_is_sent_as_it_was_learned():
-    assert as_trained("361+324") == "163+423" and as_trained(" 5 + 30 = ") == "500+030"
-    assert as_trained(" Which module has glob? ") == "Which module has glob?"
 
 
 def test_a_byte_that_is_no_text_does_not_end_the_chat(model, tmp_path):
