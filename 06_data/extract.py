@@ -50,11 +50,14 @@ def main_text(html: str, xml: bool = False) -> str:
     """The text a reader came for: kept blocks, one empty line between them."""
     found = [b for b in blocks(html, xml) if not b.outside]
     edge = Block("", 0, 0, False, False)
+    around = list(zip([edge, *found], found, [*found[1:], edge]))
+    chosen = [is_content(*three) or three[1].heading and three[2].words >= 20 for three in around]
+    last = max((i for i, good in enumerate(chosen) if good), default=0)
     kept: list[Block] = []
-    for before, block, after in zip([edge, *found], found, [*found[1:], edge]):
-        # a list behind its text
-        goes_on = block.item and block.link_density <= 1 / 3 and kept[-1:] == [before]
-        if is_content(before, block, after) or block.heading and after.words >= 20 or goes_on:
+    for i, (before, block, _) in enumerate(around):
+        # A list goes on behind its text, and a page may end in any short lines that belong to its text.
+        belongs = (block.item or block.ending and i > last) and block.link_density <= 1 / 3
+        if chosen[i] or belongs and kept[-1:] == [before]:
             kept.append(block)
     # The tree drops a paragraph between a menu and the end. When it finds nothing else, that was the text.
     kept = kept or [b for b in found if b.link_density <= 1 / 3 and b.text_density > 9 and b.words >= 30]

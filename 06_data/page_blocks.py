@@ -20,6 +20,8 @@ HIDDEN = {"script", "style", "noscript", "noembed", "noframes", "iframe", "title
           "template", "svg", "select", "button"}
 OUTSIDE = {"nav", "footer", "aside", "header", "menu"}       # parts that say they are not the text
 PRE = {"pre", "listing", "xmp", "plaintext"}
+LISTS = {"ul", "ol", "menu", "dir"}
+DEFINED = {"dt", "dd"}
 HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
 ALONE = {"a", "button", "select"}                          # cannot hold another of its kind: that one ends it
 # Elements that begin a new line. Every other one is inside a line, also one that nobody has heard of.
@@ -49,6 +51,7 @@ class Block:
     outside: bool                      # inside nav, footer, aside, ...
     heading: bool
     item: bool = False                 # of a list
+    ending: bool = False               # a definition or code: what a text may end in, however short
 
     @property
     def link_density(self) -> float:
@@ -68,7 +71,7 @@ def closed(page: list[Token]) -> dict[int, int]:
     pairs = {}
     for i, token in enumerate(page):
         name = token.value
-        if token.kind == "start" and (name in HIDDEN or name in OUTSIDE or name in HEADINGS or name == "a"):
+        if token.kind == "start" and (name in HIDDEN | OUTSIDE | HEADINGS | LISTS or name == "a"):
             if name in ALONE:
                 waiting[name].clear()
             waiting[name].append(i)
@@ -119,19 +122,21 @@ def blocks(html: str, xml: bool = False) -> list[Block]:
     inside: Counter = Counter()                              # how many links, headings, ... are open
     found: list[Block] = []
     parts: list[str] = []
-    link_words, breaks, item = 0, 0, False
+    link_words, breaks, item, defined = 0, 0, False, False
     until_line: set[str] = set()                             # links and headings that nobody closes
 
     def kind_of(token: Token) -> str:
         return ("hidden" if hides(token) else "outside" if token.value in OUTSIDE else
-                "link" if token.value == "a" else "heading" if token.value in HEADINGS else "")
+                "link" if token.value == "a" else "heading" if token.value in HEADINGS else
+                "list" if token.value in LISTS else "")
 
     def flush() -> None:
         nonlocal link_words
         text = "".join(parts).strip()
         if text:
             heading = inside["heading"] > 0 or "heading" in until_line
-            found.append(Block(text, count_words(text), link_words, inside["outside"] > 0, heading, item))
+            found.append(Block(text, count_words(text), link_words, inside["outside"] > 0, heading,
+                               item or inside["list"] > 0, defined or inside["pre"] > 0))
         parts.clear()
         link_words = 0
 
@@ -160,11 +165,12 @@ def blocks(html: str, xml: bool = False) -> list[Block]:
                 if i not in pairs and (name in HEADINGS or "href" in token.attributes):
                     until_line |= {kind_of(token)} & {"link", "heading"}
                 inside["pre"] += name in PRE
-                item = item or name == "li"
+                item, defined = item or name == "li", defined or name in DEFINED
             else:
                 if i in ends:
                     inside[kind_of(ends[i])] -= 1
                 inside["pre"] = max(0, inside["pre"] - (name in PRE))
-                item = item and name not in ("li", "ul", "ol", "menu", "dir")
+                item = item and name != "li" and name not in LISTS
+                defined = defined and name not in DEFINED and name != "dl"
     flush()
     return found

@@ -1,11 +1,15 @@
-"""Rounding that repairs its own errors: GPTQ, with the loss measured in what the layer outputs, not in the weights.
+"""Rounding that repairs its own errors: GPTQ, with the loss measured in what the layer outputs, not in the
+weights.
 
-Adds to quantize.quantize_groups a look at the inputs x of each layer on calibration text. Columns are rounded one by
-one, and the error of each is spread over the columns still to come so that W x changes least.
-Frantar et al. 2023, "GPTQ" (algorithm 1, without its blocking); the idea is Hassibi and Stork 1993, "Optimal brain surgeon".
+Adds to quantize.quantize_groups a look at the inputs x of each layer on calibration text. Columns are rounded
+one by one, and the error of each is spread over the columns still to come so that W x changes least. Frantar
+et al. 2023, "GPTQ" (algorithm 1, without its blocking); the idea is Hassibi and Stork 1993, "Optimal brain
+surgeon".
 
-    python 08_inference/run.py             more than halves the rise in perplexity with it (both rows are printed)
+    python 08_inference/run.py             more than halves the rise in perplexity with it (prints both)
 """
+import math
+
 import torch
 from torch import Tensor
 
@@ -16,7 +20,9 @@ from workbench import wide
 
 @torch.no_grad()
 def input_moments(model: Transformer, batches: list[Tensor]) -> dict[str, Tensor]:
-    """Mean of x x^T over all inputs x of each matrix in the blocks, (in, in), by name, on batches of ids (B, T)."""
+    """Mean of x x^T over all inputs x of each matrix in the blocks, (in, in), by name, on batches of ids (B,
+    T).
+    """
     moments: dict[str, Tensor] = {}
 
     def watch(name):
@@ -25,7 +31,8 @@ def input_moments(model: Transformer, batches: list[Tensor]) -> dict[str, Tensor
             moments[name] = moments.get(name, 0) + x.T @ x
         return hook
 
-    hooks = [m.register_forward_hook(watch(name)) for name, m in model.named_modules() if name.endswith("_proj")]
+    hooks = [m.register_forward_hook(watch(name))
+             for name, m in model.named_modules() if name.endswith("_proj")]
     try:
         for ids in batches:
             model(ids)
@@ -40,16 +47,20 @@ def quantize_compensated(weight: Tensor, moment: Tensor, bits: int = 4, group: i
                          damping: float = 0.01) -> tuple[Tensor, Scales]:
     """Same result type as quantize_matrix: integers (rows, n) int8 and scales as they are stored.
 
-    With U the upper Cholesky factor of the inverse of `moment` (n, n), an error e in column j is best repaired by
-    subtracting e * U[j, k] / U[j, j] from every later column k. An error includes that of a rounded scale.
+    With U the upper Cholesky factor of the inverse of `moment` (n, n), an error e in column j is best
+    repaired by subtracting e * U[j, k] / U[j, j] from every later column k. An error includes that of a
+    rounded scale.
     """
     rest, n = weight.float().clone(), weight.shape[1]
-    damped = wide(moment) + damping * moment.diagonal().mean().clamp(min=1e-8) * torch.eye(n, device=weight.device)
+    least = damping * moment.diagonal().mean().clamp(min=1e-8)
+    damped = wide(moment) + least * torch.eye(n, device=weight.device)
     U = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True).to(rest)
-    grid = grid_for(*quantize_groups(rest, bits, group), margin=2.0)   # repairs change the weights to come, so the scales
+    # Repairs change the weights to come, so their scales may come to lie anywhere: a wider grid without a
+    # gap.
+    grid = grid_for(*quantize_groups(rest, bits, group), margin=2.0, widest=math.inf)
     integers, codes = torch.empty_like(weight, dtype=torch.int8), []
     for j in range(n):
-        if j % group == 0:   # the scale of a group is chosen when its turn comes, from weights already repaired
+        if j % group == 0:   # a group's scale is chosen when its turn comes, from weights already repaired
             coming = rest[:, j:j + group]
             stored = fit_on_grid(coming, quantize_groups(coming, bits, group)[1], grid, bits)
             codes.append(stored.codes)
@@ -61,6 +72,8 @@ def quantize_compensated(weight: Tensor, moment: Tensor, bits: int = 4, group: i
 
 
 def compensated(model: Transformer, *sources: list[Tensor]) -> Rounding:
-    """The rounding to hand to quantize_model, calibrated on sources (batches of ids each) that count alike."""
+    """The rounding to hand to quantize_model, calibrated on sources (batches of ids each) that count
+    alike.
+    """
     moments = [input_moments(model, batches) for batches in sources]
     return lambda name, weight: quantize_compensated(weight, sum(m[name] for m in moments))

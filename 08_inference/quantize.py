@@ -1,14 +1,15 @@
 """Four bits a weight: round each group of 16 weights to 16 levels and pack two of them into a byte.
 
-Group-wise rounding to nearest, with the scale of each group chosen for the least squared error. Scales are rounded too,
-to 8 bits ("double quantization": Dettmers et al. 2023, QLoRA, section 3), so that a matrix costs 4 + 8 / 16 = 4.5 bits a
-weight. They are rounded on a logarithmic grid, and before the integers are chosen: on equal steps from 0 one outlier
-would make all other scales of its matrix coarse. The embedding, which is also the output layer, keeps 8 bits. gptq.py
-rounds with more care.
+Group-wise rounding to nearest, with the scale of each group chosen for the least squared error. Scales are
+rounded too, to 8 bits ("double quantization": Dettmers et al. 2023, QLoRA, section 3), so that a matrix costs
+4 + 8 / 16 = 4.5 bits a weight. They are rounded on a logarithmic grid, and before the integers are chosen: on
+equal steps from 0 one outlier would make all other scales of its matrix coarse. The embedding, which is also
+the output layer, keeps 8 bits. gptq.py rounds with more care.
 
     python 08_inference/run.py             writes out/08_inference/model.int4.pt and measures what it costs
 """
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -24,15 +25,17 @@ GROUP = 16
 
 
 def quantize_groups(weight: Tensor, bits: int, group: int = GROUP) -> tuple[Tensor, Tensor]:
-    """weight (rows, n) to integers (rows, n) int8 and scales (rows, n / group) float32; weight is about integer * scale.
+    """weight (rows, n) to integers (rows, n) int8 and scales (rows, n / group) float32; weight is about
+    integer * scale.
 
-    The largest weight of a group need not be kept exactly: a smaller scale clips it but rounds the others more finely,
-    so eight scales are tried. Raises ValueError if n is not a multiple of `group`, for other than 2 to 8 bits, and for
-    weights that are not finite.
+    The largest weight of a group need not be kept exactly: a smaller scale clips it but rounds the others
+    more finely, so eight scales are tried. Raises ValueError if n is not a multiple of `group`, for other
+    than 2 to 8 bits, and for weights that are not finite.
     """
     rows, n = weight.shape
     if n % group:
-        raise ValueError(f"a row of {n} weights does not divide into groups of {group}: choose a group size that divides {n}")
+        raise ValueError(f"a row of {n} weights does not divide into groups of {group}: choose a group size that "
+                         f"divides {n}")
     if not 2 <= bits <= 8:
         raise ValueError(f"integers of {bits} bits: choose 2 to 8, which fit a byte")
     if not weight.isfinite().all():
@@ -52,7 +55,9 @@ def quantize_groups(weight: Tensor, bits: int, group: int = GROUP) -> tuple[Tens
 
 
 def pack_nibbles(integers: Tensor) -> Tensor:
-    """Two integers from -8 to 7 in one byte, the even column in the low half. (rows, n) int8 to (rows, n / 2) uint8."""
+    """Two integers from -8 to 7 in one byte, the even column in the low half. (rows, n) int8 to (rows, n / 2)
+    uint8.
+    """
     # EXERCISE 8.3 two weights in a byte
     unsigned = (integers + 8).to(torch.uint8)
     return unsigned[:, 0::2] | (unsigned[:, 1::2] << 4)
@@ -76,48 +81,61 @@ def dequantize(integers: Tensor, scales: Tensor) -> Tensor:
 
 
 class Scales(NamedTuple):
-    """Scales as they are stored, a byte each: 2 ** (grid[0] + grid[1] * code)."""
+    """Scales as they are stored, a byte each: 2 ** (first + step * code), and from the code `behind` on 2 **
+    gap times that.
+    """
     codes: Tensor   # (rows, groups) uint8
-    grid: Tensor    # (2,) float32: exponent of code 0, and what a code more adds to it
+    grid: Tensor    # (4,) float32: first, step, behind, gap
 
     def values(self) -> Tensor:
         """(rows, groups) float32."""
-        return torch.exp2(self.grid[0] + self.grid[1] * self.codes)
+        first, step, behind, gap = self.grid
+        return torch.exp2(first + step * self.codes + gap * (self.codes >= behind))
 
 
-def grid_for(integers: Tensor, scales: Tensor, margin: float = 1.0) -> Tensor:
+def grid_for(integers: Tensor, scales: Tensor, margin: float = 1.0, widest: float = 2.0) -> Tensor:
     """The grid from the smallest to the largest of scales (rows, groups), `margin` times wider at both ends.
 
-    Equal steps of the logarithm: each scale is rounded by the same share, however large the largest is. A group whose
-    integers (rows, n) are all zero is right with any scale and does not count.
+    Equal steps of the logarithm: each scale is rounded by the same share, however large the largest is. The
+    widest stretch without any scale gets no places if it is more than `widest` powers of 2, as beside an
+    outlier's. A group whose integers (rows, n) are all zero is right with any scale and does not count.
     """
     used = scales[integers.unflatten(1, (scales.shape[1], -1)).any(-1)]
-    low, high = (used if len(used) else scales).aminmax()
-    first, last = (low / margin).log2(), (high * margin).log2()
-    return torch.stack((first, (last - first) / 255)).float()
+    exponents = (used if len(used) else scales.flatten()).double().log2().sort().values
+    first, last = exponents[0].item() - math.log2(margin), exponents[-1].item() + math.log2(margin)
+    gaps = exponents.diff()
+    if not len(gaps) or gaps.max() <= widest:
+        return torch.tensor([first, (last - first) / 255, 256, 0], device=scales.device)
+    low, high = exponents[gaps.argmax():][:2].tolist()       # the scales on both sides of the gap
+    step = max((low - first + last - high) / 253, 1e-6)
+    behind = math.ceil((low - first) / step) + 1
+    return torch.tensor([first, step, behind, high - first - step * behind], device=scales.device)
 
 
 def on_grid(scales: Tensor, grid: Tensor) -> Scales:
     """Each of the scales (rows, groups) > 0 at its nearest place of the grid."""
-    codes = (scales.log2() - grid[0]) / grid[1].clamp(min=1e-6)
-    return Scales(codes.round().clamp(0, 255).to(torch.uint8), grid)
+    places = Scales(torch.arange(256, device=grid.device), grid).values().log2()
+    return Scales(torch.bucketize(scales.log2(), (places[1:] + places[:-1]) / 2).to(torch.uint8), grid)
 
 
 def nearest(weight: Tensor, scales: Tensor, bits: int) -> Tensor:
-    """The integers (rows, n) int8 that come nearest to weight (rows, n) with scales (rows, groups) as they are stored."""
+    """The integers (rows, n) int8 that come nearest to weight (rows, n) with scales (rows, groups) as they
+    are stored.
+    """
     top, group = 2 ** (bits - 1) - 1, weight.shape[1] // scales.shape[1]
     return (weight / scales.repeat_interleave(group, dim=1)).round().clamp(-top - 1, top).to(torch.int8)
 
 
 def fit_on_grid(weight: Tensor, scales: Tensor, grid: Tensor, bits: int) -> Scales:
-    """Each scale at that of its two neighbours on the grid with which its group of weight (rows, n) errs less.
+    """Each scale at that of its two neighbours on the grid with which its group of weight (rows, n) errs
+    less.
 
     Downwards the largest weight may be clipped, upwards all are rounded more coarsely.
     """
     step = grid[1] / 2
     tried = [on_grid(scales * torch.exp2(side * step), grid) for side in (-1, 1)]
-    errors = [(nearest(weight, s.values(), bits) * s.values().repeat_interleave(weight.shape[1] // scales.shape[1], dim=1)
-               - weight).square().unflatten(1, (scales.shape[1], -1)).sum(-1) for s in tried]
+    errors = [(dequantize(nearest(weight, s.values(), bits), s.values()) - weight).square()
+              .unflatten(1, (scales.shape[1], -1)).sum(-1) for s in tried]
     return Scales(torch.where(errors[0] < errors[1], tried[0].codes, tried[1].codes), grid)
 
 
@@ -134,7 +152,8 @@ Rounding = Callable[[str, Tensor], tuple[Tensor, Scales]]
 class QuantizedWeight(nn.Module):
     """Stands in for a Linear or an Embedding: the weight is kept packed and unpacked whenever it is read."""
 
-    def __init__(self, integers: Tensor, scales: Scales, bits: int, is_table: bool, bias: Tensor | None = None):
+    def __init__(self, integers: Tensor, scales: Scales, bits: int, is_table: bool,
+                 bias: Tensor | None = None):
         super().__init__()
         self.bits, self.is_table = bits, is_table
         self.register_buffer("packed", pack_nibbles(integers) if bits == 4 else integers)
@@ -163,7 +182,8 @@ class QuantizedWeight(nn.Module):
 def quantize_model(model: Transformer, table_bits: int = 8, rounding: Rounding | None = None) -> Transformer:
     """A copy with 4-bit matrices and an embedding of `table_bits`, 8 or 4; norms stay as they are.
 
-    `rounding(name, weight)` gives the integers and scales of one matrix: quantize_matrix, or gptq.compensated.
+    `rounding(name, weight)` gives the integers and scales of one matrix: quantize_matrix, or
+    gptq.compensated.
     """
     if table_bits not in (4, 8):
         raise ValueError(f"an embedding of {table_bits} bits: choose 8 or 4")
@@ -196,6 +216,6 @@ def load_quantized(path: Path | str) -> Transformer:
     try:
         model = quantize_model(Transformer(Config(**saved["config"])), saved["table_bits"])
         model.load_state_dict(saved["weights"])
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):   # of another model, or another code's
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):   # of another model or code
         raise ValueError(f"{path} is not a quantized model of this code: run `make 08`") from None
     return model

@@ -45,6 +45,8 @@ def test_softmax_agrees_with_torch_and_survives_large_scores():
 )
 def test_activations_agree_with_torch(ours, theirs):
     same_values_and_gradients(ours, theirs, draw(4, 7))
+    special = torch.tensor([0.0, -0.0, 1e-300, -1e-300, 40.0, -40.0, 700.0, -700.0], dtype=torch.float64)
+    same_values_and_gradients(ours, theirs, special.requires_grad_())
 
 
 def test_linear_and_embedding_agree_with_torch():

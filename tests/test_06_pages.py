@@ -54,6 +54,27 @@ SHOWN = {
 }
 
 
+ENDS = {
+    "a list": "<ul><li>eggs<li>two spoons of flour</ul>", "a list nobody closed": "<ul><li>eggs",
+    "items without a list": "<li>eggs</li>", "a definition": "<dl><dt>Eggs</dt><dd>two</dd></dl>",
+    "a definition nobody closed": "<dl><dt>Eggs<dd>two",
+    "definitions without a list": "<dt>Eggs</dt><dd>two</dd>",
+    "a list in a list": "<ul><li>eggs<ul><li>brown</ul>fresh ones</ul>",
+    "paragraphs in items": "<ul><li><p>eggs</ul>",
+    "numbered": "<ol start=3><li value=7>eggs</ol>",
+    "divisions in a list": "<ul><li><div>eggs</div><div>two</div></ul>",
+    "code": "<pre>print(1)</pre>",
+    "divisions in definitions": "<dl><div><dt>Eggs</dt><dd>two</dd></div></dl>",
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_the_short_items_that_a_page_ends_in_are_not_lost(name):
+    found, _ = extract.extract(f"<body>{MENU}<p>{PARAGRAPH}</p>{ENDS[name]}".encode(), "text/html")
+    assert found.split()[-3:] == (PARAGRAPH + " " + re.sub("<[^>]*>", " ", ENDS[name])).split()[-3:]
+    assert "Home" not in found
+
+
 @pytest.mark.parametrize("name", SHOWN)
 def test_text_that_a_browser_shows_is_not_lost(name):
     found, problem = extract.extract(SHOWN[name].encode(), "text/html")
