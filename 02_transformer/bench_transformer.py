@@ -53,9 +53,10 @@ class NanoBlock(nn.Module):
 class NanoGPT(nn.Module):
     """Its model: tables for tokens and positions, blocks, a last norm, the tied output."""
 
-    def __init__(self, C: int, H: int, L: int, T: int):
+    def __init__(self, C: int, H: int, L: int, T: int, vocabulary: int = V):
         super().__init__()
-        self.wte, self.wpe, self.ln_f = nn.Embedding(V, C), nn.Embedding(T, C), nn.LayerNorm(C, bias=False)
+        self.wte, self.wpe = nn.Embedding(vocabulary, C), nn.Embedding(T, C)
+        self.ln_f = nn.LayerNorm(C, bias=False)
         self.h = nn.Sequential(*(NanoBlock(C, H) for _ in range(L)))
         for p in self.parameters():
             if p.ndim == 2:
@@ -63,7 +64,7 @@ class NanoGPT(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """(B, T) to (B, T, V)."""
-        x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1]))
+        x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1], device=ids.device))
         return F.linear(self.ln_f(self.h(x)), self.wte.weight)
 
 

@@ -1,8 +1,8 @@
 """Gradient accumulation: the gradient of a batch too large for memory, from pieces that are not.
 
-The gradient of a sum is the sum of the gradients, so micro-batches may run one after the other. A *mean* over tokens is
-another matter: where the pieces hold different numbers of counted targets (padding, prompts), the mean of their means
-is not the mean of the batch. Each piece must weigh what it counts.
+The gradient of a sum is the sum of the gradients, so micro-batches may run one after the other. A *mean*
+over tokens is another matter: where the pieces hold different numbers of counted targets (padding, prompts),
+the mean of their means is not the mean of the batch. Each piece must weigh what it counts.
 
     python -m pytest tests/test_03_accumulation.py      compares it with one large batch
 """
@@ -15,11 +15,13 @@ from cross_entropy import IGNORE
 
 def accumulate(model: nn.Module, loss_of: Callable[[Tensor, Tensor], Tensor],
                micro_batches: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """Give `model` the gradients of the mean loss over all counted targets of the micro-batches; returns that loss.
+    """Give `model` the gradients of the mean loss over all counted targets of the micro-batches; returns
+    that loss.
 
-    `micro_batches` are (inputs, targets) pairs, each (B, T) with any B and T; a target counts unless it is IGNORE.
-    `loss_of(inputs, targets)` is the mean over the targets that count, 0 if there are none. Gradients of an earlier
-    step are dropped first. Only one micro-batch's activations are in memory at a time.
+    `micro_batches` are (inputs, targets) pairs, each (B, T) with any B and T; a target counts unless it is
+    IGNORE. `loss_of(inputs, targets)` is the mean over the targets that count, 0 if there are none.
+    Gradients of an earlier step are dropped first. Only one micro-batch's activations are in memory at a
+    time.
     """
     # EXERCISE 3.10 gradient accumulation
     counts = [(targets != IGNORE).sum().item() for _, targets in micro_batches]

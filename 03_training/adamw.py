@@ -1,4 +1,5 @@
-"""AdamW: a running mean of the gradient, divided by a running size of it, so that every weight moves at its own scale.
+"""AdamW: a running mean of the gradient, divided by a running size of it, so that every weight moves at its
+own scale.
 
 Kingma and Ba 2015 (algorithm 1); decoupled weight decay: Loshchilov and Hutter 2019 (algorithm 2).
 
@@ -13,12 +14,12 @@ from torch import Tensor, nn
 class AdamW:
     """w <- w - lr * (m / (sqrt(v) + eps) + decay * w), with m and v corrected for starting at zero.
 
-    Used as torch.optim's, with two differences: a schedule gives its factor to `step`, and there are no parameter
-    groups (make two optimizers) and no closures.
+    Used as torch.optim's, with two differences: a schedule gives its factor to `step`, and there are no
+    parameter groups (make two optimizers) and no closures.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.95),
-                 eps: float = 1e-8, weight_decay: float = 0.0):
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float,
+                 betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8, weight_decay: float = 0.0):
         self.parameters = [p for p in parameters if p.requires_grad]
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.steps = 0

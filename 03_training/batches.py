@@ -33,7 +33,7 @@ class TextBatches:
 
     def __init__(self, tokens: np.ndarray, batch: int, length: int, seed: int):
         self.n_rows = (len(tokens) - length) // length      # leaves room for at least `length` offsets
-        self.n_offsets = len(tokens) - self.n_rows * length  # at the last, the last row ends in the last token
+        self.n_offsets = len(tokens) - self.n_rows * length  # then the last row ends in the last token
         if self.n_rows < batch:
             raise ValueError(f"{len(tokens)} tokens are too few for a batch of {batch} rows of {length}: "
                              "take fewer or shorter rows, or more text")

@@ -14,11 +14,13 @@ from transformer import Transformer
 
 
 @torch.no_grad()
-def bits_per_byte(model: Transformer, tokens: np.ndarray, n_bytes: int, length: int = 128, batch: int = 16) -> float:
-    """Bits a byte on a token stream (N,) that encodes `n_bytes` bytes. Every token but the first is predicted once.
+def bits_per_byte(model: Transformer, tokens: np.ndarray, n_bytes: int, length: int = 128,
+                  batch: int = 16) -> float:
+    """Bits a byte on a token stream (N,) that encodes `n_bytes` bytes. Every token but the first is
+    predicted once.
 
-    The stream is cut into windows of `length` predictions; the first tokens of a window see little before them, so
-    this is an upper bound of what the model can do.
+    The stream is cut into windows of `length` predictions; the first tokens of a window see little before
+    them, so this is an upper bound of what the model can do.
     """
     device = next(model.parameters()).device
     ids = torch.from_numpy(np.asarray(tokens, dtype=np.int64)).to(device)
@@ -27,7 +29,8 @@ def bits_per_byte(model: Transformer, tokens: np.ndarray, n_bytes: int, length: 
     x, y = ids[:n_full * length].view(n_full, length), ids[1:n_full * length + 1].view(n_full, length)
     pieces = [(x[i:i + batch], y[i:i + batch]) for i in range(0, n_full, batch)]
     if (len(ids) - 1) % length:
-        pieces.append((ids[None, n_full * length:-1], ids[None, n_full * length + 1:]))   # the last, shorter window
+        # the last, shorter window
+        pieces.append((ids[None, n_full * length:-1], ids[None, n_full * length + 1:]))
     nats = sum(cross_entropy(model(a), b).item() * b.numel() for a, b in pieces)
     return nats / math.log(2) / n_bytes
     # END EXERCISE 3.7

@@ -1,15 +1,15 @@
 """Models and training states on disk: written in one piece, checked by a hash, never continued by other code.
 
-A file is what torch.save gives, then a SHA-256 of it: a disk that lost a block, a copy that stopped in the middle, a bit
-that flipped are found when the file is read and not a thousand steps later. Of training states the last two are kept:
-if the newer one is damaged, the run continues from the one before.
+A file is what torch.save gives, then a SHA-256 of it: a disk that lost a block, a copy that stopped in the
+middle, a bit that flipped are found when the file is read and not a thousand steps later. Of training states
+the last two are kept: if the newer one is damaged, the run continues from the one before.
 
     python 03_training/run.py              kill it at any moment and run it again: it continues bit for bit
 """
 import hashlib
 import io
 import os
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -21,7 +21,8 @@ SEAL = b"sha256:"   # stands before the hash at the end of each file
 
 
 def read(path: Path | str) -> dict:
-    """Load what `write` wrote; tensors and plain values only. A damaged file is a ValueError that names it."""
+    """Load what `write` wrote; tensors and plain values only. A damaged file is a ValueError that names it.
+    """
     data = Path(path).read_bytes()
     try:
         data, seal = data[:-len(SEAL) - 32], data[-len(SEAL) - 32:]
@@ -56,13 +57,42 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> Transfor
     try:
         model = Transformer(Config(**saved["config"]))
         model.load_state_dict(saved["weights"])
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):   # no such entries, field, shape or weights
-        raise ValueError(f"{path} is not a model file of this code: delete it and run make again") from None
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):   # no such entries or weights
+        raise ValueError(f"{path} is not a model file of this code ({what_differs(saved)}): "
+                         "delete it and run make again") from None
     return model.to(device)
 
 
+def what_differs(saved: dict) -> str:
+    """Why a saved model cannot be built: the field of its configuration, or the weight, that does not fit."""
+    if not {"config", "weights"} <= saved.keys():
+        return "it has no configuration or no weights"
+    unknown = sorted(saved["config"].keys() - {field.name for field in fields(Config)})
+    if unknown:
+        return f"its configuration has a field {unknown[0]!r}, which is unknown here"
+    try:
+        wanted = Transformer(Config(**saved["config"])).state_dict()
+    except (TypeError, ValueError) as error:
+        return str(error).partition("\n")[0]
+    for name in sorted(wanted.keys() ^ saved["weights"].keys()):
+        return f"weight {name} is {'missing' if name in wanted else 'unknown here'}"
+    for name, w in wanted.items():
+        if w.shape != saved["weights"][name].shape:
+            return f"weight {name} is {tuple(saved['weights'][name].shape)}, by its configuration {tuple(w.shape)}"
+    return "it cannot be read"
+
+
+def other_fields(saved: dict, config: Config) -> str:
+    """The fields in which a saved configuration differs, as "d_model 64 in place of 128"; empty if in none."""
+    mine = asdict(config)
+    return ", ".join(f"{name} {saved.get(name)} in place of {mine[name]}"
+                     for name in mine if saved and saved.get(name) != mine[name])
+
+
 def keep_best(path: Path | str, model: Transformer, score: float) -> bool:
-    """Save the model at `path` if `score` (a held-out loss) is below that of the model there; says whether it did."""
+    """Save the model at `path` if `score` (a held-out loss) is below that of the model there; says whether
+    it did.
+    """
     path = Path(path)
     if path.exists() and not score < read(path).get("score", float("inf")):
         return False
@@ -76,14 +106,15 @@ def before(path: Path | str) -> Path:
     return path.with_name(f"{path.stem}.before{path.suffix}")
 
 
-def save_state(path: Path | str, key: str, step: int, model: Transformer, optimizers: list, log: list) -> None:
+def save_state(path: Path | str, key: str, step: int, model: Transformer, optimizers: list,
+               log: list) -> None:
     """All that a run needs to continue at `step`; `key` says which code and settings it belongs to.
 
     The state that was the last becomes the one before. A full disk is an OSError, and both old states stay.
     """
     path = Path(path)
     fresh = path.with_name(f"{path.stem}.next{path.suffix}")
-    write(fresh, {"key": key, "step": step, "weights": model.state_dict(),
+    write(fresh, {"key": key, "step": step, "config": asdict(model.config), "weights": model.state_dict(),
                   "optimizers": [o.state_dict() for o in optimizers], "log": log})
     if path.exists():
         os.replace(path, before(path))
@@ -91,9 +122,11 @@ def save_state(path: Path | str, key: str, step: int, model: Transformer, optimi
 
 
 def load_state(path: Path | str, key: str, model: Transformer, optimizers: list) -> tuple[int, list]:
-    """Put a saved state into the model and the optimizers; returns (step, log), or (0, []) if there is none to continue.
+    """Put a saved state into the model and the optimizers; returns (step, log), or (0, []) if there is none
+    to continue.
 
-    A damaged state is named and the one before it is used; ValueError if that is damaged too.
+    A damaged state is named and the one before it is used; ValueError if that is damaged too, or if the state
+    is of a model of another configuration, with the fields that differ.
     """
     for file in (Path(path), before(path)):
         if not file.exists():
@@ -105,9 +138,12 @@ def load_state(path: Path | str, key: str, model: Transformer, optimizers: list)
                 raise
             print(f"  {str(error).partition(': delete')[0]}: using the state before it")
             continue
+        other = other_fields(saved.get("config", {}), model.config)
         if saved.get("key") != key:
-            print(f"  {file} is from other code or settings: starting again")
+            print(f"  {file} is from other code or settings{f' ({other})' if other else ''}: starting again")
             return 0, []
+        if other:
+            raise ValueError(f"{file} is of another model ({other}): take its configuration, or delete it")
         model.load_state_dict(saved["weights"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)

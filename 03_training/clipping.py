@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale all gradients by one factor so that their joint length is at most `max_norm`; returns the length before, ().
+    """Scale all gradients by one factor so that their joint length is at most `max_norm`; returns the length
+    before, ().
 
-    The length stays a tensor on the device: to look at it would make a GPU wait, and nothing here needs to. Without any
-    gradient it is 0. A length that is not finite cannot be mended by scaling; train.py finds it in the log.
+    The length stays a tensor on the device: to look at it would make a GPU wait, and nothing here needs to.
+    Without any gradient it is 0. A length that is not finite cannot be mended by scaling; train.py finds it
+    in the log.
     """
     # EXERCISE 3.4 gradient clipping
     grads = [p.grad for p in parameters if p.grad is not None]

@@ -1,12 +1,14 @@
-"""The fast path, one switch: the same numbers by fused operations, where the plain files show how they are made.
+"""The fast path, one switch: the same numbers by fused operations, where the plain files show how.
 
-Nothing here is needed to understand or to train. Each line marked "fast path" replaces a plain function of the course by
-one of torch's, and a test holds the two equal:
+Nothing here is needed to understand or to train. Each line marked "fast path" replaces a plain function of
+the course by one of torch's, and a test holds the two equal:
 - attention: one kernel that never writes the T x T table (chapter 4 and csrc build one);
 - RMSNorm: one pass over memory in place of five;
 - the loss: chunked_loss.py, so that the logits of a large vocabulary never exist at once;
-- AdamW: one launch for all weights in place of one for each; Muon in bf16 where that is faster, as its authors run it;
-- on a GPU, torch.compile: element-wise work between matrix products becomes one kernel, and Python is out of the way.
+- AdamW: one launch for all weights in place of one for each; Muon in bf16 where that is faster, as its
+  authors run it;
+- on a GPU, torch.compile: element-wise work between matrix products becomes one kernel, and Python is out of
+  the way.
 
     FAST=1 is on by itself on CUDA; `make FAST=1`, or  python 03_training/run.py --fast, puts it on elsewhere
 """
@@ -26,7 +28,10 @@ from transformer import Transformer
 
 
 def fused_attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """attention.attend in one fused kernel. q (B, H, T, D), k and v (B, H, S, D), bias (.., T, S); returns (B, H, T, D)."""
+    """attention.attend in one fused kernel.
+
+    q (B, H, T, D), k and v (B, H, S, D), bias (.., T, S); returns (B, H, T, D).
+    """
     T, S = q.shape[-2], k.shape[-2]
     if bias is None and T == S:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)   # fast path
@@ -46,7 +51,7 @@ class FusedRMSNorm(RMSNorm):
 
 
 class BatchedAdamW(AdamW):
-    """adamw.AdamW for all weights at once: a model has hundreds of tensors, and each launch costs what a small one takes."""
+    """adamw.AdamW for all weights at once: a launch for each of hundreds of tensors would take longer."""
 
     @torch.no_grad()
     def step(self, scale: float = 1.0) -> None:
@@ -89,25 +94,37 @@ class FusedMuon(Muon):
 
 
 def is_fast(said: str, device: torch.device) -> bool:
-    """What --fast means: auto is on where a GPU waits for Python, that is on CUDA. ValueError for another word."""
+    """What --fast means: auto is on on CUDA, where the GPU waits for Python. ValueError for another word."""
     if said not in ("auto", "on", "off"):
         raise ValueError(f"--fast {said} is unknown: choose one of auto, on, off")
     return device.type == "cuda" if said == "auto" else said == "on"
 
 
+def fuse_attention(model: Transformer) -> None:
+    """Attention in one kernel from here on, in place; what is more than plain attention keeps its own way."""
+    for module in model.modules():
+        if type(module) is Attention:
+            module.attend = fused_attend
+
+
+def fuse_norms(model: Transformer) -> None:
+    """Every RMSNorm in one operation from here on, in place: the same weights under the same names."""
+    for module in model.modules():
+        if type(module) is RMSNorm:
+            module.__class__ = FusedRMSNorm
+
+
 def use_fast_path(model: Transformer, precision: str = "auto", compiled: bool | None = None) -> str:
     """Put the model on the fast path, in place; returns the format it computes in.
 
-    Names of weights stay. `compiled` None compiles on CUDA alone: on a CPU it takes minutes to start and gives little.
+    Names of weights stay. `compiled` None compiles on CUDA alone: on a CPU it takes minutes to start and
+    gives little.
     """
     device = next(model.parameters()).device
     precision = choose_precision(precision, device)
     use_precision(model, precision)
-    for module in model.modules():
-        if type(module) is Attention:
-            module.attend = fused_attend
-        elif type(module) is RMSNorm:
-            module.__class__ = FusedRMSNorm   # same weights, same name, another forward
+    fuse_attention(model)
+    fuse_norms(model)
     if compiled if compiled is not None else device.type == "cuda":
         torch._dynamo.config.suppress_errors = True   # what cannot be compiled runs as it is
         model.model.compile(dynamic=False)            # fast path

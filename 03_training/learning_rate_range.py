@@ -1,9 +1,9 @@
 """Find the range of useful learning rates in one short run: raise the rate at every step and watch the loss.
 
-Too small, and nothing moves; then the loss falls, ever faster; then it turns and explodes. The rate to train with lies
-below the turn, by a factor of about three (Smith 2017, "Cyclical learning rates for training neural networks", section
-3.3). It is a first guess for a run of ordinary length, no substitute for trying a few: with a decay at the end, higher
-rates pay than this test suggests.
+Too small, and nothing moves; then the loss falls, ever faster; then it turns and explodes. The rate to train
+with lies below the turn, by a factor of about three (Smith 2017, "Cyclical learning rates for training
+neural networks", section 3.3). It is a first guess for a run of ordinary length, no substitute for trying a
+few: with a decay at the end, higher rates pay than this test suggests.
 
     python 03_training/learning_rate_range.py      after `make 02`: draws it for the default model with Muon
 """
@@ -15,7 +15,8 @@ from pathlib import Path
 try:
     from workbench import RunSettings, announce, parse_settings, read_json, run_main, seed_everything
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 from torch import Tensor
 
 from batches import TextBatches
@@ -35,10 +36,11 @@ class Settings(RunSettings):
 
 
 def sweep(optimizers: list, loss_of: Callable[[int], Tensor], rates: list[float]) -> list[float]:
-    """The loss before each step, where step i is taken with learning rate rates[i]; stops when the loss has exploded.
+    """The loss before each step, where step i is taken with learning rate rates[i]; stops when the loss has
+    exploded.
 
-    The optimizers' own learning rates must be 1: they are multiplied by the rate. Exploded is twice the best loss so far
-    plus one, or no number.
+    The optimizers' own learning rates must be 1: they are multiplied by the rate. Exploded is twice the best
+    loss so far plus one, or no number.
     """
     losses: list[float] = []
     for step, rate in enumerate(rates):
@@ -55,7 +57,9 @@ def sweep(optimizers: list, loss_of: Callable[[int], Tensor], rates: list[float]
 
 
 def suggest(rates: list[float], losses: list[float], smooth: float = 0.8) -> float:
-    """A third of the rate at which the running mean of the loss is least. Raises ValueError for fewer than 5 losses."""
+    """A third of the rate at which the running mean of the loss is least. Raises ValueError for fewer than 5
+    losses.
+    """
     if len(losses) < 5:
         raise ValueError(f"{len(losses)} losses show no range: the lowest rate explodes already, start lower")
     mean, curve = losses[0], []
@@ -82,13 +86,15 @@ def main() -> None:
 
     losses = sweep(muon_and_adamw(model, 1.0, 0.2), loss_of, rates)
     best = suggest(rates, losses)
-    axes = new_axes("The loss while the learning rate grows", "learning rate of the matrices", "loss of the batch (nats)")
+    axes = new_axes("The loss while the learning rate grows", "learning rate of the matrices",
+                    "loss of the batch (nats)")
     axes.plot(rates[:len(losses)], losses, color="black")
     axes.axvline(best, color="black", linestyle=":")
     axes.set_xscale("log")
     axes.set_ylim(top=1.3 * losses[0])
     save(axes, Path(s.out, "study", "learning_rate_range"))
-    print(f"  suggests {best:.2g}: a third of where the loss is least; drawn in {s.out}/study/learning_rate_range.png")
+    print(f"  suggests {best:.2g}: a third of where the loss is least; "
+          f"drawn in {s.out}/study/learning_rate_range.png")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What a run writes down about its steps, and how it sees that one of them went wrong.
 
-A loss is on the device until somebody reads it; `Pending` keeps those of the steps since the last reading. A step is bad
-when its loss or its gradient is not finite, or when the loss is far above the usual one: a *spike*, which large runs
-meet every few thousand steps.
+A loss is on the device until somebody reads it; `Pending` keeps those of the steps since the last reading. A
+step is bad when its loss or its gradient is not finite, or when the loss is far above the usual one: a
+*spike*, which large runs meet every few thousand steps.
 
     python 03_training/what_breaks.py      shows a spike, and a run that rolls back before it
 """
@@ -39,7 +39,8 @@ class Pending:
 def first_bad(log: list[dict], new: int, spike: float = math.inf) -> int | None:
     """Index of the first bad row among the last `new` of the log, or None.
 
-    Bad is a loss or a gradient that is not finite, or a loss above `spike` times the median of the 50 steps before it.
+    Bad is a loss or a gradient that is not finite, or a loss above `spike` times the median of the 50 steps
+    before it.
     """
     for i in range(len(log) - new, len(log)):
         if not (math.isfinite(log[i]["loss"]) and math.isfinite(log[i]["grad_norm"])):

@@ -1,7 +1,9 @@
-"""Muon: momentum whose matrix is made orthogonal before it is applied, so that every direction moves equally far.
+"""Muon: momentum whose matrix is made orthogonal before it is applied, so that every direction moves equally
+far.
 
-Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks" (kellerjordan.github.io/posts/muon), with
-its Newton-Schulz coefficients. For matrices inside the model only: embeddings, output layer and norms go to AdamW.
+Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"
+(kellerjordan.github.io/posts/muon), with its Newton-Schulz coefficients. For matrices inside the model only:
+embeddings, output layer and norms go to AdamW.
 
     python 03_training/run.py              uses it for the matrices
 """
@@ -18,13 +20,14 @@ from transformer import Transformer
 def orthogonalize(G: Tensor, steps: int = 5) -> Tensor:
     """Move the singular values of each matrix in G (..., m, n) to about 1, keeping its singular vectors.
 
-    X <- aX + b(XX^T)X + c(XX^T)^2 X applies the polynomial ax + bx^3 + cx^5 to every singular value. It is steep at 0,
-    so small values rise quickly; it does not converge to 1 but stays between about 0.7 and 1.2, which is enough.
+    X <- aX + b(XX^T)X + c(XX^T)^2 X applies the polynomial ax + bx^3 + cx^5 to every singular value. It is
+    steep at 0, so small values rise quickly; it does not converge to 1 but stays between about 0.7 and 1.2,
+    which is enough.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     # EXERCISE 3.11 the iteration of Muon
     tall = G.shape[-2] > G.shape[-1]
-    X = G.mT if tall else G                                       # the short side first: XX^T is then the small product
+    X = G.mT if tall else G                       # the short side first: XX^T is then the small product
     X = X / (X.norm(dim=(-2, -1), keepdim=True) + 1e-7)           # all singular values are now at most 1
     for _ in range(steps):
         A = X @ X.mT
@@ -36,25 +39,30 @@ def orthogonalize(G: Tensor, steps: int = 5) -> Tensor:
 class Muon:
     """Nesterov momentum, orthogonalized, times sqrt(max(1, rows / columns))."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95,
+                 weight_decay: float = 0.0):
         self.parameters = [p for p in parameters if p.requires_grad]
         for p in self.parameters:
             if p.ndim != 2:
-                raise ValueError(f"Muon orthogonalizes matrices, not a tensor of shape {tuple(p.shape)}: give that one to AdamW")
+                raise ValueError(f"Muon orthogonalizes matrices, not a tensor of shape {tuple(p.shape)}: "
+                                 "give that one to AdamW")
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.buffers = [torch.zeros_like(p) for p in self.parameters]
 
     @torch.no_grad()
     def step(self, scale: float = 1.0) -> None:
-        """One update with learning rate lr * scale. Matrices of one shape are orthogonalized together, in one batch."""
+        """One update with learning rate lr * scale. Matrices of one shape are orthogonalized together, in
+        one batch.
+        """
         lr = self.lr * scale
         same_shape = defaultdict(list)
         for p, buffer in zip(self.parameters, self.buffers):
             if p.grad is not None:
                 buffer.mul_(self.momentum).add_(p.grad)
-                same_shape[p.shape].append((p, p.grad + self.momentum * buffer))   # Nesterov: look one step ahead
+                ahead = p.grad + self.momentum * buffer                            # Nesterov: one step ahead
+                same_shape[p.shape].append((p, ahead))
         for (rows, columns), group in same_shape.items():
-            updates = self.orthogonalize(torch.stack([u for _, u in group]))       # (number of matrices, rows, columns)
+            updates = self.orthogonalize(torch.stack([u for _, u in group]))       # (matrices, rows, columns)
             for (p, _), update in zip(group, updates):
                 p.mul_(1 - lr * self.weight_decay)
                 p.sub_(lr * max(1, rows / columns) ** 0.5 * update)
@@ -82,4 +90,5 @@ def muon_and_adamw(model: Transformer, matrix_lr: float, other_lr: float) -> lis
     """The two optimizers of one model: Muon for matrices inside the blocks, AdamW for all other weights."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
     inside = {id(p) for p in matrices}
-    return [Muon(matrices, matrix_lr), AdamW([p for p in model.parameters() if id(p) not in inside], other_lr)]
+    rest = [p for p in model.parameters() if id(p) not in inside]
+    return [Muon(matrices, matrix_lr), AdamW(rest, other_lr)]

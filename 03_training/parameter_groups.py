@@ -1,12 +1,12 @@
 """Which weight gets which optimizer, and which may be pulled towards zero.
 
-Matrices inside the blocks map one stream of features to another: Muon orthogonalizes their updates, weight decay keeps
-them from growing for ever. The rest is different in kind. A norm's gain starts at 1 and is *right* there, so a pull
-towards 0 is a pull towards a silent layer. A row of the embedding gets a gradient only when its token occurs, but decay
-would shrink it in every step: rare tokens would fade. So only matrices decay (Radford et al. 2019 and nanoGPT do decay
-the embedding; most later trainers do not).
+Matrices inside the blocks map one stream of features to another: Muon orthogonalizes their updates, weight
+decay keeps them from growing for ever. The rest is different in kind. A norm's gain starts at 1 and is
+*right* there, so a pull towards 0 is a pull towards a silent layer. A row of the embedding gets a gradient
+only when its token occurs, but decay would shrink it in every step: rare tokens would fade. So only matrices
+decay (Radford et al. 2019 and nanoGPT do decay the embedding; most later trainers do not).
 
-    python 03_training/parameter_groups.py      prints the groups of the default model and what their optimizers remember
+    python 03_training/parameter_groups.py      groups of the default model, and what optimizers remember
 """
 from torch import nn
 
@@ -21,9 +21,9 @@ Group = dict[str, nn.Parameter]
 def group_parameters(model: nn.Module) -> dict[str, Group]:
     """The trainable parameters of a Transformer by name in three groups: "matrix", "table" and "vector".
 
-    "matrix" has two or more dimensions and lies inside the blocks (".layers." in its name); "table" is any other of two
-    or more dimensions (embeddings, the output layer); "vector" is the rest (gains, biases). A weight used in two places
-    (a tied output layer) is listed once, under its first name.
+    "matrix" has two or more dimensions and lies inside the blocks (".layers." in its name); "table" is any
+    other of two or more dimensions (embeddings, the output layer); "vector" is the rest (gains, biases). A
+    weight used in two places (a tied output layer) is listed once, under its first name.
     """
     # EXERCISE 3.12 parameter groups
     groups: dict[str, Group] = {"matrix": {}, "table": {}, "vector": {}}
@@ -35,7 +35,8 @@ def group_parameters(model: nn.Module) -> dict[str, Group]:
     # END EXERCISE 3.12
 
 
-def adamw_only(model: Transformer, lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95)) -> list:
+def adamw_only(model: Transformer, lr: float, weight_decay: float,
+               betas: tuple[float, float] = (0.9, 0.95)) -> list:
     """Two AdamW of one learning rate: matrices decay, tables and vectors do not."""
     groups = group_parameters(model)
     rest = [*groups["table"].values(), *groups["vector"].values()]
@@ -43,7 +44,9 @@ def adamw_only(model: Transformer, lr: float, weight_decay: float, betas: tuple[
 
 
 def state_bytes(optimizer) -> int:
-    """Bytes that an optimizer remembers between steps: AdamW two numbers a weight, Muon and SGD with momentum one."""
+    """Bytes that an optimizer remembers between steps: AdamW two numbers a weight, Muon and SGD with
+    momentum one.
+    """
     def size(value) -> int:
         if isinstance(value, (list, tuple)):
             return sum(map(size, value))

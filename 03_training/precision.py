@@ -1,17 +1,18 @@
 """Half the bits a number, by hand: bf16 and fp16 for the work, float32 for what must not be lost.
 
-A tensor core multiplies 16-bit matrices many times as fast as 32-bit ones, and half the bytes move. What stays in
-float32, and why:
-- the weights that the optimizer keeps ("master weights"): a step of 1e-3 of a weight is below the last bit of bf16
-  (8 significant bits), so it would round to nothing. `Linear` casts a matrix where it is used; its gradient comes back
-  as float32, because that is the derivative of a cast;
+A tensor core multiplies 16-bit matrices many times as fast as 32-bit ones, and half the bytes move. What
+stays in float32, and why:
+- the weights that the optimizer keeps ("master weights"): a step of 1e-3 of a weight is below the last bit of
+  bf16 (8 significant bits), so it would round to nothing. `Linear` casts a matrix where it is used; its
+  gradient comes back as float32, because that is the derivative of a cast;
 - sums over many numbers (the mean square of a norm, softmax, the loss): 256 + 1 is 256 in bf16;
 - RoPE's angles: a position of 1,001 is no bf16 number.
-bf16 has the range of float32. fp16 has more digits but ends at 65,504 and loses what is below 6e-8: gradients are often
-smaller, so the loss is multiplied by a large factor first and the gradients divided by it afterwards (Micikevicius et
-al. 2018, section 3.2). When the factor was too large the gradients overflow: skip the step and halve the factor.
+bf16 has the range of float32. fp16 has more digits but ends at 65,504 and loses what is below 6e-8: gradients
+are often smaller, so the loss is multiplied by a large factor first and the gradients divided by it later
+(Micikevicius et al. 2018, section 3.2). When the factor was too large the gradients overflow: skip the step
+and halve the factor.
 
-    python 03_training/precision.py        what each format holds, how fast this machine is in it, what fp16 loses
+    python 03_training/precision.py        what each format holds, how fast it is here, what fp16 loses
 """
 import time
 from collections.abc import Iterable
@@ -19,7 +20,8 @@ from collections.abc import Iterable
 try:
     from workbench import pick_device, run_main
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 import torch
 from torch import Tensor, nn
 
@@ -35,7 +37,7 @@ def attend_in_float32(q: Tensor, k: Tensor, v: Tensor, *rest) -> Tensor:
 
 
 def use_precision(model: Transformer, name: str) -> None:
-    """Compute in "fp32", "bf16" or "fp16" from here on; the weights stay float32. ValueError for another name."""
+    """Compute in "fp32", "bf16" or "fp16" from here on; weights stay float32. ValueError for another name."""
     if name not in FORMATS:
         raise ValueError(f"precision {name!r} is unknown: choose one of auto, {', '.join(FORMATS)}")
     model.model.compute_dtype = FORMATS[name]
@@ -44,10 +46,10 @@ def use_precision(model: Transformer, name: str) -> None:
 
 
 def speeds(device: torch.device, size: int = 512) -> dict[str, float]:
-    """How many times as fast as float32 a product of two (size, size) matrices is in each format, the best of several.
+    """How many times as fast as in float32 two (size, size) matrices are multiplied, the best of several.
 
-    Measured, because it cannot be foreseen: the same processor family has units for bf16 or does without, and then
-    torch converts number by number. Where the device refuses a format the answer is 0.
+    Measured, because it cannot be foreseen: the same processor family has units for bf16 or does without,
+    and then torch converts number by number. Where the device refuses a format the answer is 0.
     """
     seconds = {}
     for name, dtype in FORMATS.items():
@@ -65,7 +67,7 @@ def speeds(device: torch.device, size: int = 512) -> dict[str, float]:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """The format to train in. "auto" takes bf16 if this machine is at least 1.2 times as fast in it, else fp32.
+    """The format to train in. "auto" is bf16 if this machine is at least 1.2 times as fast in it, else fp32.
 
     A format that is asked for by name is taken, with a word if it is slower here.
     """
@@ -82,7 +84,8 @@ def choose_precision(name: str, device: torch.device) -> str:
 class LossScaler:
     """The factor that keeps fp16 gradients in range: halved when they overflow, doubled after a quiet time.
 
-    `factor` is at most 2^24 and at least 1: a gradient that overflows at 1 is a real one, and clipping says so.
+    `factor` is at most 2^24 and at least 1: a gradient that overflows at 1 is a real one, and clipping says
+    so.
     """
 
     def __init__(self, factor: float = 2.0**15, quiet: int = 1000):
@@ -104,7 +107,7 @@ class LossScaler:
         return finite
 
     def update(self, finite: bool) -> None:
-        """Halve the factor after an overflow; double it after `quiet` good steps in a row; count what is skipped."""
+        """Halve the factor after an overflow, double it after `quiet` good steps in a row, count skips."""
         # EXERCISE 3.14 loss scaling
         if not finite:
             self.factor, self.since = max(self.factor / 2, 1.0), 0
@@ -125,17 +128,19 @@ class LossScaler:
 
 
 def lost_gradients(factors: Iterable[float]) -> dict[float, tuple[float, float]]:
-    """For each factor: the share of the logits' gradient that fp16 rounds to zero, and the share that overflows.
+    """For each factor: the shares of the logits' gradient that fp16 rounds to zero, and that overflow.
 
-    The gradient is that of GPT-2 small's batch, 16 x 1,024 tokens and 50,304 words: (softmax - one at the target) / N.
-    A fresh model gives each wrong word about 1 / V, so most entries are near 1 / (V N) = 1.2e-9.
+    The gradient is that of GPT-2 small's batch, 16 x 1,024 tokens and 50,304 words: (softmax - one at the
+    target) / N. A fresh model gives each wrong word about 1 / V, so most entries are near 1 / (V N) =
+    1.2e-9.
     """
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(64, 50_304, generator=generator)   # 64 of the 16,384 rows are enough
     d = softmax(logits)
     d[:, 0] -= 1
     halves = {f: (d / (16 * 1024) * f).half() for f in factors}
-    return {f: ((h == 0).float().mean().item(), (~h.isfinite()).float().mean().item()) for f, h in halves.items()}
+    return {f: ((h == 0).float().mean().item(), (~h.isfinite()).float().mean().item())
+            for f, h in halves.items()}
 
 
 def main() -> None:
@@ -145,7 +150,7 @@ def main() -> None:
     print(f"on {device}:      largest   smallest   1 + x > 1 from   speed of a product (fp32 = 1)")
     for name, dtype in FORMATS.items():
         info = torch.finfo(dtype)
-        smallest = info.smallest_normal * (info.eps if name == "fp16" else 1)   # fp16 counts on its subnormal numbers
+        smallest = info.smallest_normal * (info.eps if name == "fp16" else 1)   # fp16 uses subnormal numbers
         print(f"  {name}   {info.max:>12.3g} {smallest:>10.2g} {info.eps / 2:>16.2g} {gain[name]:>16.2f}")
     print("gradient of the logits at GPT-2 small's batch, in fp16:")
     for factor, (zero, over) in lost_gradients((1.0, 2.0**8, 2.0**15, 2.0**32)).items():

@@ -1,7 +1,8 @@
 """Batches made ahead of time on a thread, and on their way to the device before they are asked for.
 
-A GPU that waits for Python to cut rows and tokenize sums is idle. The thread makes the next steps while this one runs;
-a copy from pinned memory does not wait either. It changes no number: a batch is a function of its step.
+A GPU that waits for Python to cut rows and tokenize sums is idle. The thread makes the next steps while this
+one runs; a copy from pinned memory does not wait either. It changes no number: a batch is a function of its
+step.
 
     python 03_training/bench_train.py      prints the share of time that goes into waiting for data
 """
@@ -23,7 +24,8 @@ def to_device(batch, device: torch.device):
 class Prefetch:
     """`prefetch(step)` is make(step) on the device, with `depth` later steps in the making.
 
-    Steps may be asked for in any order (a continued run starts in the middle); an error of `make` comes out here.
+    Steps may be asked for in any order (a continued run starts in the middle); an error of `make` comes out
+    here.
     """
 
     def __init__(self, make: Callable[[int], tuple], device: torch.device, depth: int = 2):
@@ -33,7 +35,7 @@ class Prefetch:
 
     def __call__(self, step: int) -> tuple:
         wanted = range(step, step + self.depth + 1)
-        for late in [s for s in self.coming if s not in wanted]:   # of a step that nobody will ask for any more
+        for late in [s for s in self.coming if s not in wanted]:   # nobody will ask for it any more
             self.coming.pop(late).cancel()
         for s in wanted:
             if s not in self.coming:

@@ -1,4 +1,5 @@
-"""What the pretrained model knows: facts completed, questions answered and sums done as plain text, before any chat.
+"""What the pretrained model knows: facts completed, questions answered and sums done as plain text, before
+any chat.
 
     python 03_training/run.py              measures it before and after training
 """
@@ -11,8 +12,11 @@ from transformer import Transformer
 ANSWER_TOKENS = 12   # enough for the longest answer
 
 
-def complete(model: Transformer, tokenizer: Tokenizer, prompts: list[str], n_new: int = ANSWER_TOKENS) -> list[str]:
-    """Greedy continuations of plain-text prompts. Each prompt follows <|eos|>, as every document did in training."""
+def complete(model: Transformer, tokenizer: Tokenizer, prompts: list[str],
+             n_new: int = ANSWER_TOKENS) -> list[str]:
+    """Greedy continuations of plain-text prompts. Each prompt follows <|eos|>, as every document did in
+    training.
+    """
     ids = [[tokenizer.special[EOS]] + tokenizer.encode(p) for p in prompts]
     return [tokenizer.decode(answer) for answer in generate_many(model, ids, n_new)]
 

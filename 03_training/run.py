@@ -1,30 +1,36 @@
-"""Chapter 3: pretrain the model of chapter 2 on the text of chapter 1, and measure what it knows before and after.
+"""Chapter 3: pretrain the model of chapter 2 on the text of chapter 1, and measure what it knows before and
+after.
 
     make 03        or  python 03_training/run.py --help
 """
+import contextlib
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 try:
-    from workbench import (RunSettings, announce, content_hash, fingerprint, parse_settings, read_json, run_main,
-                           seed_everything, setting, write_json)
+    from workbench import (RunSettings, announce, content_hash, fingerprint, parse_settings, read_json,
+                           run_main, seed_everything, setting, write_json)
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 import torch
 
 from batches import TextBatches, sum_rows
 from bits_per_byte import bits_per_byte
-from bpe import Tokenizer
+from bpe import EOS, Tokenizer
 from checkpoint import keep_best, save_model
 from fast_path import fast_optimizers, is_fast, loss_on, use_fast_path
 from figures import GREY, new_axes, save
 from mixture_of_experts import balance_loss
 from muon import muon_and_adamw
+from packing import documents_apart
 from precision import LossScaler
 from prefetch import Prefetch
 from recall import complete, fact_recall, plain_addition, plain_answers
+from row_stream import RowStream
 from schedule import SCHEDULES, warmup
 from tasks import Tasks, load_tasks
 from token_file import open_tokens
@@ -44,14 +50,16 @@ class Settings(RunSettings):
     sum_weight: float = setting(0.25, least=0)        # weight of their loss
     matrix_lr: float = 0.02       # learning rate of Muon (matrices)
     other_lr: float = 4e-3        # learning rate of AdamW (embeddings, norms)
+    rows: str = "stream"          # where rows of text begin: anywhere in the stream, or at documents
+    apart: bool = False           # documents that share a row do not see each other
     epochs: float = setting(0.0, least=0)             # passes over the text in place of --steps (0: --steps)
     schedule: str = "constant"    # constant (then a straight decay), cosine or linear
-    decay: float = setting(0.5, above=0, most=1)      # share of the steps in which the constant schedule decays
+    decay: float = setting(0.5, above=0, most=1)      # share of the steps in which "constant" decays
     clip: float = 1.0             # longest gradient
-    precision: str = "auto"       # format of the fast path: auto (bf16 where it is faster), fp32, bf16 or fp16
-    on_bad: str = "stop"          # after a loss that is not finite, or a spike: stop, or rollback to the last state
+    precision: str = "auto"       # of the fast path: auto (bf16 where it is faster), fp32, bf16 or fp16
+    on_bad: str = "stop"          # after a loss that is no number, or a spike: stop, or rollback
     spike: float = 1e9            # a loss so many times the usual one is a spike
-    watch: int = setting(0, least=0)                  # show a sample and the held-out loss every so many steps (0: never)
+    watch: int = setting(0, least=0)           # a sample and the held-out loss every so many steps (0: never)
 
 
 QUICK = dict(steps=60, sum_steps=20, sum_batch=16)
@@ -66,17 +74,36 @@ def measure(model: Transformer, tokenizer: Tokenizer, valid, tasks: Tasks) -> di
             "plain_addition": plain_addition(model, tokenizer, tasks.test_sums)}
 
 
-def pretrain(model: Transformer, tokenizer: Tokenizer, tokens, tasks: Tasks, s: Settings, state: Path, key: str,
-             watch=None) -> list[dict]:
-    """Sums alone until the model has the idea of them, then text with a few sums in every step; returns the log.
+def text_batches(tokens, s: Settings, eos: int) -> Callable[[int], tuple]:
+    """Inputs and targets (batch, length) of each step on text."""
+    if s.rows == "stream":
+        return TextBatches(tokens, s.batch, s.length, s.seed)
+    if s.rows != "documents":
+        raise ValueError(f"--rows {s.rows} is unknown: choose stream or documents")
+    rows = RowStream(tokens, s.length, s.seed, eos)
+    return lambda step: rows.take(step * s.batch, s.batch)
 
-    Sums are learned only while they are a large share of the gradient, hence the first phase (measured: without it the
-    model stays at chance).
+
+def check_ids(path: Path, tokens, vocabulary: int) -> None:
+    """ValueError if a token stream holds an id that the model has no row for; on a GPU nothing else would say so."""
+    if tokens.max() >= vocabulary:
+        raise ValueError(f"{path} holds token {tokens.max()}, but the model has a vocabulary of {vocabulary}: "
+                         "run `make 01` and `make 02` again")
+
+
+def pretrain(model: Transformer, tokenizer: Tokenizer, tokens, tasks: Tasks, s: Settings, state: Path,
+             key: str, watch=None) -> list[dict]:
+    """Sums alone until the model has the idea of them, then text with a few sums in every step; returns the
+    log.
+
+    Sums are learned only while they are a large share of the gradient, hence the first phase (measured:
+    without it the model stays at chance).
     """
     device = next(model.parameters()).device
     if s.schedule not in SCHEDULES:
         raise ValueError(f"--schedule {s.schedule} is unknown: choose one of {', '.join(SCHEDULES)}")
-    text, banned = TextBatches(tokens, s.batch, s.length, s.seed), set(tasks.test_sums)
+    eos = tokenizer.special[EOS]
+    text, banned = text_batches(tokens, s, eos), set(tasks.test_sums)
     fast = is_fast(s.fast, device)
     precision = use_fast_path(model, s.precision) if fast else "fp32"
     optimizers = fast_optimizers(model, s.matrix_lr, s.other_lr, precision) if fast else \
@@ -93,7 +120,8 @@ def pretrain(model: Transformer, tokenizer: Tokenizer, tokens, tasks: Tasks, s: 
 
     def loss_of(step):
         first, *sums = ahead(step)
-        loss = loss_on(model, *first, fast)
+        with documents_apart(model, first[0], eos) if s.apart else contextlib.nullcontext():
+            loss = loss_on(model, *first, fast)
         for x, y in sums:
             loss = loss + s.sum_weight * loss_on(model, x, y, fast)
         return loss + 0.01 * balance_loss(model) if model.config.balance == "loss" else loss
@@ -105,7 +133,8 @@ def pretrain(model: Transformer, tokenizer: Tokenizer, tokens, tasks: Tasks, s: 
         return SCHEDULES[s.schedule](step - s.sum_steps, s.steps, n_warmup=max(s.steps // 33, 1), **shape)
 
     return train(model, optimizers, loss_of, s.sum_steps + s.steps, scale_of, "pretrain", s.clip, state, key,
-                 scaler=LossScaler() if precision == "fp16" else None, on_bad=s.on_bad, spike=s.spike, watch=watch)
+                 scaler=LossScaler() if precision == "fp16" else None, on_bad=s.on_bad, spike=s.spike,
+                 watch=watch)
 
 
 def estimate(model: Transformer, s: Settings, device: torch.device) -> None:
@@ -120,25 +149,30 @@ def estimate(model: Transformer, s: Settings, device: torch.device) -> None:
         float(next(trial.parameters()).grad.sum())   # waits for the device
         seconds = time.perf_counter() - begin
     hours = 1.3 * seconds * (s.sum_steps + s.steps) / 3600   # the optimizer and the sums are the rest, about
-    print(f"  {s.steps:,} steps of {s.batch} x {s.length} tokens, about {hours * 60:.0f} minutes here", flush=True)
+    print(f"  {s.steps:,} steps of {s.batch} x {s.length} tokens, about {hours * 60:.0f} minutes here",
+          flush=True)
 
 
 def watcher(model: Transformer, tokenizer: Tokenizer, valid, tasks: Tasks, s: Settings, best: Path):
-    """Called with each saved step: every `watch` steps it shows the held-out loss and a sample, and keeps the best."""
+    """Called with each saved step: every `watch` steps it shows the held-out loss and a sample, and keeps
+    the best.
+    """
     def watch(step):
         if s.watch and step % s.watch < 50:
             held_out = bits_per_byte(model, valid, tasks.held_out_bytes)
             model.train()
             kept = keep_best(best, model, held_out)
             text = complete(model, tokenizer, ["The "], n_new=30)[0].replace("\n", " ")
-            print(f"\n  step {step}: {held_out:.3f} bits a byte{', the best so far' if kept else ''}   The {text}", flush=True)
+            print(f"\n  step {step}: {held_out:.3f} bits a byte{', the best so far' if kept else ''}   "
+                  f"The {text}", flush=True)
     return watch
 
 
 def draw_loss(path: Path, log: list[dict], sum_steps: int) -> None:
     """Training loss against steps, raw and as a running mean of 20 steps."""
     steps, losses = [r["step"] for r in log], torch.tensor([r["loss"] for r in log])
-    axes = new_axes("Pretraining: sums first, then text with sums", "step", "training loss (nats a token)", width=7)
+    axes = new_axes("Pretraining: sums first, then text with sums", "step", "training loss (nats a token)",
+                    width=7)
     axes.plot(steps, losses, color=GREY, linewidth=0.6, alpha=0.7, label="each step")
     for begin, end in ((0, sum_steps), (sum_steps, len(log))):
         if end - begin > 20:
@@ -161,6 +195,8 @@ def main() -> None:
     seed_everything(s.seed)
     model = Transformer(Config(**read_json(Path(s.out, "02_transformer", "config.json")))).to(device)
 
+    for name, stream in (("train.bin", tokens), ("valid.bin", valid)):
+        check_ids(text_folder / name, stream, model.config.vocab_size)
     if s.epochs:
         s.steps = max(int(s.epochs * len(tokens) / (s.batch * s.length)), 1)
     if s.full:

@@ -1,6 +1,7 @@
 """How the learning rate moves: up at the start, down at the end. Each function gives the factor of one step.
 
-Cosine: Loshchilov and Hutter 2017. Constant then decay ("warm-up, stable, decay"): Hu et al. 2024, MiniCPM (section 4).
+Cosine: Loshchilov and Hutter 2017. Constant then decay ("warm-up, stable, decay"): Hu et al. 2024, MiniCPM
+(section 4).
 
     python 03_training/run.py --schedule cosine
 """
@@ -22,7 +23,8 @@ def cosine(step: int, n_steps: int, n_warmup: int, floor: float = 0.02) -> float
     # END EXERCISE 3.3
 
 
-def constant_then_decay(step: int, n_steps: int, n_warmup: int, decay: float = 0.5, floor: float = 0.02) -> float:
+def constant_then_decay(step: int, n_steps: int, n_warmup: int, decay: float = 0.5,
+                        floor: float = 0.02) -> float:
     """Warm-up, then 1, then a straight line down to `floor` over the last `decay` share of the steps."""
     # EXERCISE 3.2 constant, then decay
     n_decay = max(int(n_steps * decay), 1)

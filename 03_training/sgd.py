@@ -1,7 +1,8 @@
 """Stochastic gradient descent with momentum: the plainest optimizer, one vector of memory a weight, or none.
 
-The running sum of gradients keeps what they agree on and averages out what they do not (Polyak 1964; Sutskever et al.
-2013, equations 1 to 4, in the form that torch uses: the learning rate multiplies the sum, not the gradients in it).
+The running sum of gradients keeps what they agree on and averages out what they do not (Polyak 1964;
+Sutskever et al. 2013, equations 1 to 4, in the form that torch uses: the learning rate multiplies the sum,
+not the gradients in it).
 
     python 03_training/recipe.py           races it against AdamW and Muon on the same model and tokens
 """
@@ -14,7 +15,8 @@ from torch import nn
 class SGD:
     """b <- momentum * b + g;  w <- w - lr * b, after w <- w - lr * decay * w."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.0, weight_decay: float = 0.0):
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.0,
+                 weight_decay: float = 0.0):
         self.parameters = [p for p in parameters if p.requires_grad]
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.buffers = [torch.zeros_like(p) for p in self.parameters] if momentum else []

@@ -15,7 +15,8 @@ from pathlib import Path
 try:
     from workbench import parse_settings, run_main
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 import numpy as np
 import torch
 

@@ -1,8 +1,8 @@
 """How much of the hardware a training run uses: model FLOPs utilization.
 
-Tokens a second say how fast a run is, not whether it could be faster. MFU divides the arithmetic that the model *needs*
-by what the device could do at its best (Chowdhery et al. 2022, appendix B). Work done twice (recomputed activations) and
-the optimizer count as nothing, so they lower it.
+Tokens a second say how fast a run is, not whether it could be faster. MFU divides the arithmetic that the
+model *needs* by what the device could do at its best (Chowdhery et al. 2022, appendix B). Work done twice
+(recomputed activations) and the optimizer count as nothing, so they lower it.
 
     python 03_training/bench_train.py      prints it for the device it finds
 """
@@ -22,9 +22,10 @@ PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 1
 def flops_per_token(config: Config, T: int) -> float:
     """FLOPs that one token of training needs in a sequence of T: 6 N + 12 L H D T.
 
-    N are the weights that a token is multiplied with: not a table that is only looked up (positions, an untied
-    embedding). Each does one multiplication and one addition forward and twice that backward. Scores and weighted sums
-    cost 4 H D T a layer forward, three times that in all; that half of them are masked is not subtracted.
+    N are the weights that a token is multiplied with: not a table that is only looked up (positions, an
+    untied embedding). Each does one multiplication and one addition forward and twice that backward. Scores
+    and weighted sums cost 4 H D T a layer forward, three times that in all; that half of them are masked is
+    not subtracted.
     """
     # EXERCISE 3.16 FLOPs of a training token
     N = sum(count_parameters(config).values())
@@ -48,7 +49,9 @@ def published_peak(name: str) -> float | None:
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
-    """FLOP/s of the fastest of several products of two (size, size) matrices: what the device can do, less a little."""
+    """FLOP/s of the fastest of several products of two (size, size) matrices: what the device can do, less a
+    little.
+    """
     a = torch.randn(size, size, device=device).to(dtype)
     best = 0.0
     for _ in range(5):

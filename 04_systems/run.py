@@ -23,9 +23,9 @@ from attention import attend
 from cross_entropy import cross_entropy
 from demonstrations import collective_bytes, pipeline_timeline, run_strategies
 from flash_attention import flash_attend, kernel_attention
-from measure import PeakMemory
 from memory_model import Placement, rank_memory, traffic
 from offload import DiskStore, HostStore, Offloaded
+from peak_memory import PeakMemory
 from planner import HEADER, MODELS, Cluster, describe, plan, search
 from ranks import run_ranks
 from recompute import recompute_blocks

@@ -26,9 +26,10 @@ from collectives import Team
 from cross_entropy import cross_entropy
 from data_parallel import (OverlappedGradients, average_gradients_bucketed, average_gradients_naive, shard,
                            share_parameters, weight_of_mine)
-from measure import PeakMemory, tcp_bytes_sent, tensor_bytes
+from measure import tcp_bytes_sent, tensor_bytes
 from memory_model import Placement
 from parallel_3d import Layout, Mesh, Trainer3D
+from peak_memory import PeakMemory
 from ranks import joined
 from tensor_parallel import cut
 from transformer import Config, Transformer

@@ -134,6 +134,30 @@ def test_a_state_of_other_code_or_settings_is_not_continued(tmp_path, model, cap
     assert load_state(tmp_path / "none.pt", "old key", other, []) == (0, [])
 
 
+def test_a_checkpoint_of_another_configuration_says_which_field(tmp_path, model, capsys):
+    save_state(tmp_path / "s.pt", "key", 7, model, [], [])
+    wider = Transformer(Config(**{**vars(CONFIG), "d_ff": 24, "positions": "none"}))
+    said = r"s.pt is of another model \(d_ff 16 in place of 24, positions rope in place of none\)"
+    with pytest.raises(ValueError, match=said):
+        load_state(tmp_path / "s.pt", "key", wider, [])
+    assert load_state(tmp_path / "s.pt", "new key", wider, []) == (0, [])
+    assert "other code or settings (d_ff 16 in place of 24, positions" in capsys.readouterr().out
+    weights = model.state_dict()
+    less = {name: w for name, w in weights.items() if name != "model.norm.weight"}
+    more = {**weights, "extra": weights["model.norm.weight"]}
+    for config, kept, said in (
+            ({**vars(CONFIG), "d_ff": 24}, weights,
+             r"down_proj.weight is \(16, 16\), by its configuration \(16, 24\)|"
+             r"gate_proj.weight is \(16, 16\), by its configuration \(24, 16\)"),
+            ({**vars(CONFIG), "colour": 1}, weights, "a field 'colour', which is unknown here"),
+            ({**vars(CONFIG), "n_heads": 3}, weights, "n_heads"),
+            (vars(CONFIG), less, "weight model.norm.weight is missing"),
+            (vars(CONFIG), more, "weight extra is unknown here")):
+        write(tmp_path / "m.pt", {"config": dict(config), "weights": kept})
+        with pytest.raises(ValueError, match=said):
+            load_model(tmp_path / "m.pt")
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     write(tmp_path / "s.pt", {"step": 1})
 

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from accumulation import accumulate
 from attention import attend
+from cross_entropy import cross_entropy
+from muon import muon_and_adamw
 from packing import documents_apart, packing_mask
 from prefetch import Prefetch
 from row_stream import RowStream
@@ -26,6 +29,26 @@ def test_any_batch_size_and_any_number_of_ranks_take_the_same_rows_in_the_same_o
             parts = [RowStream(STREAM, 10, 3).take(first, 12, rank, world)[0] for rank in range(world)]
             together = torch.stack(parts, 1).flatten(0, 1)   # rank r has rows r, r + world, ...
             assert torch.equal(together, want[first:first + 12])
+
+
+def test_a_run_goes_on_with_the_same_weights_after_its_batch_and_its_ranks_have_changed():
+    """Steps of 12 rows: one process, rows cut in micro-batches, ranks whose gradients are summed."""
+    def trained(ways):
+        torch.manual_seed(0)
+        model, position = Transformer(Config(**{**vars(CONFIG), "vocab_size": 103})).double(), 0
+        optimizers = muon_and_adamw(model, 0.02, 0.01)
+        for world, pieces in ways:   # a fresh stream each time, as after a restart
+            rows = RowStream(STREAM, 10, seed=3)
+            batches = [rows.take(position, 12, rank, world) for rank in range(world)]
+            micro = [p for x, y in batches for p in zip(x.chunk(pieces), y.chunk(pieces))]
+            accumulate(model, lambda x, y: cross_entropy(model(x), y), micro)
+            for optimizer in optimizers:
+                optimizer.step()
+            position += 12
+        return model.state_dict()
+
+    want, got = trained([(1, 1)] * 6), trained([(1, 1), (1, 4), (2, 1), (3, 2), (6, 1), (1, 12)])
+    torch.testing.assert_close(dict(got), dict(want), rtol=1e-7, atol=1e-9)
 
 
 def test_an_epoch_of_the_stream_reaches_nearly_every_token_and_epochs_differ():

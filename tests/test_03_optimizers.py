@@ -32,8 +32,8 @@ def test_adamw_takes_the_steps_of_torch(decay):
     mine, theirs = twins((3, 4), (5,), (2, 2, 2))
     a = AdamW(mine, lr=0.02, betas=(0.8, 0.95), eps=1e-6, weight_decay=decay)
     b = torch.optim.AdamW(theirs, lr=0.02, betas=(0.8, 0.95), eps=1e-6, weight_decay=decay)
-    for step in range(12):
-        scale = 1 - step / 20
+    for step in range(300):
+        scale = 1 - step / 400
         give_gradients(step, mine, theirs)
         b.param_groups[0]["lr"] = 0.02 * scale
         a.step(scale)
@@ -136,6 +136,27 @@ def test_muon_takes_the_steps_of_torch(shape):
         b.step()
     moved, want = mine.detach() - start, theirs.detach() - start
     assert (moved - want).norm() < 0.03 * want.norm()
+
+
+def test_muon_takes_hundreds_of_steps_of_its_definition_by_svd():
+    """Nesterov momentum, then the polynomial on the singular values themselves, in float64, step by step."""
+    shapes = [(6, 6), (9, 4), (4, 9), (9, 4)]
+    mine, theirs = twins(*shapes)
+    muon = Muon(mine, lr=0.02, momentum=0.95, weight_decay=0.1)
+    buffers = [torch.zeros_like(p) for p in theirs]
+    for step in range(200):
+        give_gradients(step, mine)
+        scale = 1 - step / 250
+        muon.step(scale)
+        for p, q, b in zip(mine, theirs, buffers):
+            b.copy_(0.95 * b + p.grad)
+            U, S, Vh = torch.linalg.svd(p.grad + 0.95 * b, full_matrices=False)
+            s = S / (S.norm() + 1e-7)
+            for _ in range(5):
+                s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+            stretch = max(1.0, q.shape[0] / q.shape[1]) ** 0.5
+            q.data = q.data * (1 - 0.02 * scale * 0.1) - 0.02 * scale * stretch * (U * s) @ Vh
+        torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-10)
 
 
 def test_muon_moves_matrices_of_one_shape_independently():

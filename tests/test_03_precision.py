@@ -52,6 +52,12 @@ def test_the_chunked_loss_survives_large_logits_and_refuses_a_second_derivative(
         torch.autograd.grad(loss, x, create_graph=True)
 
 
+def test_the_gradient_of_the_chunked_loss_agrees_with_finite_differences():
+    x, table = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (5, 4))
+    y = torch.tensor([1, IGNORE, 3, 0, 2])
+    assert torch.autograd.gradcheck(lambda a, b: chunked_cross_entropy(a, b, y, 2), (x, table))
+
+
 @pytest.mark.parametrize("momentum, decay", [(0.0, 0.0), (0.9, 0.0), (0.9, 0.1)])
 def test_sgd_takes_the_steps_of_torch_over_hundreds_of_steps(momentum, decay):
     mine = [nn.Parameter(torch.randn(3, 4, dtype=torch.float64)), nn.Parameter(torch.randn(5, dtype=torch.float64))]
@@ -67,21 +73,7 @@ def test_sgd_takes_the_steps_of_torch_over_hundreds_of_steps(momentum, decay):
                 q.mul_(1 - 0.05 * decay)
         a.step()
         b.step()
-    torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
-
-
-def test_adamw_takes_the_steps_of_torch_over_hundreds_of_steps():
-    mine = [nn.Parameter(torch.randn(3, 4, dtype=torch.float64))]
-    theirs = [nn.Parameter(mine[0].detach().clone())]
-    a = AdamW(mine, 0.01, (0.9, 0.99), 1e-8, 0.1)
-    b = torch.optim.AdamW(theirs, 0.01, (0.9, 0.99), 1e-8, 0.1)
-    for step in range(400):
-        g = torch.Generator().manual_seed(step)
-        mine[0].grad = torch.randn(3, 4, generator=g, dtype=torch.float64) * 10.0 ** (step % 7 - 3)
-        theirs[0].grad = mine[0].grad.clone()
-        a.step()
-        b.step()
-    torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("tied", [True, False])

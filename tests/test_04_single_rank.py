@@ -9,8 +9,9 @@ from adamw import AdamW
 from attention import attend
 from cross_entropy import cross_entropy
 from flash_attention import flash_attend, flash_attention, flash_forward, kernel_attention
-from measure import PeakMemory, tensor_bytes
+from measure import tensor_bytes
 from offload import DiskStore, HostStore, Offloaded
+from peak_memory import PeakMemory
 from recompute import recompute, recompute_blocks
 from roofline import Machine, operations
 from transformer import Config, Transformer
