@@ -33,7 +33,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 
 .DELETE_ON_ERROR:
-.PHONY: FORCE all help setup test prove quick seeds peers bench kernels study serve chat clean
+.PHONY: FORCE all help setup test prove quick seeds peers bench kernels study serve export chat clean
 .PHONY: 01 02 03 04 05 06 07 08
 
 SCOREBOARD := $(if $(wildcard 08_inference/scoreboard.py),$(PY) 08_inference/scoreboard.py --out,echo "results in")
@@ -141,6 +141,9 @@ study: $(O)/07_alignment/metrics.json
 
 serve: $(O)/07_alignment/metrics.json  ## the OpenAI API at http://127.0.0.1:8000 (MODEL=sft HOST=0.0.0.0 PORT=8001)
 	@$(PY) 08_inference/server.py --out $(call quote,$(OUT)) --model $(call quote,$(MODEL)) --host $(call quote,$(HOST)) --port $(PORT)
+
+export: $(O)/07_alignment/metrics.json  ## GGUF files for llama.cpp and a folder for transformers (MODEL=sft)
+	@$(PY) 08_inference/export_model.py --out $(call quote,$(OUT)) --model $(call quote,$(MODEL))
 
 chat: $(O)/08_inference/metrics.json  ## talk to the trained model in the terminal
 	@$(PY) 08_inference/chat.py --out $(call quote,$(OUT))

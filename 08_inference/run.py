@@ -25,6 +25,7 @@ from checkpoint import load_model
 from facts import Question, terse
 from fused_model import FusedModel
 from generate import generate
+from gguf_file import read_gguf, write_gguf
 from gptq import compensated
 from kv_cache import KVCache, generate_cached
 from quantize import load_quantized, quantize_model, save_quantized, stored_bytes
@@ -117,6 +118,16 @@ def perplexity(model: Transformer, valid, n_bytes: int) -> float:
     return math.exp(bits_per_byte(model, valid, n_bytes) * n_bytes * math.log(2) / (len(valid) - 1))
 
 
+def through_gguf(path: Path, model: Transformer, tokenizer: Tokenizer, questions: list[Question]) -> dict:
+    """Write a model and its tokenizer as Q8_0, read both again, and ask what is read."""
+    write_gguf(path, model, tokenizer, "Q8_0")
+    back, words = read_gguf(path)
+    same = words.merges == tokenizer.merges and words.special == tokenizer.special
+    device = next(model.parameters()).device
+    return {"bytes": path.stat().st_size, "same_tokenizer": same,
+            "facts": fact_skill(back.to(device), words, questions)["facts"]}
+
+
 def main() -> None:
     """Time the cache and the engine, quantize, measure both models, then the scoreboard and the report."""
     s = parse_settings(Settings, __doc__, QUICK)
@@ -165,7 +176,11 @@ def main() -> None:
         print(f"  {label:<34}{stored_bytes(m):>10,}{r['perplexity']:>12.2f}{r['facts']:>8.1%}{r['addition']:>8.1%}")
     int4["evaluation_seconds"] = time.perf_counter() - quantizing - int4["seconds"]
 
-    write_json(folder / "metrics.json", {"seed": s.seed, "cache": cache, **served, "int4": int4,
+    gguf = through_gguf(folder / "model.Q8_0.gguf", model, tokenizer, tasks.held_out_questions)
+    print(f"  through a GGUF file of Q8_0, {gguf['bytes']:,} bytes: facts {gguf['facts']:.1%}, same tokenizer: "
+          f"{gguf['same_tokenizer']}")
+
+    write_json(folder / "metrics.json", {"seed": s.seed, "cache": cache, **served, "int4": int4, "gguf": gguf,
                                          "seconds": time.perf_counter() - begin, "settings": asdict(s)})
     write_json(out / "scoreboard.json", collect(out))
     write_report(out)

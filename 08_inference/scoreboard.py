@@ -31,7 +31,7 @@ def collect(out: Path | str) -> list[dict]:
     skills, spent = alignment["skills"], alignment["stage_seconds"]
     raw, init, sft, dpo, grpo = (skills[k] for k in ("chat_raw", "token_init", "sft", "dpo", "grpo"))
     random, more = skills["control_random"], skills["control_more"]
-    cache, int4 = inference["cache"], inference["int4"]
+    cache, int4, gguf = inference["cache"], inference["int4"], inference["gguf"]
     k = next(name for name in sft if name.startswith("pass@"))
     vote = k.replace("pass", "majority")
     rows = [
@@ -63,6 +63,8 @@ def collect(out: Path | str) -> list[dict]:
         ("int4", "  perplexity on real text", int4["before"]["perplexity"], int4["after"]["perplexity"], None,
          None),
         ("int4", "  names never asked about", int4["before"]["facts"], int4["after"]["facts"], None, None),
+        ("gguf", "names, read back from a Q8_0 file", int4["before"]["facts"],
+         gguf["facts"] if gguf["same_tokenizer"] else None, None, None),
     ]
     return [dict(zip(("stage", "metric", "before", "after", "control", "seconds"), row)) for row in rows]
 
@@ -95,6 +97,7 @@ def _promises() -> list[tuple[str, str, Callable[[dict], bool]]]:
         ("int4", "size", lambda r: r["after"] <= 1 / 5.5),
         ("int4", "  perplexity", lambda r: r["after"] <= 1.02 * r["before"]),
         ("int4", "  names", lambda r: r["after"] >= r["before"] - 0.01),
+        ("gguf", "names", lambda r: r["after"] is not None and r["after"] >= r["before"] - 0.01),
     ]
 
 

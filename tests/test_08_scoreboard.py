@@ -36,17 +36,18 @@ def out(tmp_path):
         "speculation": {"speedup": 1.4, "same_output": True},
         "int4": {"bytes_before": 600, "bytes_after": 100, "seconds": 2.0,
                  "before": {"perplexity": 50.0, "facts": 0.8},
-                 "after": {"perplexity": 50.5, "facts": 0.8}}})
+                 "after": {"perplexity": 50.5, "facts": 0.8}},
+        "gguf": {"bytes": 200, "same_tokenizer": True, "facts": 0.8}})
     for name in ("01_tokenizer/compression", "03_training/loss", "07_alignment/reward"):
         (tmp_path / f"{name}.svg").write_text("<svg></svg>")
     return tmp_path
 
 
-def test_rows_have_the_six_fields_and_the_seven_stages(out):
+def test_rows_have_the_six_fields_and_the_eight_stages(out):
     rows = collect(out)
     assert {tuple(r) for r in rows} == {("stage", "metric", "before", "after", "control", "seconds")}
     assert list(dict.fromkeys(r["stage"] for r in rows)) == ["pretrain", "facts", "sft", "dpo", "grpo",
-                                                             "cache", "int4"]
+                                                             "cache", "int4", "gguf"]
     assert all(v is None or isinstance(v, (int, float)) for r in rows for k,
                v in r.items() if k not in ("stage", "metric"))
     assert broken_promises(rows) == []
@@ -56,7 +57,7 @@ def test_rows_have_the_six_fields_and_the_seven_stages(out):
     ("pretrain", "after", 2.61), ("facts", "after", 0.89), ("sft", "after", 0.69), ("sft", "control", 0.31),
     ("dpo", "before", 0.51),
     ("dpo", "after", 0.94), ("grpo", "after", 0.89), ("grpo", "control", 0.36), ("cache", "after", 1.9),
-    ("int4", "after", 0.19)])
+    ("int4", "after", 0.19), ("gguf", "after", 0.78), ("gguf", "after", None)])
 def test_a_broken_promise_is_named(out, stage, field, value):
     rows = collect(out)
     next(r for r in rows if r["stage"] == stage)[field] = value
