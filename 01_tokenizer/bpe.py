@@ -18,12 +18,12 @@ from ascii_table import LIMIT, AsciiTable
 from bpe_naive import Pair, bytes_of_tokens, train_naive
 from linked_pieces import linked_row, merge_everywhere, merge_long
 from piece_counts import count_pieces, surrogate_message
-from pretokenize import PATTERN, PATTERNS, safe_parts, splitter
+from pretokenize import PATTERN, safe_parts, splitter, whole
 from special_tokens import allowed_names, check_special, split_special, stream_parts
 from workbench import read_json, write_json
 
 EOS, USER, BOT, PAD = SPECIAL = ("<|eos|>", "<|user|>", "<|bot|>", "<|pad|>")
-LONG = 128   # characters of a piece from which linked places beat the plain loop of encode_piece
+LONG = 128   # bytes of a piece from which linked places beat the plain loop of encode_piece
 
 
 def train(texts: Iterable[str], vocab_size: int, pattern: str = PATTERN, processes: int = 1,
@@ -127,18 +127,14 @@ class Tokenizer:
         return ids
         # END EXERCISE 1.7
 
-    def _pieces(self, text: str) -> list[str]:
-        pieces = self._split(text)
-        foreign = self.pattern not in PATTERNS.values()   # ours leave nothing out
-        if foreign and sum(map(len, pieces)) < len(text):
-            raise ValueError(f"the pattern {self.pattern!r} leaves out characters of the text: add |\\s+|. "
-                             "to it")
-        return pieces
+    def encode_bytes(self, piece: bytes) -> list[int]:
+        """The ids of the bytes of one piece, however long it is and whether or not they are text."""
+        if len(piece) > LONG:   # the loop of encode_piece takes the square of the length
+            return merge_long(piece, self.merges, self.rank)
+        return self.encode_piece(list(piece))
 
     def _encode_unseen(self, piece: str) -> tuple[int, ...]:
-        if len(piece) > LONG:   # the loop of encode_piece takes the square of the length
-            return tuple(merge_long(piece, self.merges, self.rank))
-        return tuple(self.encode_piece(list(piece.encode())))
+        return tuple(self.encode_bytes(piece.encode()))
 
     def _encode_text(self, text: str) -> list[int]:
         out: list[int] = []
@@ -148,7 +144,7 @@ class Tokenizer:
                     self._table = self._table or AsciiTable(self._ids_of.__getitem__)
                     out += self._table.encode(part)
                 else:
-                    for ids in map(self._ids_of.__getitem__, self._pieces(part)):
+                    for ids in map(self._ids_of.__getitem__, whole(self._split(part), part, self.pattern)):
                         out += ids
         except UnicodeEncodeError:
             place = next(i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff")

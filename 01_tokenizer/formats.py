@@ -9,13 +9,18 @@ refused with a sentence that names what is not supported.
 """
 import base64
 import binascii
+import heapq
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
-from bpe import Tokenizer, plain_ids
+from bpe import Tokenizer
 from pretokenize import PATTERNS
+from published_ids import Renumbered, numbers_of
 from workbench import atomic, read_json, write_json
+
+GONE = -1                  # the end of a part that was joined to the one before it
+WHOLE = r"[\s\S]+"         # a pattern that cuts nothing, spelled so that all packages read it alike
+POSSESSIVE = re.compile(r"\{\d+(,\d*)?\}\+")   # what tokenizers reads as "several times {n,m}"
 
 
 def byte_alphabet() -> list[str]:
@@ -38,45 +43,6 @@ def byte_alphabet() -> list[str]:
     # END EXERCISE 1.14
 
 
-class Renumbered(Tokenizer):
-    """A tokenizer whose ids are others than ours: published vocabularies order their bytes as they like.
-
-    `numbers[i]` is the published id of our token i (256 bytes, then the merges); `special` has ids of its
-    own.
-    """
-
-    def __init__(self, merges: Iterable[tuple[int, int]], special: dict[str, int], pattern: str,
-                 numbers: list[int]):
-        super().__init__(merges, tuple(special), pattern)
-        self.numbers, self.special = numbers, dict(special)
-        self._ours = {number: i for i, number in enumerate([*numbers, *special.values()])}
-        if len(self._ours) < len(numbers) + len(special):
-            raise ValueError("two tokens have the same id: each needs its own")
-
-    def __reduce__(self):
-        return type(self), (self.merges, self.special, self.pattern, self.numbers)
-
-    @property
-    def vocab_size(self) -> int:
-        """One more than the largest id: there may be gaps."""
-        return max(self._ours) + 1
-
-    def _encode_unseen(self, piece: str) -> tuple[int, ...]:
-        return tuple(self.numbers[i] for i in super()._encode_unseen(piece))
-
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The exact bytes behind ids. Raises ValueError for an id that does not exist."""
-        ids = plain_ids(ids)
-        for i in ids:
-            if i not in self._ours:
-                raise ValueError(f"token id {i} is not in this vocabulary: was another tokenizer used?")
-        return super().decode_bytes([self._ours[i] for i in ids])
-
-    def save(self, path: Path | str) -> None:
-        """Refused: the file of our tokenizers has no place for other ids."""
-        raise ValueError("a tokenizer with published ids is saved with formats.to_hf")
-
-
 def check_spelling(tokenizer: Tokenizer) -> None:
     """ValueError unless each token is what encoding its own bytes gives: others store tokens by their bytes
     alone.
@@ -85,15 +51,9 @@ def check_spelling(tokenizer: Tokenizer) -> None:
     no text reaches.
     """
     for i, data in enumerate(tokenizer.bytes_of):
-        if tokenizer.encode_piece(list(data)) != [i]:
+        if tokenizer.encode_bytes(data) != [i]:
             raise ValueError(f"token {i}, {data!r}, is not what encoding these bytes gives: files of other "
-                             "packages "
-                             "store tokens by their bytes and can't hold this tokenizer")
-
-
-def numbers_of(tokenizer: Tokenizer) -> list[int]:
-    """The id of each ordinary token, in the order of the merges."""
-    return getattr(tokenizer, "numbers", list(range(len(tokenizer.bytes_of))))
+                             "packages store tokens by their bytes and can't hold this tokenizer")
 
 
 def to_hf(tokenizer: Tokenizer, path: Path | str) -> None:
@@ -108,9 +68,8 @@ def to_hf(tokenizer: Tokenizer, path: Path | str) -> None:
     taken = set(names) & tokenizer.special.keys()
     if taken:
         raise ValueError(f"the special token {taken.pop()!r} is spelled like an ordinary one: there both "
-                         "would have "
-                         "one id, rename it")
-    if re.search(r"\{\d+(,\d*)?\}\+", tokenizer.pattern):
+                         "would have one id, rename it")
+    if POSSESSIVE.search(tokenizer.pattern):
         raise ValueError("the pattern has a possessive {n,m}+, which tokenizers' regular expressions read as "
                          "several times {n,m}: leave out the +")
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
@@ -128,22 +87,25 @@ def to_hf(tokenizer: Tokenizer, path: Path | str) -> None:
                   "merges": [[names[a], names[b]] for a, b in tokenizer.merges]}})
 
 
-def pattern_of_hf(pre: dict) -> str:
-    """The pattern of a pre_tokenizer: ByteLevel with GPT-2's, or Split followed by ByteLevel without one."""
+def pattern_of_hf(pre: dict | None) -> str:
+    """The pattern of a pre_tokenizer: ByteLevel with GPT-2's or none, alone, or none after one Split."""
     steps = pre.get("pretokenizers", [pre]) if pre else []
     kinds = [step.get("type") for step in steps]
     if any(step.get("add_prefix_space") for step in steps):
         raise ValueError("add_prefix_space is not supported")
-    if kinds == ["ByteLevel"] and steps[0].get("use_regex", True):
-        return PATTERNS["GPT-2"]
+    if kinds == ["ByteLevel"]:
+        return PATTERNS["GPT-2"] if steps[0].get("use_regex", True) else WHOLE
     if kinds != ["Split", "ByteLevel"] or steps[1].get("use_regex", True):
         raise ValueError(f"the pre_tokenizer {' + '.join(map(str, kinds)) or 'none'} is not supported, only "
-                         "ByteLevel, "
-                         "alone or after one Split")
+                         "ByteLevel alone, or after one Split and without a pattern of its own")
     isolated = steps[0].get("behavior") == "Isolated" and not steps[0].get("invert")
     if not isolated or "Regex" not in steps[0].get("pattern", {}):
         raise ValueError("a Split that is not by an isolated regular expression is not supported")
-    return steps[0]["pattern"]["Regex"]
+    pattern = steps[0]["pattern"]["Regex"]
+    if POSSESSIVE.search(pattern):
+        raise ValueError("a pattern with a possessive {n,m}+ is not supported: for tokenizers it means "
+                         "several times {n,m}")
+    return pattern
 
 
 def from_hf(path: Path | str) -> Tokenizer:
@@ -155,13 +117,19 @@ def from_hf(path: Path | str) -> Tokenizer:
     data = read_json(path)
     try:
         return _from_hf(data)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        reason = f"{error!r} is missing or not as expected" if not isinstance(error, ValueError) else error
-        raise ValueError(f"{path} can't be read as byte-level BPE: {reason}") from None
+    except KeyError as error:
+        reason = f"the entry {error} is missing"
+    except (TypeError, AttributeError) as error:
+        reason = f"an entry is not of the kind it should be ({error})"
+    except ValueError as error:
+        reason = str(error)
+    raise ValueError(f"{path} can't be read as byte-level BPE: {reason}")
 
 
 def _from_hf(data: dict) -> Tokenizer:
-    model = data["model"]
+    model = data.get("model") if isinstance(data, dict) else None
+    if not isinstance(model, dict):
+        raise ValueError("it is no tokenizer.json, which is an object with a model in it")
     if model["type"] != "BPE":
         raise ValueError(f"a model of type {model['type']} is not supported")
     for name in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
@@ -169,9 +137,13 @@ def _from_hf(data: dict) -> Tokenizer:
             raise ValueError(f"{name} {model[name]!r} is not supported")
     if data.get("normalizer"):
         raise ValueError(f"the normalizer {data['normalizer'].get('type')} is not supported")
-    if (data.get("post_processor") or {}).get("type", "ByteLevel") != "ByteLevel":
-        raise ValueError(f"the post_processor {data['post_processor']['type']} is not supported: it adds "
-                         "tokens")
+    for name in ("truncation", "padding"):
+        if data.get(name):
+            raise ValueError(f"{name} is not supported: it changes the ids of a text by its length")
+    after = data.get("post_processor") or {}
+    for step in after.get("processors", [after]):
+        if step.get("type", "ByteLevel") != "ByteLevel":
+            raise ValueError(f"the post_processor {step['type']} is not supported: it adds tokens")
     special = {}
     for token in data.get("added_tokens", []):
         if any(token.get(flag) for flag in ("lstrip", "rstrip", "single_word")):
@@ -179,14 +151,24 @@ def _from_hf(data: dict) -> Tokenizer:
                              "not supported")
         special[token["content"]] = token["id"]
 
+    pattern = pattern_of_hf(data.get("pre_tokenizer"))
     byte_of = {character: byte for byte, character in enumerate(byte_alphabet())}
-    vocab = {bytes(byte_of[c] for c in name): i for name, i in model["vocab"].items() if name not in special}
+    vocab = {bytes_of_name(name, byte_of): i for name, i in model["vocab"].items() if name not in special}
     pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
-    halves = [tuple(bytes(byte_of[c] for c in half) for half in pair) for pair in pairs]
-    tokenizer = _from_halves(vocab, halves, special, pattern_of_hf(data.get("pre_tokenizer")))
+    halves = [(bytes_of_name(left, byte_of), bytes_of_name(right, byte_of)) for left, right in pairs]
+    tokenizer = _from_halves(vocab, halves, special, pattern)
     if model.get("ignore_merges"):   # then a piece that is a token needs no merges
         check_spelling(tokenizer)
     return tokenizer
+
+
+def bytes_of_name(name: str, byte_of: dict[str, int]) -> bytes:
+    """The bytes that a token's name in a tokenizer.json spells."""
+    try:
+        return bytes(byte_of[c] for c in name)
+    except KeyError as error:
+        raise ValueError(f"the token {name!r} has the character {error.args[0]!r}, which stands for no "
+                         "byte") from None
 
 
 def _from_halves(vocab: dict[bytes, int], halves: list[tuple[bytes, bytes]], special: dict[str, int],
@@ -237,11 +219,14 @@ def from_tiktoken(path: Path | str, pattern: str, special: dict[str, int] | None
     for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
         try:
             text, i = line.split()
-            ranks[base64.b64decode(text, validate=True)] = int(i)
+            token, rank = base64.b64decode(text, validate=True), int(i)
         except (ValueError, binascii.Error):
             raise ValueError(f"{path} is no file of tiktoken ranks (line {number}): each line is base64, "
-                             "blank, "
-                             "number") from None
+                             "blank, number") from None
+        if not token or token in ranks or rank < 0:
+            raise ValueError(f"{path} is no file of tiktoken ranks (line {number}): the token {token!r} is "
+                             "empty, there twice, or has a negative number")
+        ranks[token] = rank
     try:
         halves = [two_halves(token, ranks) for token in sorted(ranks, key=ranks.get) if len(token) > 1]
         return _from_halves(ranks, halves, special or {}, pattern)
@@ -252,12 +237,30 @@ def from_tiktoken(path: Path | str, pattern: str, special: dict[str, int] | None
 def two_halves(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
     """The last merge that makes `token`: join the neighbours of the lowest rank below its own until two are
     left.
+
+    A heap holds (rank, begin, end) of neighbours that may be joined, some out of date: a token may be long.
     """
-    parts = [token[i:i + 1] for i in range(len(token))]
-    while len(parts) > 2:
-        joined = [ranks.get(a + b, ranks[token]) for a, b in zip(parts, parts[1:])]
-        i = joined.index(min(joined))
-        if joined[i] >= ranks[token]:
+    n, parts = len(token), len(token)
+    ends, begins = [*range(1, n + 1), n], [*range(-1, n)]   # of a part that begins here; of the one before it
+    waiting: list[tuple[int, int, int]] = []
+
+    def consider(begin: int) -> None:
+        if begin >= 0 and ends[begin] < n:
+            end = ends[ends[begin]]
+            if (rank := ranks.get(token[begin:end], ranks[token])) < ranks[token]:
+                heapq.heappush(waiting, (rank, begin, end))
+
+    for begin in range(n - 1):
+        consider(begin)
+    while parts > 2:
+        if not waiting:
             raise ValueError(f"the token {token!r} is not two earlier ones joined, which is not supported")
-        parts[i:i + 2] = [parts[i] + parts[i + 1]]
-    return parts[0], parts[1]
+        _, begin, end = heapq.heappop(waiting)
+        middle = ends[begin]
+        if middle in (GONE, n) or ends[middle] != end:
+            continue
+        ends[begin], ends[middle], begins[end] = end, GONE, begin
+        parts -= 1
+        consider(begins[begin])
+        consider(begin)
+    return token[:ends[0]], token[ends[0]:]

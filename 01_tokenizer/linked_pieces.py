@@ -26,11 +26,11 @@ class Row:
     where: dict[Pair, list[int]]    # ascending places where a pair begins, maybe some where it did once
 
 
-def linked_row(pieces: Mapping[str, int]) -> Row:
-    """The row of the bytes of `pieces`, {piece: how often it occurs}."""
+def linked_row(pieces: Mapping[str | bytes, int]) -> Row:
+    """The row of the bytes of `pieces`, {text or bytes: how often it occurs}."""
     row = Row([], [], [], [], defaultdict(int), defaultdict(list))
     for piece, times in pieces.items():
-        data, begin = piece.encode(), len(row.ids)
+        data, begin = piece if isinstance(piece, bytes) else piece.encode(), len(row.ids)
         if not data:
             continue
         end = begin + len(data)
@@ -78,7 +78,7 @@ def merge_everywhere(row: Row, pair: Pair, new_id: int) -> set[Pair]:
     # END EXERCISE 1.9
 
 
-def merge_long(piece: str, merges: list[Pair], rank: dict[Pair, int]) -> list[int]:
+def merge_long(piece: str | bytes, merges: list[Pair], rank: dict[Pair, int]) -> list[int]:
     """The ids of one piece, as Tokenizer.encode_piece gives them, in time that grows with its length, not its
     square.
 

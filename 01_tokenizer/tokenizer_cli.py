@@ -132,7 +132,11 @@ def load(path: str) -> Tokenizer | Unigram:
     """A tokenizer of any kind that can be read; ValueError that names the file for anything else."""
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such tokenizer (train one, or run `make 01`)")
-    data = read_json(path)
+    try:
+        data = read_json(path)
+    except ValueError:
+        raise ValueError(f"{path} is no tokenizer that can be read: give a file that train wrote or a Hugging "
+                         "Face tokenizer.json (of tiktoken ranks see formats.from_tiktoken)") from None
     if isinstance(data, dict) and "model" in data:
         return from_hf(path)
     return (Unigram if isinstance(data, dict) and "unigram" in data else Tokenizer).load(path)

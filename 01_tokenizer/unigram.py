@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bpe import SPECIAL, Known, plain_ids
 from piece_counts import surrogate_message
-from pretokenize import PATTERN, safe_parts, splitter
+from pretokenize import PATTERN, safe_parts, splitter, whole
 from special_tokens import check_special
 from workbench import read_json, write_json
 
@@ -125,7 +125,8 @@ class Unigram:
         ids: list[int] = []
         try:
             for part in safe_parts(text, self.pattern):
-                for found in map(self._ids_of.__getitem__, self._split(part)):
+                pieces = whole(self._split(part), part, self.pattern)
+                for found in map(self._ids_of.__getitem__, pieces):
                     ids += found
         except UnicodeEncodeError:
             place = next(i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff")
@@ -137,6 +138,9 @@ class Unigram:
 
         alpha 0: all segmentations equally likely; 1: as the model thinks; large: nearly always the best.
         """
+        self.encode(text)   # says what is wrong with a text that can't be encoded
+        if not 0 <= alpha < math.inf:
+            raise ValueError(f"alpha {alpha}: give 0 or more")
         ids = []
         for piece in self._split(text):
             ids += self.ids_of_tokens(sample(piece, self.logp, self.longest, self.unknown, alpha, rng))

@@ -110,7 +110,13 @@ def test_what_tokenizers_would_read_in_another_way_is_not_written(tmp_path):
     (lambda d: d["model"].update(end_of_word_suffix="</w>"), "end_of_word_suffix"),
     (lambda d: d.update(normalizer={"type": "NFC"}), "normalizer NFC"),
     (lambda d: d.update(post_processor={"type": "TemplateProcessing"}), "TemplateProcessing"),
+    (lambda d: d.update(post_processor={"type": "Sequence", "processors": [
+        {"type": "ByteLevel"}, {"type": "TemplateProcessing"}]}), "TemplateProcessing"),
+    (lambda d: d.update(truncation={"max_length": 5}), "truncation is not supported"),
+    (lambda d: d.update(padding={"pad_id": 0}), "padding is not supported"),
     (lambda d: d.update(pre_tokenizer={"type": "Metaspace"}), "Metaspace"),
+    (lambda d: d["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex=r"\p{N}{1,3}+|\P{N}"),
+     "possessive"),
     (lambda d: d.update(pre_tokenizer=None), "pre_tokenizer none"),
     (lambda d: d["pre_tokenizer"]["pretokenizers"][0].update(behavior="Removed"), "Split"),
     (lambda d: d["pre_tokenizer"]["pretokenizers"][1].update(add_prefix_space=True), "add_prefix_space"),
@@ -119,9 +125,10 @@ def test_what_tokenizers_would_read_in_another_way_is_not_written(tmp_path):
     (lambda d: d["model"]["merges"].insert(0, ["zz", "h"]), "comes before its halves"),
     (lambda d: d["model"]["vocab"].pop("a"), "b'a' has no id"),
     (lambda d: d["model"]["vocab"].update(xyzzy=9999), "b'xyzzy' is made by no merge"),
-    (lambda d: d["model"]["vocab"].update({"日": 9999}), "日"),
-    (lambda d: d.pop("model"), "model"),
-    (lambda d: d["model"].update(merges=5), "int")])
+    (lambda d: d["model"]["vocab"].update({"日": 9999}), "the token '日' has .* which stands for no byte"),
+    (lambda d: d.pop("model"), "no tokenizer.json, which is an object with a model"),
+    (lambda d: d["model"].pop("vocab"), "the entry 'vocab' is missing"),
+    (lambda d: d["model"].update(merges=5), "not of the kind it should be .*int")])
 def test_what_is_not_supported_is_named(tokenizer, tmp_path, edit, message):
     changed(tokenizer, tmp_path / "hf.json", edit)
     with pytest.raises(ValueError, match=rf"(?s)hf\.json can't be read.*({message})"):
@@ -139,7 +146,27 @@ def test_gpt_2s_own_pre_tokenizer_and_merges_as_text_are_read(tmp_path):
     assert from_hf(tmp_path / "hf.json").encode(TEXT) == tokenizer.encode(TEXT)
 
 
+def test_a_byte_level_file_without_a_pattern_is_one_piece(tmp_path):
+    whole = Tokenizer(train(["a b a b"], 260, "(?s).+"), (), "(?s).+")
+
+    def without_pattern(data):
+        data["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+    changed(whole, tmp_path / "hf.json", without_pattern)
+    assert from_hf(tmp_path / "hf.json").encode("a b\na b") == whole.encode("a b\na b")
+
+
+def test_tokens_of_thousands_of_bytes_are_written_and_read_in_linear_time(tmp_path):
+    """Tokens of up to 2^16 letters: with the square of their length this test would run for minutes."""
+    tokenizer = Tokenizer(train(["a" * 2**17], 256 + 16))
+    assert len(tokenizer.bytes_of[-1]) == 2**16
+    to_hf(tokenizer, tmp_path / "hf.json")
+    to_tiktoken(tokenizer, tmp_path / "ranks")
+    assert from_hf(tmp_path / "hf.json").merges == tokenizer.merges
+    assert from_tiktoken(tmp_path / "ranks", PATTERN).merges == tokenizer.merges
+
+
 @pytest.mark.parametrize("content, message", [
+    (b"YQ== 0\nYQ== 1\n", "line 2.*there twice"), (b"YQ== -1\n", "line 1.*negative"),
     (b"YQ== 0\nnot base64 1\n", "line 2"), (b"YQ==\n", "line 1"), (b"\xff\xfe\x00", "line 1"), (b"YQ== x", "line 1"),
     (b"YQ== 0\n", "has no id"), (b"{}", "line 1")])
 def test_a_file_that_is_no_ranks_is_refused(tmp_path, content, message):

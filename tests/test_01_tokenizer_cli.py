@@ -115,7 +115,7 @@ BAD_TEXT = "naïve".encode("latin-1")
     (["train", "--pattern", "("], b"x", "no regular expression"),
     (["encode", "--tokenizer", "t.json"], BAD_TEXT, "standard input is not UTF-8: byte 0xef at 2"),
     (["encode", "--tokenizer", "none.json"], b"x", "none.json: no such tokenizer"),
-    (["encode", "--tokenizer", "text.txt"], b"x", "text.txt is damaged"),
+    (["encode", "--tokenizer", "text.txt"], b"x", "text.txt is no tokenizer that can be read"),
     (["decode", "--tokenizer", "t.json"], b"72 9999", "token id 9999 is outside the vocabulary"),
     (["decode", "--tokenizer", "t.json"], b"72 x3", "standard input: 'x3' is no token id"),
     (["decode", "--tokenizer", "t.json"], b"-1", "'-1' is no token id"),

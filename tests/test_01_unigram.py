@@ -189,6 +189,19 @@ def test_ids_and_texts_that_cannot_be_are_refused(model):
         model.encode(b"a")
 
 
+def test_a_pattern_that_loses_text_and_weights_that_cannot_be_are_refused(model):
+    lossy = Unigram({"a": -1.0, "b": -2.0}, (), r"\w+")
+    assert lossy.encode("ab") == [97, 98]
+    for call in (lossy.encode, lambda text: lossy.sample(text, 0.5, random.Random(0))):
+        with pytest.raises(ValueError, match="leaves out characters"):
+            call("a b")
+    for alpha in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"alpha {alpha}"):
+            model.sample("the", alpha, random.Random(0))
+    with pytest.raises(ValueError, match="lone surrogate"):
+        model.sample("a\ud800", 0.5, random.Random(0))
+
+
 def test_a_very_long_piece_takes_linear_time(model):
     text = "tower" * 20_000
     assert model.decode(model.encode(text)) == text

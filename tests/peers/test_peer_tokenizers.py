@@ -1,6 +1,7 @@
 """Chapter 1 against the tokenizers, tiktoken and sentencepiece packages: the same ids and tokens through our
 files.
 """
+import base64
 import random
 import unicodedata
 import warnings
@@ -16,7 +17,8 @@ from sentencepiece_file import to_sentencepiece
 from unigram import Unigram
 from unigram_training import train_unigram
 
-ODD = ("naïve e\u0301 שָׁלוֹם مَرْحَبًا नमस्ते ไทย 한국어 日本語 \U00010348 👩‍👩‍👧‍👦 👍🏽 \u200d\ufeff\u0000\x1c\x7f\x85\xa0\u1680\u2028\u3000"
+ODD = ("naïve e\u0301 שָׁלוֹם مَرْحَبًا नमस्ते ไทย 한국어 日本語 \U00010348 👩‍👩‍👧‍👦 👍🏽 "
+       "\u200d\ufeff\u0000\x1c\x7f\x85\xa0\u1680\u2028\u3000"
        " a\r\nb\rc\n\n\t d  \r\n ½²Ⅳ٣ IT'S it'll 'ſ x'S 1234567 ...!!! (a)[b] \U0002f800   ")
 
 
@@ -50,6 +52,27 @@ def test_tiktoken_gives_our_ids_over_the_whole_corpus(trained, corpus, tmp_path)
     assert got == trained.encode(marked, {"<|eos|>"})
     again = from_tiktoken(tmp_path / "ranks", trained.pattern, trained.special)
     assert again.merges == trained.merges
+
+
+@pytest.mark.parametrize("name, ours", [("gpt2", "GPT-2"), ("cl100k_base", "GPT-4 (cl100k)"),
+                                        ("o200k_base", "")])
+def test_a_published_vocabulary_gives_its_own_ids(name, ours, corpus, tmp_path):
+    """Read as ranks, written as tokenizer.json, read again: 50,000 to 200,000 tokens that OpenAI trained."""
+    tiktoken, tokenizers = pytest.importorskip("tiktoken"), pytest.importorskip("tokenizers")
+    try:
+        theirs = tiktoken.get_encoding(name)
+    except Exception as error:   # tiktoken fetches the file: no network, or none of its own
+        pytest.skip(f"{name} can't be fetched: {type(error).__name__}")
+    ranks = "".join(f"{base64.b64encode(t).decode()} {i}\n" for t, i in theirs._mergeable_ranks.items())
+    (tmp_path / "ranks").write_text(ranks)
+    pattern = PATTERNS.get(ours, theirs._pat_str)
+    read = from_tiktoken(tmp_path / "ranks", pattern, theirs._special_tokens)
+    to_hf(read, tmp_path / "hf.json")
+    hf, again = tokenizers.Tokenizer.from_file(str(tmp_path / "hf.json")), from_hf(tmp_path / "hf.json")
+    for text in [*corpus[::6], ODD, *random_texts(100)]:
+        ids = theirs.encode_ordinary(text)
+        assert read.encode(text) == again.encode(text) == hf.encode(text).ids == ids, text
+        assert read.decode(ids) == text
 
 
 def test_tokenizers_gives_our_ids_over_the_whole_corpus(trained, corpus, tmp_path):
@@ -133,8 +156,9 @@ def test_our_unigram_compresses_as_well_as_sentencepieces(unigram, corpus, tmp_p
     (tmp_path / "pieces.txt").write_text(lines, encoding="utf-8")
     size = len(unigram.logp) + 256 + 1   # theirs need tokens for ASCII characters, bytes and <unk> besides
     sentencepiece.SentencePieceTrainer.train(
-        input=str(tmp_path / "pieces.txt"), model_prefix=str(tmp_path / "theirs"), vocab_size=size, byte_fallback=True,
-        model_type="unigram", normalization_rule_name="identity", add_dummy_prefix=False, bos_id=-1, eos_id=-1,
+        input=str(tmp_path / "pieces.txt"), model_prefix=str(tmp_path / "theirs"), vocab_size=size,
+        byte_fallback=True, model_type="unigram", normalization_rule_name="identity", add_dummy_prefix=False,
+        bos_id=-1, eos_id=-1,
         remove_extra_whitespaces=False, split_by_number=False, split_by_unicode_script=False, num_threads=2,
         character_coverage=0.9995, minloglevel=2, hard_vocab_limit=False)
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "theirs.model"))
