@@ -137,18 +137,52 @@ def cache_bytes(config: Config, T: int, bytes_per_number: int = 2) -> int:
 def activation_numbers(config: Config, T: int) -> float:
     """Numbers that the plain code keeps for each token until the backward pass, in rows of T tokens.
 
-    Without ids, the loss, and tables that all layers share. ValueError for latent attention and experts.
+    Without ids, the loss, tables that all layers share, and the E loads of a mixture, which are one for all.
     """
-    if config.attention == "latent" or config.n_experts:
-        raise ValueError("activations are counted for dense models without latent attention: choose one")
-    C, H, K = config.d_model, config.n_heads, config.n_kv_heads
-    Q, KV = H * config.D, K * config.D
-    norm = 3 * C + 1                         # what came in, one over its size, their product, the output
-    inside = {"swiglu": 5, "gelu": 4, "gelu_tanh": 5, "relu": 2, "relu2": 3}[config.activation] * config.d_ff
-    attention = 4 * Q + H * T                # q, k, v, the heads' output; the weights
-    if config.qk_norm:
-        attention += 2 * Q + 2 * KV + H + K
-    if config.sinks:
-        attention += H + 2 * Q / T           # one key more
+    C, L = config.d_model, config.n_layers
+    norm = kept_by_norm(C)
+    attention = kept_by_latent(config, T) if config.attention == "latent" else kept_by_attention(config, T)
+    sparse = sum(config.has_experts(layer) for layer in range(L))
+    feed_forward = (L - sparse) * kept_by_mlp(config, config.d_ff) + sparse * kept_by_experts(config)
     norms = norm * (1 if config.placement == "parallel" else 2)
-    return config.n_layers * (norms + attention + inside) + (norm if config.placement != "post" else C)
+    return L * (norms + attention) + feed_forward + (norm if config.placement != "post" else C)
+
+
+def kept_by_norm(width: int) -> int:
+    """What came in, one over its size, their product, and the output."""
+    return 3 * width + 1
+
+
+def kept_by_attention(config: Config, T: int) -> float:
+    """Of one layer: q, k, v, the heads' output; the weights."""
+    H, K = config.n_heads, config.n_kv_heads
+    Q, KV = H * config.D, K * config.D
+    kept = 4 * Q + H * T
+    if config.qk_norm:
+        kept += 2 * Q + 2 * KV + H + K
+    if config.sinks:
+        kept += H + 2 * Q / T                # one key more
+    return kept
+
+
+def kept_by_latent(config: Config, T: int) -> int:
+    """Of one layer of multi-head latent attention: the latents, then what attention keeps of every head."""
+    H, D, R, r, A = config.n_heads, config.D, config.kv_latent, config.rope_width, config.q_latent
+    latents = R + r + A
+    if config.qk_norm:
+        latents = kept_by_norm(R) + r + (kept_by_norm(A) if A else 0)
+    return latents + 2 * H * (D + r) + 2 * H * D + H * T
+
+
+def kept_by_mlp(config: Config, width: int) -> int:
+    """Inside a feed-forward layer or expert of this width."""
+    return {"swiglu": 5, "gelu": 4, "gelu_tanh": 5, "relu": 2, "relu2": 3}[config.activation] * width
+
+
+def kept_by_experts(config: Config) -> int:
+    """Of one mixture: the router's tables, and for each visit the token, the result before and after its
+    weight, the weight, the inside."""
+    E, k, F = config.n_experts, config.top_k, config.expert_width
+    router = (E if config.balance == "bias" else 2 * E + 1) + k + 2     # scores; softmax keeps logits too
+    visits = k * (3 * config.d_model + 1 + kept_by_mlp(config, F))
+    return router + visits + kept_by_mlp(config, config.n_shared * F)

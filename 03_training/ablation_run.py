@@ -32,7 +32,7 @@ class Variant:
     name: str
     model: dict
     lr: float = 1.0         # times the learning rates of the reference
-    warmup: bool = True
+    warmup: float = 0.1     # share of the steps
     optimizer: str = "muon"  # muon (AdamW for the rest) or adamw alone
 
 
@@ -48,7 +48,7 @@ def run(variant: Variant, config: Config, text: Path, steps: int, seed: int) -> 
         return loss + 0.01 * balance_loss(model) if config.balance == "loss" else loss
 
     def scale_of(step: int) -> float:
-        return variant.lr * constant_then_decay(step, steps, n_warmup=steps // 10 if variant.warmup else 0)
+        return variant.lr * constant_then_decay(step, steps, n_warmup=int(variant.warmup * steps))
 
     alone = [AdamW(model.parameters(), 4e-3)]
     optimizers = muon_and_adamw(model, 0.02, 4e-3) if variant.optimizer == "muon" else alone

@@ -20,6 +20,7 @@ from adamw import AdamW
 from attention import Attention, causal_mask
 from chunked_loss import chunked_cross_entropy
 from cross_entropy import cross_entropy
+from latent_attention import LatentAttention
 from muon import Muon
 from normalization import RMSNorm
 from parameter_groups import group_parameters
@@ -101,9 +102,9 @@ def is_fast(said: str, device: torch.device) -> bool:
 
 
 def fuse_attention(model: Transformer) -> None:
-    """Attention in one kernel from here on, in place; what is more than plain attention keeps its own way."""
+    """Attention in one kernel from here on, in place, plain or over latents."""
     for module in model.modules():
-        if type(module) is Attention:
+        if type(module) in (Attention, LatentAttention):
             module.attend = fused_attend
 
 
