@@ -25,12 +25,24 @@ class Range:
         return f"{self.least:g} to {self.most:.10g}" if self.most < math.inf else f"{self.least:g} or more"
 
 
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """The words that a setting may be."""
+    words: tuple[str, ...]
+
+    def __contains__(self, x: str) -> bool:
+        return x in self.words
+
+    def __str__(self) -> str:
+        return " or ".join(filter(None, (", ".join(self.words[:-1]), self.words[-1])))
+
+
 USUAL = {int: Range(least=1), float: Range(above=0)}   # of a setting that names no range of its own
 
 
-def setting(default, **limits):
-    """A field with a range of its own: `top_p: float = setting(1.0, above=0, most=1)  # ...`."""
-    return dataclasses.field(default=default, metadata={"range": Range(**limits)})
+def setting(default, *words: str, **limits):
+    """A field with a range of its own (`top_p: float = setting(1.0, above=0, most=1)`) or the words it takes."""
+    return dataclasses.field(default=default, metadata={"range": Choices(words) if words else Range(**limits)})
 
 
 @dataclasses.dataclass
@@ -40,8 +52,8 @@ class RunSettings:
     seed: int = setting(0, least=0, most=2**32 - 1)   # seed of every random choice
     quick: bool = False                               # a toy version of seconds, to see that everything runs
     full: bool = False                                # a model of 30 times the size, for a GPU or a night
-    fast: str = "auto"                                # fused operations: auto (on CUDA), on or off
-    device: str = "auto"                              # auto (CUDA if it is here, else cpu), cpu, cuda or mps
+    fast: str = setting("auto", "auto", "on", "off")  # fused operations; auto: on CUDA
+    device: str = setting("auto", "auto", "cpu", "cuda", "mps")   # auto: CUDA if it is here, else cpu
 
 
 def field_comments(cls: type) -> dict[str, str]:
@@ -52,8 +64,8 @@ def field_comments(cls: type) -> dict[str, str]:
     return found
 
 
-def range_of(field: dataclasses.Field) -> Range | None:
-    """Which numbers this field may hold; None where it holds no number."""
+def range_of(field: dataclasses.Field) -> Range | Choices | None:
+    """Which numbers or words this field may hold; None where it may hold anything."""
     return field.metadata.get("range") or USUAL.get(field.type)
 
 
