@@ -3,7 +3,8 @@
 Comes after extract.py and before filters.py, whose stop-word rule knows English only. A text is hashed into
 counts of its 1- to 4-grams of characters; a language is a vector of log-probabilities over the same buckets;
 the score is their dot product. The best of ten languages is not the language of a text in an eleventh: a text
-whose n-grams are rare in the best, and hardly rarer in the second, is called unknown. `languages.txt` holds
+whose n-grams are rare in the best, and hardly rarer in the second, or with letters that the best does not have,
+is called unknown. `languages.txt` holds
 parallel sentences to train on, and articles of the Universal Declaration of Human Rights to test on.
 
 Source: Cavnar and Trenkle, "N-gram-based text categorization" (1994); Lui and Baldwin, langid.py (2012).
@@ -12,6 +13,7 @@ Source: Cavnar and Trenkle, "N-gram-based text categorization" (1994); Lui and B
 import sys
 from functools import cache
 from pathlib import Path
+from string import ascii_lowercase
 
 try:
     import numpy as np
@@ -24,6 +26,12 @@ from planted import HERE
 BUCKETS = 1 << 15
 ORDERS = (1, 2, 3, 4)
 UNKNOWN = "unknown"
+# The letters of each language beside a to z, loan words included; English quotes names of all. Near relations
+# share most n-grams, but seldom all letters: Danish has ø, Ukrainian і, Romanian ț.
+LETTERS = {"de": "äöüßéà", "es": "áéíñóúü", "fr": "àâæçèéêëîïôœùûüÿ", "it": "àèéìíîòóùú",
+           "nl": "éèêëïóöüáç", "pl": "ąćęłńóśźż", "pt": "áâãàçéêíóôõúü", "sv": "åäöéàü",
+           "ru": "абвгдеёжзийклмнопрстуфхцчшщъыьэюя"}
+STRANGE = 0.01                     # share of the letters that a language may lack: names, quotations
 FLOOR = -8.7                       # nats; below it `best + lead` is that of a language the model has not seen
 
 
@@ -80,8 +88,11 @@ class LanguageModel:
     def identify(self, text: str) -> tuple[str, float]:
         """(language or UNKNOWN, its lead). Unknown: nothing to read, or in none of the languages."""
         name, score, lead = self.nearest(text)
-        letters = sum(map(str.isalpha, text[:2000]))
-        return (name if letters >= 3 and score + lead >= FLOOR else UNKNOWN), lead
+        letters = [c for c in text[:2000].lower() if c.isalpha()]
+        known = set(ascii_lowercase) | set(LETTERS.get(name, letters))
+        strange = sum(c not in known for c in letters)
+        right = score + lead >= FLOOR and (strange < 3 or strange <= STRANGE * len(letters))
+        return (name if len(letters) >= 3 and right else UNKNOWN), lead
 
 
 def log_probabilities(counts: np.ndarray, smoothing: float) -> np.ndarray:
