@@ -29,7 +29,8 @@ from batches import TextBatches
 from bench_transformer import NanoGPT
 from clipping import clip_gradients
 from cross_entropy import cross_entropy
-from fast_path import fast_optimizers, fuse_attention, fuse_norms, loss_on, use_fast_path
+from fast_path import (fast_optimizers, fuse_activations, fuse_attention, fuse_norms, loss_on,
+                       use_fast_path)
 from muon import muon_and_adamw
 from peak_memory import PeakMemory
 from precision import FORMATS, choose_precision
@@ -99,8 +100,8 @@ class Contestant:
 
 def our_contestant(name: str, config: Config, device: torch.device, pieces: str,
                    precision: str) -> Contestant:
-    """Our model with pieces of the fast path: letters of a(ttention), n(orms), l(oss), o(ptimizers); or all.
-    """
+    """Our model with pieces of the fast path: all, or letters of a(ttention), n(orms), f(eed-forward
+    activations), l(oss), o(ptimizers)."""
     torch.manual_seed(0)
     model = Transformer(config).to(device)
     if pieces == "all":
@@ -109,6 +110,8 @@ def our_contestant(name: str, config: Config, device: torch.device, pieces: str,
         fuse_attention(model)
     if "n" in pieces:
         fuse_norms(model)
+    if "f" in pieces:
+        fuse_activations(model)
     fast = pieces == "all" or "l" in pieces
     make = fast_optimizers if pieces == "all" or "o" in pieces else muon_and_adamw
     extra = (precision,) if make is fast_optimizers else ()
@@ -138,8 +141,8 @@ def contestants(shape: Shape, device: torch.device) -> list[Contestant]:
     ours, gpu = shape.ours(), device.type == "cuda"
     low = choose_precision("auto", device)
     found = [our_contestant(name, ours, device, pieces, "fp32") for name, pieces in (
-        ("plain", ""), ("+ fused attention", "a"), ("+ fused norms", "an"), ("+ chunked loss", "anl"),
-        ("+ batched optimizers", "anlo"))]
+        ("plain", ""), ("+ fused attention", "a"), ("+ fused norms", "an"), ("+ fused activations", "anf"),
+        ("+ chunked loss", "anfl"), ("+ batched optimizers", "anflo"))]
     if low != "fp32" or gpu:
         found.append(our_contestant(f"+ {low}{', compiled' if gpu else ''}: fast", ours, device, "all", low))
     found.append(our_contestant("its shape, fast", shape.nanogpt(), device, "all", low))

@@ -3,7 +3,7 @@
 Nothing here is needed to understand or to train. Each line marked "fast path" replaces a plain function of
 the course by one of torch's, and a test holds the two equal:
 - attention: one kernel that never writes the T x T table (chapter 4 and csrc build one);
-- RMSNorm: one pass over memory in place of five;
+- RMSNorm and the activations: one pass over memory in place of several;
 - the loss: chunked_loss.py, so that the logits of a large vocabulary never exist at once;
 - AdamW: one launch for all weights in place of one for each; Muon in bf16 where that is faster, as its
   authors run it;
@@ -12,6 +12,8 @@ the course by one of torch's, and a test holds the two equal:
 
     FAST=1 is on by itself on CUDA; `make FAST=1`, or  python 03_training/run.py --fast, puts it on elsewhere
 """
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from adamw import AdamW
 from attention import Attention, causal_mask
 from chunked_loss import chunked_cross_entropy
 from cross_entropy import cross_entropy
+from feed_forward import FeedForward, gelu, gelu_tanh, silu
 from latent_attention import LatentAttention
 from muon import Muon
 from normalization import RMSNorm
@@ -115,6 +118,16 @@ def fuse_norms(model: Transformer) -> None:
             module.__class__ = FusedRMSNorm
 
 
+FUSED = {silu: F.silu, gelu: F.gelu, gelu_tanh: functools.partial(F.gelu, approximate="tanh")}   # fast path
+
+
+def fuse_activations(model: Transformer) -> None:
+    """SiLU and GELU in one operation from here on, in place; ReLU is one already."""
+    for module in model.modules():
+        if type(module) is FeedForward:
+            module.act = FUSED.get(module.act, module.act)
+
+
 def use_fast_path(model: Transformer, precision: str = "auto", compiled: bool | None = None) -> str:
     """Put the model on the fast path, in place; returns the format it computes in.
 
@@ -126,6 +139,7 @@ def use_fast_path(model: Transformer, precision: str = "auto", compiled: bool | 
     use_precision(model, precision)
     fuse_attention(model)
     fuse_norms(model)
+    fuse_activations(model)
     if compiled if compiled is not None else device.type == "cuda":
         torch._dynamo.config.suppress_errors = True   # what cannot be compiled runs as it is
         model.model.compile(dynamic=False)            # fast path

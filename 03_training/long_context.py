@@ -119,7 +119,7 @@ def draw(results: dict[str, list[dict]], path: Path) -> None:
     Some places of the text are harder for everybody, so each loss is drawn above that of the windows at the
     same place, seed by seed: they see no further in a long row than in a short one.
     """
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
+    figure, panels = plt.subplots(1, 2, figsize=(11, 3.6), sharey=True)
     n = len(next(iter(results.values()))[0]["before"]["loss"])
     places, windows = [LONG / n * (i + 0.5) for i in range(n)], list(results)[-1]
     styles = [("-", "black"), ("--", "black"), ("-.", "black"), (":", "black"), ("-", GREY), ("--", GREY),
@@ -131,8 +131,8 @@ def draw(results: dict[str, list[dict]], path: Path) -> None:
         for (kind, runs), (line, color) in zip(results.items(), styles):
             above = [np.subtract(r[when]["loss"], w[when]["loss"]) for r, w in zip(runs, results[windows])]
             axes.plot(places, np.mean(above, axis=0), line, color=color, label=kind)
-    panels[0].set_ylabel(f"loss above {windows} (nats a token)")
-    panels[0].legend(frameon=False, fontsize=8, loc="upper left")
+    panels[0].set_ylabel("loss above that of windows (nats)")
+    panels[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     save(panels[0], path)
 
 

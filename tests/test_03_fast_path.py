@@ -17,7 +17,8 @@ from transformer import Config, Transformer
 SHAPE = dict(vocab_size=64, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=48, max_len=32)
 VARIANTS = [dict(), dict(positions="alibi"), dict(attention="window", window=5), dict(norm="layer", positions="learned"),
             dict(sinks=True), dict(attention="latent", n_kv_heads=4), dict(n_experts=3), dict(softcap=5.0),
-            dict(tied=False), dict(placement="parallel")]
+            dict(tied=False), dict(placement="parallel"), dict(activation="gelu"), dict(activation="gelu_tanh"),
+            dict(activation="relu2", n_experts=2)]
 
 
 @pytest.mark.parametrize("T, S", [(1, 1), (6, 6), (1, 7), (3, 8)])

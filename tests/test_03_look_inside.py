@@ -23,7 +23,8 @@ def model() -> Transformer:
     return Transformer(Config(**SHAPE)).eval()
 
 
-@pytest.mark.parametrize("options", [{}, dict(positions="alibi"), dict(attention="window", window=3)], ids=str)
+@pytest.mark.parametrize("options", [{}, dict(positions="alibi"), dict(attention="window", window=3)],
+                         ids=str)
 def test_patterns_are_the_weights_that_the_model_uses(options):
     model, ids = Transformer(Config(**SHAPE, **options)), torch.randint(48, (2, 9))
     weights, used = patterns(model, ids), []
