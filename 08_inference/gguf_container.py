@@ -134,7 +134,7 @@ def read_container(path: Path | str) -> tuple[dict[str, Any], dict[str, Stored]]
     try:
         return read_header(memoryview(whole), torch.frombuffer(whole, dtype=torch.uint8))
     except (ValueError, struct.error) as error:
-        raise ValueError(f"{path} is damaged or of another kind: {error}; download or write it again") from None
+        raise ValueError(f"{path} is damaged or of another kind: {error}; get or write it again") from None
 
 
 def read_header(data: memoryview, everything: Tensor) -> tuple[dict[str, Any], dict[str, Stored]]:

@@ -40,8 +40,8 @@ NAMES = {   # ours in a layer, theirs
 NEAREST = {"this repository": "smollm", "GPT-2": "gpt-2", "GPT-4 (cl100k)": "dbrx", "Llama 3": "llama-bpe"}
 PATTERN_KEY = "five_pillars.tokenizer.pattern"
 LONGEST = 1 << 20     # context of a file that we read: the table of RoPE is made whole
-CHAT = (f"{{% for m in messages %}}{{% if m.role == 'user' %}}{EOS}{USER}{{{{ m.content }}}}{BOT}{{% elif m.role "
-        "== 'assistant' %}{{ m.content }}{% endif %}{% endfor %}")
+CHAT = (f"{{% for m in messages %}}{{% if m.role == 'user' %}}{EOS}{USER}{{{{ m.content }}}}{BOT}"
+        "{% elif m.role == 'assistant' %}{{ m.content }}{% endif %}{% endfor %}")
 
 
 def their_name(ours: str) -> str:
@@ -70,11 +70,11 @@ def write_gguf(path: Path | str, model: Transformer, tokenizer: Tokenizer, kind:
     if kind not in FORMATS:
         raise ValueError(f"the kind {kind!r} is unknown: choose one of {', '.join(FORMATS)}")
     if not FAMILIES["qwen3"].holds(c) or c.rope_scaling != "none":
-        raise ValueError("only models of Qwen3's form can be written: qk_norm, rope without scaling, rms, pre, "
-                         "swiglu, dense")
+        raise ValueError("only models of Qwen3's form can be written: qk_norm, rope without scaling, rms, "
+                         "pre, swiglu, dense")
     if c.vocab_size != tokenizer.vocab_size:
-        raise ValueError(f"the model has {c.vocab_size} tokens, the tokenizer {tokenizer.vocab_size}: they do "
-                         "not belong together")
+        raise ValueError(f"the model has {c.vocab_size} tokens, the tokenizer {tokenizer.vocab_size}: they "
+                         "do not belong together")
     values = {"general.architecture": "qwen3", "general.name": "Five Pillars",
               "general.file_type": FORMATS[kind].file_type, **shape_values(c), **tokenizer_values(tokenizer)}
     named = {their_name(name): t for name, t in model.state_dict().items()}
@@ -150,7 +150,7 @@ def config_of(values: dict[str, Any], tensors: dict[str, Stored]) -> Config:
     if (C, F, heads * width) != (n["embedding_length"], n["feed_forward_length"],
                                  tensors["blk.0.attn_q.weight"].shape[0]) or n["block_count"] > len(tensors):
         raise ValueError("its sizes are not those of its tensors")
-    eps, base = (float(f"{values[f'qwen3.{key}']:.7g}")     # a float32 has seven digits: 1e-5 comes back as 1e-5
+    eps, base = (float(f"{values[f'qwen3.{key}']:.7g}")     # a float32 has seven digits: 1e-5 stays 1e-5
                  for key in ("attention.layer_norm_rms_epsilon", "rope.freq_base"))
     if not (math.isfinite(eps) and eps >= 0 and math.isfinite(base)) or n["context_length"] * width > 1 << 27:
         raise ValueError("the epsilon of its norms, the base of RoPE or the longest text is impossible")

@@ -9,7 +9,8 @@ from gguf_file import read_gguf, write_gguf
 from safetensors_file import read_safetensors, write_safetensors
 from transformer import Config, Transformer
 
-NUMBERS = [0, 1, 2, 3, 7, 8, 9, 31, 32, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1]
+NUMBERS = [0, 1, 2, 3, 7, 8, 9, 31, 32, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63,
+           2**64 - 1]
 
 
 def tiny_model() -> tuple[Transformer, Tokenizer]:

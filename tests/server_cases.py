@@ -40,9 +40,9 @@ class Running:
         assert not self.thread.is_alive()
 
     def ask(self, path: str, body=None, method: str = "",
-            headers: dict | None = None) -> tuple[int, dict, dict]:
+            headers: dict | None = None, wait: float = 60) -> tuple[int, dict, dict]:
         """(status, body as JSON or text, headers)."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=wait)
         data = body if isinstance(body, (bytes, type(None))) else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", **(headers or {})}
         connection.request(method or ("POST" if data is not None else "GET"), path, data, headers)
@@ -51,9 +51,9 @@ class Running:
         connection.close()
         return answer.status, json.loads(text) if "json" in found["Content-Type"] else text.decode(), found
 
-    def events(self, path: str, body: dict) -> list:
+    def events(self, path: str, body: dict, wait: float = 60) -> list:
         """The events of a stream, JSON but for the last."""
-        status, text, _ = self.ask(path, {**body, "stream": True})
+        status, text, _ = self.ask(path, {**body, "stream": True}, wait=wait)
         assert status == 200
         *events, end = [e.removeprefix("data: ") for e in text.split("\n\n")[:-1]]
         assert end == "[DONE]"

@@ -46,7 +46,7 @@ def test_six_bits_by_hand():
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_each_weight_comes_back_as_near_as_its_format_can(kind):
-    """Half a step of the integers, or half a place of the last bit; a little more for scales that are rounded."""
+    """Half a step of the integers, or half a place of the last bit; a little more for rounded scales."""
     torch.manual_seed(1)
     x = torch.randn(6, 512) * torch.logspace(-1, 3, 6)[:, None]
     x[2, :256] = 0
@@ -54,7 +54,7 @@ def test_each_weight_comes_back_as_near_as_its_format_can(kind):
     back = unpack(pack(x, kind), kind, [6, 512])
     groups = x.view(6, -1, 32)
     size, span = groups.abs().amax(2), groups.amax(2).clamp(min=0) - groups.amin(2).clamp(max=0)
-    blocks = span.view(6, -1, 8).amax(2).repeat_interleave(8, 1)       # Q4_K: scales are shares of the largest
+    blocks = span.view(6, -1, 8).amax(2).repeat_interleave(8, 1)     # Q4_K: scales are shares of the largest
     allowed = {"F32": 0 * size, "F16": size / 2**11, "BF16": size / 2**8, "Q8_0": size / 127 * 0.57,
                "Q4_0": size / 8 * 1.01, "Q4_K": span / 15 * 0.6 + blocks / 63 * 0.6}[kind]
     error = (back - x).view(6, -1, 32).abs().amax(2)
@@ -104,8 +104,9 @@ def test_model_and_tokenizer_come_back(kind, tmp_path):
 
 def test_untied_models_and_other_patterns_come_back(tmp_path):
     tokenizer = Tokenizer([], pattern=PATTERNS["Llama 3"])
-    model = Transformer(Config(vocab_size=tokenizer.vocab_size, d_model=64, n_layers=2, n_heads=2, n_kv_heads=1,
-                               d_ff=96, head_width=16, tied=False, norm_eps=1e-6, rope_base=5e5, max_len=99))
+    model = Transformer(Config(vocab_size=tokenizer.vocab_size, d_model=64, n_layers=2, n_heads=2,
+                               n_kv_heads=1, d_ff=96, head_width=16, tied=False, norm_eps=1e-6,
+                               rope_base=5e5, max_len=99))
     write_gguf(tmp_path / "f", model, tokenizer, "F32")
     back, its = read_gguf(tmp_path / "f")
     assert back.config == model.config and its.pattern == tokenizer.pattern
@@ -162,4 +163,5 @@ def test_the_exported_folder_is_read_again(tmp_path):
     ids = torch.randint(tokenizer.vocab_size, (2, 9))
     assert_close(load_hf(tmp_path)(ids), model(ids), rtol=0, atol=0)
     assert {p.name for p in tmp_path.iterdir()} == {
-        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json"}
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "generation_config.json"}

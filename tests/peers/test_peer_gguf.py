@@ -1,4 +1,4 @@
-"""Other programs read what we export: the gguf package, llama.cpp (llama-cpp-python, if it is here) and transformers.
+"""Others read what we export: the gguf package, llama.cpp (if llama-cpp-python is here), transformers.
 
 make peers
 """
@@ -20,7 +20,8 @@ from kv_cache import generate_cached  # noqa: E402
 from transformer import Config, Transformer  # noqa: E402
 
 gguf = pytest.importorskip("gguf", reason="run `make peers`, which installs it")
-TEXT = "def area(width, height):\n    return width * height   # in metres, 12 by 30\n'small' things (and ünïcode) "
+TEXT = ("def area(width, height):\n    return width * height   # in metres, 12 by 30\n'small' things "
+        "(and ünïcode) ")
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +29,8 @@ def pair():
     """A model wide enough for blocks of 256, lively enough to write more than one word, and a tokenizer."""
     torch.manual_seed(0)
     tokenizer = Tokenizer(train([TEXT], 290))
-    config = Config(vocab_size=tokenizer.vocab_size, d_model=256, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=512,
-                    max_len=64)
+    config = Config(vocab_size=tokenizer.vocab_size, d_model=256, n_layers=2, n_heads=4, n_kv_heads=2,
+                    d_ff=512, max_len=64)
     model = Transformer(config).requires_grad_(False)
     for name, p in model.named_parameters():
         p.normal_() if "embed" in name else p.mul_(3) if p.ndim == 2 else p.add_(0.2 * torch.randn_like(p))
@@ -65,7 +66,7 @@ def test_our_bytes_are_those_of_the_gguf_package(kind):
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_llama_cpp_writes_the_same_text(kind, pair, tmp_path):
-    """Quantized, llama.cpp rounds the inputs of each product to 8 bits too: there the first words must agree."""
+    """Quantized, llama.cpp rounds the inputs of each product to 8 bits too: one text of four must agree."""
     llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install "
                                                         "llama-cpp-python compiles it, some minutes)")
     model, tokenizer = pair

@@ -1,0 +1,191 @@
+"""The server under load: 500 clients, slow readers, clients that leave, 10,000 hostile requests, SIGTERM.
+
+    .venv/bin/python -m pytest tests/slow
+"""
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from engine_cases import TOKENIZER, lively_model  # noqa: E402
+from server_cases import EOS, Running, alone  # noqa: E402
+
+from checkpoint import save_model  # noqa: E402
+from sampling import Sampling  # noqa: E402
+
+TEXT = "/v1/completions"
+
+
+def memory() -> int:
+    """Bytes of memory that this process holds; 0 where the system does not say."""
+    if not Path("/proc/self/statm").exists():
+        return 0
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture(scope="module")
+def running():
+    server = Running(blocks=64, queue=600, idle=600.0, seconds=600.0)
+    yield server
+    server.settle(120)
+    server.stop()
+
+
+def test_five_hundred_clients_at_once_get_the_right_answers(running):
+    model, how = lively_model(), Sampling(temperature=1.0)
+    asks = [(f"q{i % 20}", i % 5) for i in range(500)]
+    wanted = {a: TOKENIZER.decode(alone(model, [EOS, *a[0].encode()], 12, how, a[1])) for a in set(asks)}
+    got, threads, gate = {}, [], threading.Barrier(500)
+
+    def ask(i):
+        gate.wait()
+        body = {"prompt": asks[i][0], "seed": asks[i][1], "max_tokens": 12}
+        if i % 2:
+            got[i] = 200, "".join(e["choices"][0]["text"] for e in running.events(TEXT, body, wait=600))
+        else:
+            status, answer, _ = running.ask(TEXT, body, wait=600)
+            got[i] = status, answer["choices"][0]["text"] if status == 200 else answer
+
+    for i in range(500):
+        threads.append(threading.Thread(target=ask, args=(i,)))
+        threads[-1].start()
+    for t in threads:
+        t.join()
+    assert len(got) == 500
+    wrong = [i for i in got if got[i] != (200, wanted[asks[i]])]
+    assert not wrong, (len(wrong), got[wrong[0]], wanted[asks[wrong[0]]])
+    running.settle(120)
+
+
+def test_slow_readers_and_clients_that_leave_hold_up_nobody(running):
+    body = json.dumps({"prompt": "abc", "max_tokens": 100, "n": 8, "logprobs": 20, "stream": True}).encode()
+    request = b"POST /v1/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    slow = []
+    for _ in range(10):                            # they ask, and read nothing
+        s = socket.socket()
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        s.connect(("127.0.0.1", running.port))
+        s.sendall(request)
+        slow.append(s)
+    held = []
+    for i in range(300):                           # others leave at any moment
+        with socket.create_connection(("127.0.0.1", running.port)) as s:
+            if i % 2:                              # before they have said what they want
+                s.sendall(request[:random.randrange(1, len(request))])
+            else:                                  # or in the middle of the answer
+                s.sendall(request)
+                s.recv(random.randrange(1, 5000))
+        if i % 10 == 0:
+            assert running.ask(TEXT, {"prompt": "x", "max_tokens": 3}, wait=600)[0] == 200
+            held.append(memory())
+    running.settle(240)                            # the slow ones are given up after 20 seconds
+    print(f"memory: {held[10] / 1e6:.1f} MB after 100 that left, {held[-1] / 1e6:.1f} after 300")
+    assert held[-1] - held[10] < 30e6, held
+    for s in slow:
+        s.close()
+
+
+def test_ten_thousand_hostile_requests_each_get_an_answer(running):
+    hypothesis = pytest.importorskip("hypothesis", reason="it is in the peers extra")
+    st = hypothesis.strategies
+    names = ["prompt", "messages", "max_tokens", "n", "stop", "seed", "temperature", "top_p", "logprobs",
+             "stream", "tools",
+             "tool_choice", "response_format", "stream_options", "user", "model", "top_k", "min_p",
+             "logit_bias"]
+    scalar = st.one_of(st.none(), st.booleans(), st.integers(-10**20, 10**20), st.floats(),
+                       st.text(max_size=8),
+                       st.sampled_from(["abc", "user", "json_object", "json_schema", "function", "required",
+                                        "tiny"]))
+    keys = st.one_of(st.sampled_from(["role", "content", "type", "text", "function", "name", "parameters",
+                                      "properties",
+                                      "json_schema", "schema", "items", "enum", "include_usage"]),
+                     st.text(max_size=4))
+    value = st.recursive(scalar, lambda v: st.lists(v, max_size=4) | st.dictionaries(keys, v, max_size=4),
+                         max_leaves=8)
+    sound = st.fixed_dictionaries({"prompt": st.just("abc"), "max_tokens": st.integers(1, 3),
+                                   "messages": st.just([{"role": "user", "content": "a"}])})
+    odd = st.dictionaries(st.sampled_from(names), value, max_size=6)
+    bodies = st.tuples(odd, sound, st.booleans()).map(
+        lambda t: {**t[0], **t[1]} if t[2] else {**t[1], **t[0]})
+    raw = st.one_of(bodies.map(lambda b: json.dumps(b).encode()), st.binary(max_size=60))
+    seen: dict[bytes, int] = {}
+
+    @hypothesis.settings(max_examples=10_000, deadline=None, database=None, derandomize=True,
+                         suppress_health_check=list(hypothesis.HealthCheck))
+    @hypothesis.given(st.sampled_from([TEXT, "/v1/chat/completions"]), raw, st.integers(0, 20))
+    def attack(path, body, kind):
+        head = b"POST %s HTTP/1.1\r\nConnection: close\r\n" % path.encode()
+        head += b"Content-Length: %d\r\n\r\n" % len(body)
+        if kind == 0:                              # bytes that are hardly a request, and an end
+            head, body = b"", body.replace(b"\0", b"") + b"\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", running.port), timeout=600) as s:
+            s.sendall(head + body)
+            if kind == 0:
+                s.shutdown(socket.SHUT_WR)
+            parts = []
+            while part := s.recv(65536):
+                parts.append(part)
+        answer = b"".join(parts)
+        if kind:
+            assert answer.startswith(b"HTTP/1.1 "), (body, answer[:100])
+        status = answer[9:12]
+        assert not answer or status in (b"200", b"400", b"404", b"405", b"413", b"429", b"431"), answer
+        seen[status] = seen.get(status, 0) + 1
+
+    attack()
+    print("statuses:", seen)
+    assert running.server.thread.restarts == 0 and seen[b"200"] > 500 and seen[b"400"] > 1000
+    status, answer, _ = running.ask(TEXT, {"prompt": "abc", "max_tokens": 5, "temperature": 0})
+    assert status == 200 and answer["usage"]["completion_tokens"] == 5
+    running.settle(120)
+
+
+def test_sigterm_under_load_finishes_what_was_accepted(tmp_path):
+    (tmp_path / "01_tokenizer").mkdir()
+    TOKENIZER.save(tmp_path / "01_tokenizer" / "tokenizer.json")
+    torch.manual_seed(0)
+    save_model(tmp_path / "tiny.pt", lively_model().float())
+    command = [sys.executable, ROOT / "08_inference" / "server.py", "--out", tmp_path, "--model",
+               tmp_path / "tiny.pt", "--port", "0", "--grace", "300", "--seconds", "600"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    port, results, stop = int(server.stdout.readline().split(":")[2].split("/")[0]), [], threading.Event()
+    client = Running.__new__(Running)
+    client.port = port
+
+    def ask():
+        while not stop.is_set():
+            try:
+                status, _, _ = client.ask(TEXT, {"prompt": "abc", "max_tokens": 60, "n": 2}, wait=600)
+            except OSError as error:               # refused: nothing was accepted
+                results.append(type(error).__name__)
+                return
+            results.append(status)
+            if status != 200:
+                return
+
+    threads = [threading.Thread(target=ask) for _ in range(30)]
+    for t in threads:
+        t.start()
+    while results.count(200) < 40 and any(t.is_alive() for t in threads):
+        time.sleep(0.05)                           # 30 are under way at any moment
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(timeout=600) == 0
+    stop.set()
+    for t in threads:
+        t.join()
+    lost = [r for r in results if r not in (200, 503, 429, "ConnectionRefusedError", "ConnectionResetError",
+                                            "RemoteDisconnected")]
+    print(f"SIGTERM: {results.count(200)} answered, {len(results) - results.count(200)} refused, none lost")
+    assert results.count(200) >= 40 and not lost, lost
