@@ -12,8 +12,9 @@ def agree(
     mistakes: dict[str, Tensor] | None = None,
     ask: str = "",
     atol: float = 1e-6,
+    rtol: float = 1e-5,
 ) -> None:
-    """Fail unless `got` is `wanted`, in shape, type and value (relative difference at most 1e-5).
+    """Fail unless `got` is `wanted`, in shape, type and value (relative difference at most `rtol`).
 
     `mistakes` are the results of known wrong ways, by the sentence that tells the learner; `ask` is said when
     none of them fits.
@@ -25,28 +26,29 @@ def agree(
 
     if not isinstance(got, Tensor):
         fail(repr(got), "a tensor", "is the return missing?")
-    likely = next((sentence for sentence, wrong in mistakes.items() if same(got, wrong, atol)), ask)
+    likely = next((sentence for sentence, wrong in mistakes.items() if same(got, wrong, atol, rtol)), ask)
     if got.shape != wanted.shape:
         fail(f"the shape {tuple(got.shape)}", f"{tuple(wanted.shape)}", likely)
     if got.dtype != wanted.dtype:
         fail(f"numbers of type {got.dtype}", f"{wanted.dtype}", "the type must not change on the way")
     if got.device != wanted.device:
         fail(f"a tensor on {got.device}", f"it on {wanted.device}", "is the argument `device` passed on?")
-    if got.device.type == "meta" or same(got, wanted, atol):
+    if got.device.type == "meta" or same(got, wanted, atol, rtol):
         return
     if got.isnan().any() and not wanted.isnan().any():
         fail(f"NaN (not a number) in {int(got.isnan().sum())} of {got.numel()} places", few(wanted),
              ask or "is there an infinity, or a division by zero?")  # fmt: skip
     away = (got.detach().double() - wanted.detach().double()).abs()
     worst = tuple(int(i) for i in torch.unravel_index(away.nan_to_num(torch.inf).argmax(), away.shape))
-    where = f"   (furthest off at {list(worst)}: {got[worst]:.5g}, not {wanted[worst]:.5g})" if worst and likely == ask else ""
+    where = f"   (furthest off at {list(worst)}: {got[worst]:.5g}, not {wanted[worst]:.5g})"
+    where = where if worst and likely == ask else ""
     fail(few(got), few(wanted) + where, likely)
 
 
-def same(a: Tensor, b: Tensor, atol: float) -> bool:
+def same(a: Tensor, b: Tensor, atol: float, rtol: float = 1e-5) -> bool:
     """True if two tensors have one shape and one value; nothing equals NaN."""
     try:
-        torch.testing.assert_close(a.detach().double(), b.detach().double(), rtol=1e-5, atol=atol)
+        torch.testing.assert_close(a.detach().double(), b.detach().double(), rtol=rtol, atol=atol)
     except AssertionError:
         return False
     return True

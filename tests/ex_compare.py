@@ -39,22 +39,33 @@ def shorter(values) -> str:
 
 
 def differs(got, want, rtol: float = 1e-6, atol: float = 1e-9) -> bool:
-    """Is `got` another value, shape or kind than `want`? NaN differs from everything."""
+    """Is `got` of another kind, type, shape or value than `want`? NaN differs from everything.
+
+    A tensor has the same dtype; True is not 1, a list no tuple, a tensor no number. A whole number may stand for a
+    fraction, not the other way round, and any dictionary for another.
+    """
     if isinstance(want, (tuple, list)):
         return (
-            not isinstance(got, (tuple, list))
+            not isinstance(got, type(want))
             or len(got) != len(want)
             or any(differs(g, w, rtol, atol) for g, w in zip(got, want))
         )
+    if isinstance(want, dict):
+        return not isinstance(got, dict) or got.keys() != want.keys() or any(
+            differs(got[k], want[k], rtol, atol) for k in want)
     if isinstance(want, torch.Tensor):
-        if not isinstance(got, torch.Tensor) or got.shape != want.shape:
+        if not isinstance(got, torch.Tensor) or got.shape != want.shape or got.dtype != want.dtype:
             return True
         return not torch.allclose(got.detach().double(), want.detach().double(), rtol, atol)
     if isinstance(want, numbers.Number) and not isinstance(want, bool):
-        if isinstance(got, torch.Tensor) and got.numel() == 1:
-            got = got.item()
-        return not isinstance(got, numbers.Number) or not abs(got - want) <= atol + rtol * abs(want)
-    return got != want
+        kind = numbers.Integral if isinstance(want, numbers.Integral) else numbers.Number
+        return not isinstance(got, kind) or isinstance(got, bool) or not abs(got - want) <= atol + rtol * abs(want)
+    return type(got) is not type(want) or got != want
+
+
+def kind(value) -> str:
+    """What a value is, in words: "a tensor of float32", "a list"."""
+    return f"a tensor of {str(value.dtype)[6:]}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
 
 
 def same(got, want, given: str, hint: str = "", mistakes: dict | None = None, **tolerance) -> None:
@@ -69,6 +80,8 @@ def same(got, want, given: str, hint: str = "", mistakes: dict | None = None, **
             named = ["it returned None: is the `return` missing?"]
         if not named and isinstance(want, torch.Tensor) and getattr(got, "shape", None) != want.shape:
             named = [f"the shape is {tuple(getattr(got, 'shape', ()))}, it should be {tuple(want.shape)}"]
+        if not named and kind(got) != kind(want) and not (isinstance(got, int) and isinstance(want, float)):
+            named = [f"this is {kind(got)}, it should be {kind(want)}"]
         if not named and isinstance(got, torch.Tensor) and got.isnan().any():
             named = ["NaN is 0 / 0 or infinity - infinity: what is zero here, or infinite?"]
         why = f"\n likely: {'; '.join(named)}" if named else f"\n hint: {hint}" if hint else ""

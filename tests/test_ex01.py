@@ -1,5 +1,6 @@
 """Exercises of chapter 1, first part: counting, merging, learning. A learner sees the docstrings."""
 import random
+import re
 import warnings
 from collections import defaultdict
 
@@ -23,6 +24,7 @@ def random_words(letters: str = "abc", n: int = 12) -> list[str]:
 def test_the_pairs_of_one_piece_are_counted():
     """the pairs of neighbours in one piece are counted"""
     got = count_pairs([[1, 2, 1, 2, 2]])
+    assert isinstance(got, dict), f"got a {type(got).__name__}, wanted a Counter or a dictionary"
     wanted = {(1, 2): 2, (2, 1): 1, (2, 2): 1}
     assert dict(got) == wanted, (f"given the piece [1, 2, 1, 2, 2], got {dict(got)}, wanted {wanted}: "
                                  "each place counts, the first and the last too, and (1, 2) is not (2, 1)")
@@ -33,6 +35,15 @@ def test_places_that_overlap_all_count():
     """in [7, 7, 7] the pair (7, 7) stands at two places, and both count"""
     got = count_pairs([[7, 7, 7]])
     assert dict(got) == {(7, 7): 2}, f"given [[7, 7, 7]], got {dict(got)}, wanted {{(7, 7): 2}}: count places"
+
+
+@pytest.mark.ex("1.1")
+def test_long_pieces_and_large_ids_count():
+    """a pair of large ids that stands 70,000 times in one piece has the count 70,000"""
+    got = count_pairs([[300, 5_000] * 70_000, [300]])
+    assert dict(got) == {(300, 5_000): 70_000, (5_000, 300): 69_999}, (
+        f"given (300, 5000) 70,000 times in one piece, got {dict(got)}: ids may be larger than 255, and a count "
+        "has no upper end")
 
 
 @pytest.mark.ex("1.1")
@@ -56,9 +67,13 @@ def test_pairs_of_many_pieces_add_up():
 def test_each_occurrence_of_the_pair_is_replaced():
     """each occurrence of the pair is replaced, the first and the last too"""
     got = merge([1, 2, 3, 1, 2, 1, 2], (1, 2), 9)
-    assert list(got) == [9, 3, 9, 9], (
+    assert got == [9, 3, 9, 9], (
         f"merge([1, 2, 3, 1, 2, 1, 2], (1, 2), 9) gave {got}, wanted [9, 3, 9, 9]: go on after the first "
-        "one, and do not stop before the last")
+        "one, do not stop before the last, and return a list")
+    got = merge([1_000, 2_000, 70_000, 1_000, 2_000], (1_000, 2_000), 300)
+    assert got == [300, 70_000, 300], (
+        f"merge([1000, 2000, 70000, 1000, 2000], (1000, 2000), 300) gave {got}, wanted [300, 70000, 300]: numbers are "
+        "compared by ==; `is` asks for the same object, which Python promises for small numbers only")
 
 
 @pytest.mark.ex("1.2")
@@ -71,12 +86,21 @@ def test_overlapping_pairs_are_merged_from_the_left():
 
 
 @pytest.mark.ex("1.2")
+def test_what_a_merge_has_made_is_not_merged_again():
+    """a pair that a merge has just made stays, even if the new id is one of the pair"""
+    for ids, new_id, wanted in (([1, 2, 2], 1, [1, 2]), ([1, 1, 2], 2, [1, 2]), ([1, 2, 1, 2], 1, [1, 1])):
+        got = merge(ids, (1, 2), new_id)
+        assert got == wanted, f"merge({ids}, (1, 2), {new_id}) gave {got}, wanted {wanted}: go through the ids once"
+
+
+@pytest.mark.ex("1.2")
 def test_ids_that_are_not_the_pair_stay():
     """everything that is not the pair stays as it was, (2, 1) for the pair (1, 2) too"""
-    for ids in ([], [1], [2, 1], [1, 3, 2], [5, 2, 1, 1], list(range(900, 400, -1))):
+    for ids in ([], [1], [2, 1], [1, 3, 2], [5, 2, 1, 1], [11, 2], [1, 21], list(range(900, 400, -1))):
         got = merge(ids, (1, 2), 9)
-        assert list(got) == ids, (f"merge({ids}, (1, 2), 9) gave {got}, wanted it unchanged: "
-                                  "is the last id lost, or the order of the pair ignored?")
+        assert got == ids, (f"merge({ids}, (1, 2), 9) gave {got}, wanted it unchanged: "
+                            "is the last id lost, or the order of the pair ignored?")
+        assert got is not ids, f"merge({ids}, (1, 2), 9) gave the caller's own list back: return a new one"
 
 
 @pytest.mark.ex("1.2")
@@ -92,7 +116,7 @@ def test_merging_leaves_the_callers_list_alone():
 @pytest.mark.ex("1.3")
 def test_every_carry_is_forgotten():
     """every carry is forgotten: 5 + 7 is 2000 (ones first), not 2100"""
-    for pair, wanted in (((5, 7), "2000"), ((999, 1), "0990"), ((58, 67), "5100"), ((500, 700), "0020")):
+    for pair, wanted in (((5, 7), "2000"), ((999, 1), "0990"), ((999, 999), "8880"), ((58, 67), "5100"), ((500, 700), "0020")):
         got = careless_answer(pair)
         assert got == wanted, (f"careless_answer({pair}) gave {got!r}, wanted {wanted!r} (the right sum is "
                                f"{right_answer(pair)!r}): add digit by digit, keep the ones of each, no tens")
@@ -127,6 +151,8 @@ def test_the_most_frequent_pair_is_merged_first():
     text = "low low low low low lower lower newest newest newest newest newest newest widest widest widest"
     got = train_naive(text, 4, str.split)
     wanted = [(101, 115), (256, 116), (108, 111), (258, 119)]   # es, est, lo, low
+    kinds = type(got).__name__, {type(pair).__name__ for pair in got or ()}
+    assert kinds == ("list", {"tuple"}), f"got a {kinds[0]} of {kinds[1]}, wanted a list of pairs (tuples)"
     assert got == wanted, (
         f"given {text!r}, cut into words, got {got}, wanted {wanted} (es 9 times, then es+t 9, lo 7, lo+w "
         "7): are "
@@ -137,6 +163,12 @@ def test_the_most_frequent_pair_is_merged_first():
 @pytest.mark.ex("1.6")
 def test_the_smaller_pair_wins_a_tie():
     """among equally frequent pairs the one with the smaller ids wins, whatever the order of the words"""
+    got = train_naive("d e \tn", 1, lambda text: text.split(" "))
+    assert got == [(9, 110)], f"given the pieces d, e and a tab before n, got {got}, wanted [(9, 110)]"
+    got = train_naive("dn \tn", 1, lambda text: text.split(" "))
+    assert got == [(9, 110)], (
+        f"given the pieces dn and a tab before n, got {got}, wanted [(9, 110)]: 9 is smaller than 100, though as "
+        "text it comes later")
     for text in ("xy ab az", "az xy ab"):
         got = train_naive(text, 3, str.split)
         larger = [(120, 121), (97, 122), (97, 98)]
@@ -174,9 +206,10 @@ def test_the_numbering_goes_on_after_256_merges():
 @pytest.mark.ex("1.6")
 def test_slow_and_fast_training_learn_the_same_merges():
     """the same merges as bpe.train, which works differently, accents included, with and without cuts"""
-    text = " ".join(random_words("abé"))
+    text = "   ".join(random_words("abé€"))
     n = random.randint(3, 20)
-    for split, pattern in ((str.split, r"\S+"), (lambda text: [text], r"(?s).+")):
+    for split, pattern in ((str.split, r"\S+"), (lambda text: [text], r"(?s).+"),
+                           (lambda text: re.findall(r"\s+|\S+", text), r"\s+|\S+")):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")   # the text may have fewer merges
             pieces = split(text)
@@ -270,8 +303,8 @@ def test_the_new_pairs_are_returned():
     for pieces, wanted in (([[1, 2, 3, 3], [4, 1, 2, 1, 2], [3, 4, 3]], {(9, 3), (4, 9), (9, 9)}),
                            ([[1, 2], [5, 6]], set())):
         got = merge_everywhere(row_of(pieces, [2, 1, 5]), (1, 2), 9)
-        assert got is not None and set(got) == wanted, (
-            f"merging (1, 2) into 9 in {pieces}, got {got}, wanted {wanted}")
+        assert isinstance(got, set) and got == wanted, (
+            f"merging (1, 2) into 9 in {pieces}, got {got}, wanted the set {wanted}")
 
 
 @pytest.mark.ex("1.9")

@@ -33,9 +33,11 @@ def test_the_most_probable_segmentation_wins():
     """the segmentation with the highest sum wins, not the longest first token"""
     logp = {"a": -2.0, "b": -2.0, "c": -2.0, "ab": -3.0, "bc": -1.0, "abc": -4.0}
     got = viterbi("abc", logp, 3, -50.0)
-    assert list(got) == ["a", "bc"], (f"with {logp}, 'abc' gave {got}, wanted ['a', 'bc']: -2 - 1 = -3 "
-                                      "beats abc's -4 and "
-                                      "ab + c's -5")
+    assert got == ["a", "bc"], (
+        f"with {logp}, 'abc' gave {got}, wanted the list ['a', 'bc']: -2 - 1 = -3 beats abc's -4 and ab + c's -5")
+    logp |= {"bc": -2.0, "abc": -3.9999}
+    got = viterbi("abc", logp, 3, -50.0)
+    assert got == ["abc"], f"with {logp}, 'abc' gave {got}, wanted ['abc']: -3.9999 beats a + bc's -4, if not by much"
 
 
 @pytest.mark.ex("1.11")
@@ -56,6 +58,14 @@ def test_viterbi_equals_trying_all_segmentations():
 @pytest.mark.ex("1.11")
 def test_a_character_without_a_token_costs_the_unknown_price():
     """a character without a token stands for itself, at the price of `unknown`; longer strings can't"""
+    got = viterbi("ab", {"a": -30.0, "b": -30.0, "ab": -50.0}, 2, -20.0)
+    assert list(got) == ["ab"], (
+        f"'ab' with a and b: -30, ab: -50 and unknown -20 gave {got}, wanted ['ab']: a character that is a token has "
+        "its own price, though it be worse than an unknown one's")
+    got = viterbi("?" * 900 + "ab", {"a": -1.0, "b": -1.0, "ab": -3.0}, 2, -20.0)
+    assert got == ["?"] * 900 + ["a", "b"], (
+        f"900 unknown characters at -20 and 'ab' gave {len(got)} tokens that end in {got[-2:]}, wanted a, b: a long "
+        "text has a sum of -18,002, and it is still better than minus infinity")
     got = viterbi("a?b", {"a": -1.0, "b": -1.0}, 1, -20.0)
     assert list(got) == ["a", "?", "b"], f"'a?b' with tokens for a and b gave {got}, wanted ['a', '?', 'b']"
     got = viterbi("?a", {"a": -1.0, "?a": -5.0}, 2, -10.0)
@@ -95,7 +105,10 @@ def test_an_empty_text_has_no_tokens():
 @pytest.mark.ex("1.12")
 def test_counts_of_one_word_are_those_worked_out_by_hand():
     """the counts of the word ab are those worked out by hand"""
-    counts, likelihood = expected_counts({"ab": 1}, {"a": 0.5, "b": 0.25, "ab": 0.125})
+    p = {"a": 0.5, "b": 0.25, "ab": 0.125, "c": 0.0625, "an unused token": 0.0625}
+    counts, likelihood = expected_counts({"ab": 1}, p)
+    assert isinstance(counts, dict) and counts.keys() == p.keys(), (
+        f"got the counts {counts}, wanted a dictionary with every token of {list(p)}: one that does not occur has 0")
     # a + b has 0.5 x 0.25 = 0.125 and ab has 0.125: both are half of the whole, 0.25.
     for token, wanted in (("a", 0.5), ("b", 0.5), ("ab", 0.5)):
         assert math.isclose(counts[token], wanted), (f"the count of {token} is {counts[token]}, wanted "
@@ -127,6 +140,16 @@ def test_expected_counts_equal_the_average_over_all_segmentations():
                 "forward before the token, backward after it, divided by the whole word's sum")
         assert math.isclose(got, log_likelihood, rel_tol=1e-6), (f"log-likelihood {got}, wanted "
                                                                  f"{log_likelihood}")
+
+
+@pytest.mark.ex("1.12")
+def test_long_and_rare_tokens_count():
+    """a token of fourteen characters, and one with a probability of 1e-12, are counted like others"""
+    p = {"internationali": 1e-9, "inter": 1e-5, "nationali": 1e-4, "z": 1e-12}
+    counts, likelihood = expected_counts({"internationali": 4, "z": 1}, p)
+    for token, wanted in (("internationali", 2.0), ("inter", 2.0), ("nationali", 2.0), ("z", 1.0)):
+        assert math.isclose(counts[token], wanted), f"with {p}, {token} has {counts[token]}, wanted {wanted}"
+    assert math.isclose(likelihood, 4 * math.log(2e-9) + math.log(1e-12)), f"the log-likelihood is {likelihood}"
 
 
 @pytest.mark.ex("1.12")
@@ -166,15 +189,15 @@ def small_model() -> Unigram:
 @pytest.mark.ex("1.13")
 def test_known_tokens_have_their_ids():
     """a token of the vocabulary gives its one id"""
-    got = list(small_model().ids_of_tokens(["ab", "é", "a", "ab"]))
-    assert got == [257, 256, 97, 257], f"['ab', 'é', 'a', 'ab'] gave {got}, wanted [257, 256, 97, 257]"
-    assert list(small_model().ids_of_tokens([])) == [], "no tokens give no ids"
+    got = small_model().ids_of_tokens(["ab", "é", "a", "ab"])
+    assert got == [257, 256, 97, 257], f"['ab', 'é', 'a', 'ab'] gave {got}, wanted the list [257, 256, 97, 257]"
+    assert small_model().ids_of_tokens([]) == [], "no tokens give no ids, an empty list"
 
 
 @pytest.mark.ex("1.13")
 def test_unknown_characters_become_their_bytes():
     """a character without a token gives the ids of its UTF-8 bytes, in order"""
-    for character in "ßñ€漢\U0001F600":
+    for character in "ßñ€漢\U0001F600 \n\0\ufeff":
         got = list(small_model().ids_of_tokens(["a", character, "b"]))
         wanted = [97, *character.encode(), 98]
         assert got == wanted, f"['a', {character!r}, 'b'] gave {got}, wanted {wanted}, its bytes between"
@@ -213,6 +236,7 @@ def test_hidden_bytes_are_numbered_from_256():
 def test_each_byte_has_a_character_of_its_own():
     """256 different characters, none of them a blank or a control character"""
     got = byte_alphabet()
+    assert isinstance(got, list), f"got a {type(got).__name__}, wanted a list of 256 characters"
     assert len(got) == 256 and len(set(got)) == 256, f"{len(got)} characters, {len(set(got))} different ones"
     bad = [i for i, c in enumerate(got) if len(c) != 1 or c.isspace() or not c.isprintable()]
     assert not bad, f"the bytes {bad[:5]} are written as {[got[i] for i in bad[:5]]}, which can't be seen"

@@ -51,6 +51,7 @@ def test_a_packed_row_takes_two_bytes_a_token():
 def test_documents_may_come_from_a_generator():
     """every document is in the row, once and in order, also when they come one by one"""
     texts = ["".join(random.choices("abc <|>", k=random.randint(1, 9))) for _ in range(6)] + ["say <|eos|>"]
+    texts += ["\n a line  \n", "", "\r\n", "z" * 70_000]
     tokenizer = Tokenizer([(97, 98), (256, 99)])
     row = np.asarray(pack(tokenizer, (text for text in texts))).tolist()
     got, document = [], []
@@ -60,8 +61,10 @@ def test_documents_may_come_from_a_generator():
             document = []
         else:
             document.append(i)
+    short = [[text[:20] for text in some] for some in (texts, got)]
     assert got == texts, (
-        f"given {texts}, the row holds {got}: is each encoded alone, and <|eos|> added as an id?")
+        f"given {short[0]}, the last of 70,000 letters, the row holds {short[1]}, {len(row)} ids in all: is each "
+        "encoded alone and as it is, and <|eos|> added as an id?")
 
 
 # 1.5 ids to bytes
@@ -73,6 +76,7 @@ def test_ids_become_the_bytes_they_stand_for():
     for ids, wanted in (([97, 257, 256], b"aabcab"), ([], b""), ([0, 10, 255], b"\x00\n\xff")):
         got = tokenizer.decode_bytes(ids)
         assert got == wanted, f"with 256 for ab and 257 for abc, {ids} gave {got!r}, wanted {wanted!r}"
+        assert type(got) is bytes, f"got a {type(got).__name__}, wanted bytes, which can be a key and never change"
 
 
 @pytest.mark.ex("1.5")
@@ -87,8 +91,8 @@ def test_half_a_character_keeps_its_bytes():
 @pytest.mark.ex("1.5")
 def test_special_tokens_appear_by_name():
     """special tokens appear by name"""
-    tokenizer = Tokenizer([(97, 98)])
-    for name in SPECIAL:
+    tokenizer = Tokenizer([(97, 98)], special=(*SPECIAL, "<|début|>"))
+    for name in tokenizer.special:
         try:
             got = tokenizer.decode_bytes([256, tokenizer.special[name], 98])
         except (ValueError, IndexError) as error:
@@ -131,9 +135,9 @@ def test_merging_goes_on_until_nothing_is_left():
     """merging goes on with merged tokens until no pair is known"""
     tokenizer = Tokenizer([(97, 98), (256, 256), (257, 97)])   # ab, abab, ababa
     for text, wanted in (("ababa", [258]), ("abab", [257]), ("ab", [256]), ("abz", [256, 122]),
-                         ("zz", [122, 122])):
+                         ("zz", [122, 122]), ("z" * 300 + "ab" * 300, [122] * 300 + [257] * 150)):
         got = tokenizer.encode_piece(list(text.encode()))
-        assert list(got) == wanted, (
+        assert got == wanted, (
             f"with ab, abab, ababa learned in this order, '{text}' gave {got}, wanted {wanted}")
 
 
@@ -151,10 +155,11 @@ def test_a_piece_of_one_byte_or_none_stays():
     """a piece of one byte, or none, stays as it is"""
     for ids in ([97], []):
         try:
-            got = Tokenizer([(97, 97)]).encode_piece(list(ids))
+            got = Tokenizer([(97, 97)]).encode_piece(ids)
         except (ValueError, IndexError) as error:
             pytest.fail(f"encode_piece({ids}) raised '{error}': a piece without pairs is finished")
-        assert list(got) == ids, f"encode_piece({ids}) gave {got}, wanted it unchanged"
+        assert got == ids, f"encode_piece({ids}) gave {got}, wanted a list with the same ids"
+        assert got is not ids, f"encode_piece({ids}) gave the caller's own list back: return a new one"
 
 
 @pytest.mark.ex("1.7")
@@ -178,7 +183,7 @@ def test_encoding_equals_applying_the_merges_in_order():
 def test_a_cut_character_appears_when_it_is_complete():
     """a character appears with the token that completes it, not before and not later"""
     edges = "\x80\u07ff\u0800\uffff\U00010000\U0010ffff"   # the first and last of two, three and four bytes
-    for character in "aß€\U0001F600" + edges:
+    for character in "aß€\U0001F600\ufeff\0\r" + edges:
         decoder, data = StreamDecoder(Tokenizer([])), character.encode()
         got = [decoder.feed(byte) for byte in b"x" + data + b"y"]
         wanted = ["x"] + [""] * (len(data) - 1) + [character, "y"]
@@ -260,7 +265,9 @@ def test_text_and_names_come_in_order():
     for text, wanted in (("a<e>b", [("a", False), ("<e>", True), ("b", False)]),
                          ("<e>x <u> y", [("<e>", True), ("x ", False), ("<u>", True), (" y", False)]),
                          ("no name", [("no name", False)]), ("e> <e", [("e> <e", False)])):
-        got = list(map(tuple, split_special(text, ["<e>", "<u>"])))
+        got = split_special(text, ["<e>", "<u>"])
+        kinds = type(got), *{tuple(map(type, part)) for part in got}
+        assert kinds == (list, (str, bool)), f"got {got}, wanted a list of (text, True or False)"
         assert got == wanted, f"split_special({text!r}, ['<e>', '<u>']) gave {got}, wanted {wanted}"
 
 
@@ -269,7 +276,7 @@ def test_no_part_is_empty():
     """no part is empty: names at the ends or side by side have nothing between them"""
     for text, wanted in (("<e><e>", [("<e>", True), ("<e>", True)]), ("", []), ("<e>", [("<e>", True)]),
                          ("<e> <e>", [("<e>", True), (" ", False), ("<e>", True)])):
-        got = list(map(tuple, split_special(text, {"<e>"})))
+        got = split_special(text, {"<e>"})
         assert got == wanted, f"split_special({text!r}, {{'<e>'}}) gave {got}, wanted {wanted}"
 
 
@@ -277,7 +284,7 @@ def test_no_part_is_empty():
 def test_the_longest_name_counts():
     """where several names begin, the longest counts, whatever their order"""
     for names in (["ab", "abcd", "abc"], ["abcd", "abc", "ab"], ["abc", "ab", "abcd"]):
-        got = list(map(tuple, split_special("xabcdabcab", names)))
+        got = split_special("xabcdabcab", names)
         wanted = [("x", False), ("abcd", True), ("abc", True), ("ab", True)]
         assert got == wanted, f"split_special('xabcdabcab', {names}) gave {got}, wanted {wanted}"
 
@@ -286,18 +293,21 @@ def test_the_longest_name_counts():
 def test_a_name_is_no_pattern():
     """a name stands for its own characters, not for a pattern"""
     names = ["<|a|>", "[x]", "b+", "."]
-    got = list(map(tuple, split_special("a<|a|>x[x]bb+", names)))
-    wanted = [("a", False), ("<|a|>", True), ("x", False), ("[x]", True), ("b", False), ("b+", True)]
-    assert got == wanted, (f"split_special('a<|a|>x[x]bb+', {names}) gave {got}, wanted {wanted}: | and + "
-                           "and . mean "
-                           "something to a regular expression, escape them")
+    got = split_special("a<|a|>x[x]bb+B+<|A|>", names)
+    wanted = [("a", False), ("<|a|>", True), ("x", False), ("[x]", True), ("b", False), ("b+", True),
+              ("B+<|A|>", False)]
+    assert got == wanted, (
+        f"split_special('a<|a|>x[x]bb+B+<|A|>', {names}) gave {got}, wanted {wanted}: | and + and . mean "
+        "something to a regular expression, escape them; and B is not b")
 
 
 @pytest.mark.ex("1.10")
 def test_without_names_all_is_text():
     """without names all is text, and the parts joined are the text again"""
-    got = list(map(tuple, split_special("a<e>", [])))
+    got = split_special("a<e>", [])
     assert got == [("a<e>", False)], f"without names, 'a<e>' gave {got}, wanted [('a<e>', False)]"
+    got = split_special("", [])
+    assert got == [], f"without names, the empty text gave {got}, wanted []: no part is empty"
     text = "".join(random.choices(["<e>", "<e", ">", "a ", "\n"], k=30))
     got = "".join(part for part, _ in split_special(text, ["<e>", "<e"]))
     assert got == text, f"the parts of {text!r} joined are {got!r}"

@@ -110,6 +110,7 @@ def test_pieces_weigh_what_they_count():
     compare([(2, 6), (1, 5), (3, 3)], [0, 3, 8], "micro-batches of 12, 2 and 1 counted targets")
     compare([(1, 4)], [3], "one micro-batch with a single counted target")
     compare([(1, 4), (2, 6), (3, 2)], [0, 3, 6], "micro-batches of 4, 9 and 0 counted targets")
+    compare([(1, 4), (3, 2), (2, 6)], [0, 6, 3], "micro-batches of 4, 0 and 9 counted targets")
 
 
 @pytest.mark.ex("3.10")
@@ -153,7 +154,7 @@ def test_pieces_without_targets_give_zero():
     got = call("2 micro-batches, all targets ignored", accumulate, model, mean_loss(model), pieces)
     same(
         (got, grads(model)),
-        (0.0, [torch.zeros(5, 5), torch.zeros(5)]),
+        (0.0, [torch.zeros(5, 5).double(), torch.zeros(5).double()]),
         "2 micro-batches, all targets ignored",
         "0 / 0: divide by at least 1",
     )

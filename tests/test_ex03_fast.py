@@ -173,6 +173,7 @@ def test_the_mask_of_a_row():
     for eos in (0, 9):
         ids = torch.tensor([[7, 7, eos, 8, eos]])
         mask = call(f"ids {ids.tolist()}, eos {eos}", packing_mask, ids, eos)
+        same(tuple(mask.shape), (1, 5, 5), f"ids {ids.tolist()}, eos {eos}; the shape of the mask")
         same(seen(mask), [[[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]],
              f"ids {ids.tolist()}, eos {eos}; 1 where the mask is False", "the eos belongs to the document after it")
         if mask.dtype != torch.bool:

@@ -20,7 +20,7 @@ TAIL = " Thank you for asking."
 def check_verdict(answer, truth, want, likely):
     """is_right on one answer."""
     given = f"answer {answer!r}, truth {truth!r}"
-    same(bool(call(given, is_right, answer, truth)), want, given, likely)
+    same(call(given, is_right, answer, truth), want, given, likely)
 
 
 @pytest.mark.ex("7.1")
@@ -36,6 +36,8 @@ def test_another_answer_is_wrong():
     """another answer is wrong, also one that shares letters with the truth"""
     for answer in (" pickle.", " json5.", " Json.", " js.", " ujson.", f" pickle.{TAIL}"):
         check_verdict(answer, "json", False, "compare whole strings, letter case included")
+    for answer in (" urllib-parse.", " urllib.parse!", f" urllib/parse.{TAIL}"):
+        check_verdict(answer, "urllib.parse", False, "a dot is a dot: in a regular expression it is any character")
     for part in ("", " ", "s", ".", " json", "json"):
         check_verdict(
             part,
@@ -56,6 +58,10 @@ def test_more_than_the_answer_is_wrong():
         " json..",
         "json.",
         " json. ",
+        " json.\n",
+        " json.\n" + TAIL,
+        f" json. {TAIL}",
+        f" json.{TAIL}\n",
     ):
         check_verdict(
             answer,

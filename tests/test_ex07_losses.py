@@ -57,7 +57,7 @@ def test_at_the_reference_the_loss_is_log_two():
     c, r, _, _ = log_probs()
     same(
         call("the reference itself", dpo_loss, c, r, c, r, 0.3),
-        math.log(2),
+        torch.tensor(math.log(2), dtype=torch.float64),
         "chosen = ref_chosen, rejected = ref_rejected",
         "the margin is 0 and -log sigmoid(0) = log 2",
     )
@@ -157,7 +157,7 @@ def test_each_answer_token_has_its_log_probability():
             "the sign": -want,
         },
     )
-    same(mask.double(), (want != 0).double(), given + "; the mask", "1 where the target is not IGNORE")
+    same(mask, (want != 0).double(), given + "; the mask", "1 where the target is not IGNORE")
 
 
 @pytest.mark.ex("7.7")
@@ -167,8 +167,8 @@ def test_padding_and_prompts_add_nothing():
     log_p, mask = call("three answers", answer_log_probs, model, PROMPTS, ANSWERS, 0)
     given = f"prompts {PROMPTS}, answers {ANSWERS}"
     same(
-        mask.sum(1).double(),
-        torch.tensor([2.0, 4.0, 1.0]),
+        mask.sum(1),
+        torch.tensor([2.0, 4.0, 1.0], dtype=torch.float64),
         given + "; sums of the mask",
         "one for each answer token",
     )
@@ -190,8 +190,8 @@ def test_token_zero_counts():
     model = tiny()
     log_p, mask = call("an answer with token 0", answer_log_probs, model, [[1, 2]], [[0, 3]], 0)
     given = "prompt [1, 2], answer [0, 3]"
-    want = torch.tensor([[0.0, 1.0, 1.0]])
-    same(mask.double(), want, given + "; the mask", "compare with IGNORE, not with 0")
+    want = torch.tensor([[0.0, 1.0, 1.0]], dtype=torch.float64)
+    same(mask, want, given + "; the mask", "compare with IGNORE, not with 0")
     every = model(torch.tensor([[1, 2, 0, 3]]))[0].detach().log_softmax(-1)
     want = torch.stack((torch.zeros(()).double(), every[1, 0], every[2, 3]))[None]
     same(log_p, want, given + "; log_p", "token 0 is a token: clamp ignored targets to 0, and no others")

@@ -18,7 +18,7 @@ def test_advantages_by_hand():
     half = math.sqrt(0.75)
     same(
         call("two groups", group_advantages, rewards, 0.0),
-        torch.tensor([[1.5, -0.5, -0.5, -0.5], [-half, half, half, -half]]),
+        torch.tensor([[1.5, -0.5, -0.5, -0.5], [-half, half, half, -half]]).double(),
         f"rewards {rewards.tolist()}, eps 0",
         "subtract the mean of the group, divide by its standard deviation (torch's, with G - 1)",
         {
@@ -113,10 +113,10 @@ def test_eps_is_an_argument():
     rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).double()
     same(
         call("eps 0.5", group_advantages, rewards, 0.5),
-        torch.tensor([[0.75, -0.25, -0.25, -0.25]]),
+        torch.tensor([[0.75, -0.25, -0.25, -0.25]]).double(),
         f"rewards {rewards.tolist()}, eps 0.5",
         "std + eps = 0.5 + 0.5 here",
-        {"eps is not used": torch.tensor([[1.5, -0.5, -0.5, -0.5]])},
+        {"eps is not used": torch.tensor([[1.5, -0.5, -0.5, -0.5]]).double()},
     )
 
 
@@ -130,7 +130,7 @@ def by_loop(new, old, advantages, mask, clip):
         for t in range(new.shape[1]):
             ratio, a = math.exp(new[i, t] - old[i, t]), advantages[i].item()
             total += mask[i, t].item() * min(ratio * a, min(max(ratio, 1 - clip), 1 + clip) * a)
-    return -total / max(mask.sum().item(), 1)
+    return torch.tensor(-total / max(mask.sum().item(), 1), dtype=torch.float64)
 
 
 def policy(n=3, t=3):
@@ -156,7 +156,7 @@ def test_policy_loss_follows_the_formula(shape):
         clipped = r.clamp(1 - clip, 1 + clip)
 
         def loss(gain):
-            return (-(gain * mask).sum() / n).item()
+            return -(gain * mask).sum() / n
 
         A = a[:, None]
         gain = torch.minimum(r * A, clipped * A)
@@ -171,12 +171,12 @@ def test_policy_loss_follows_the_formula(shape):
                 "the larger, not the smaller": loss(torch.maximum(r * A, clipped * A)),
                 "the sign": -loss(gain),
                 "the ratio upside down": by_loop(old, new, a, mask, clip),
-                "padding counts: multiply by the mask": (-gain.sum() / n).item(),
-                "the mean is over padding, too": (-(gain * mask).mean()).item(),
+                "padding counts: multiply by the mask": -gain.sum() / n,
+                "the mean is over padding, too": -(gain * mask).mean(),
                 "clip is written in": by_loop(new, old, a, mask, 0.2),
                 "a mean of means: each token counts alike, not each row": (
                     -((gain * mask).sum(1) / mask.sum(1)).mean()
-                ).item(),
+                ),
             },
         )
 
@@ -201,10 +201,10 @@ def test_the_clip_takes_the_smaller_gain(ratio, advantage, want):
     other = -min(max(ratio, 0.8), 1.2) * advantage
     same(
         got,
-        want,
+        torch.tensor(want, dtype=torch.float64),
         given,
         "the smaller of r A and clip(r) A",
-        {"the larger was taken": -ratio * advantage if want == other else other},
+        {"the larger was taken": torch.tensor(-ratio * advantage if want == other else other).double()},
     )
 
 
@@ -228,7 +228,7 @@ def test_no_answer_tokens_cost_nothing():
     new, old, a, mask = policy()
     same(
         call("an empty mask", clipped_policy_loss, new, old, a, 0 * mask),
-        0.0,
+        torch.tensor(0.0, dtype=torch.float64),
         "a mask of zeros",
         "divide by at least 1",
     )

@@ -9,7 +9,7 @@ from http_protocol import event
 def parsed(data: bytes) -> list[str]:
     """The events that a browser sees (WHATWG HTML, section 9.2.6): an empty line ends an event."""
     events, lines = [], []
-    for line in data.decode().replace("\r\n", "\n").replace("\r", "\n").split("\n")[:-1]:
+    for line in data.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n").split("\n")[:-1]:
         if line == "":
             if lines:
                 events.append("\n".join(lines))
@@ -42,7 +42,8 @@ def test_an_object_is_one_event_in_json():
 @pytest.mark.ex("8.15")
 def test_a_text_arrives_as_it_was_sent():
     """a text of several lines is one event, each line behind its own `data: `"""
-    for text in ("[DONE]", "one\ntwo", "one\n\nthree", "\nbegins with a line end", "caf\u00e9"):
+    for text in ("[DONE]", "one\ntwo", "one\n\nthree", "\nbegins with a line end", "caf\u00e9", "  two spaces  ",
+                 "ends with one\n", "ends with two\n\n", "", "a\x0bb\x0cc\x1cd\x85e\u2028f\tg"):
         got = made(text)
         assert parsed(got) == [text], (
             f"event({text!r}) gave {got!r}; a browser reads the events {parsed(got)}, wanted [{text!r}]: an "

@@ -23,9 +23,12 @@ def rows(*lists: list[float]) -> torch.Tensor:
 
 def called(p, q, proposed, dice) -> list[int]:
     try:
-        return [int(i) for i in accept(p, q, proposed, dice)]
+        got = accept(p, q, proposed, dice)
     except (IndexError, RuntimeError, ValueError, TypeError) as error:
         pytest.fail(f"proposed {proposed}: raised '{error}'")
+    kinds = type(got), {type(i) for i in got}
+    assert kinds == (list, {int}), f"proposed {proposed}: got {got}, wanted a list of whole numbers (int)"
+    return got
 
 
 class Chance:
@@ -55,19 +58,33 @@ def test_a_token_stands_with_probability_p_over_q():
 def test_the_place_of_a_refused_token_goes_to_what_the_draft_neglected():
     """after a refusal the token comes from max(p - q, 0), scaled to 1; after none from the last row of p"""
     p, q = rows([0.1, 0.5, 0.4, 0.0], [0.0, 0.0, 0.3, 0.7]), rows([0.6, 0.2, 0.2, 0.0])
-    counts = torch.zeros(4)
+    counts, behind = torch.zeros(4), set()
     dice = Chance(int(torch.randint(1 << 30, ())))
     for _ in range(400):
         got = called(p, q, [0], dice)
         if len(got) == 1:
             counts[got[0]] += 1
         else:
-            assert got[1] in (2,
-                              3), f"behind all proposed tokens came {got[1]}, which the last row of p forbids"
+            behind.add(got[1])
+    assert behind == {2, 3}, (
+        f"behind all proposed tokens came {behind}, wanted 2 three times in ten and else 3: a draw from the last row "
+        "of p")
     share = counts / counts.sum()
     assert abs(share[1] - 0.6) < 0.15 and counts[0] == 0 and counts[3] == 0, (
         f"after a refusal tokens came with shares {share.tolist()}, wanted [0, 0.6, 0.4, 0]: p - q is [-0.5, "
         "0.3, 0.2, 0]")
+
+
+@pytest.mark.ex("8.14")
+def test_each_of_four_tokens_has_its_own_row():
+    """token number i is compared with row i of p and q, four of them and more"""
+    share = [0.9, 0.8, 0.7, 0.6]
+    p, q = rows(*([s, 1 - s] for s in share), [1.0, 0.0]), rows(*[[1.0, 0.0]] * 4)
+    for n, last in enumerate(share):
+        got = called(p, q, [0] * 4, Dice(*[0.05] * n, last + 0.01, 0.5))
+        assert got == [0] * n + [1], (
+            f"p {p.tolist()}, q {q.tolist()}, four times token 0, {n} numbers of 0.05, then {last + 0.01:.2f}: got "
+            f"{got}, wanted {[0] * n + [1]}")
 
 
 @pytest.mark.ex("8.14")

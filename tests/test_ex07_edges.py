@@ -1,0 +1,81 @@
+"""Exercises of chapter 7 at their edges: another vocabulary, one row, many answers, improbable ones."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from ex_compare import call, same
+from torch import nn
+
+from bpe import BOT, USER
+from chat_template import answer_batch, initialize_chat_tokens
+from cross_entropy import IGNORE
+from grpo import group_advantages
+from rollout import answer_log_probs
+from transformer import Config, Transformer
+
+
+class Other:
+    """A tokenizer whose ids are not the bytes."""
+
+    def __init__(self):
+        self.special = {USER: 3, BOT: 9}
+
+    def encode(self, text: str) -> list[int]:
+        """One id a character."""
+        return [{"\n": 30, ":": 5, "=": 11}[c] for c in text]
+
+
+@pytest.mark.ex("7.2")
+def test_another_vocabulary_has_other_rows():
+    """the ids are the tokenizer's: in another vocabulary the line break is not 10"""
+    model = Transformer(Config(vocab_size=70, d_model=8, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=8, max_len=8)).double()
+    before = model.model.embed_tokens.weight.detach().clone()
+    call("a vocabulary of 70", initialize_chat_tokens, model, Other())
+    want = before.clone()
+    want[3], want[9] = before[30], (before[5] + before[11]) / 2
+    same(model.model.embed_tokens.weight.detach(), want, "a tokenizer with other ids; the table",
+         "ask tokenizer.encode for the ids of the three characters")
+
+
+@pytest.mark.ex("7.3")
+def test_one_right_answer_in_thirty_and_a_group_beside_it():
+    """one right in thirty is worth 5.3, and a group that agrees gets zeros beside one that does not"""
+    rewards = torch.zeros(2, 30)
+    rewards[0, 4], rewards[1] = 1.0, 0.7
+    want = torch.stack([(rewards[0] - rewards[0].mean()) / (rewards[0].std() + 1e-4), torch.zeros(30)])
+    same(call("two groups of 30", group_advantages, rewards), want, "one right in 30; 30 rewards of 0.7",
+         "nothing is cut off, and each group is asked by itself whether it agrees", rtol=1e-5, atol=0)
+
+
+@pytest.mark.ex("7.4")
+@pytest.mark.parametrize("pair", [([4], [9]), ([1, 2, 3], [7, 8, 9])])
+def test_one_pair_is_a_batch_of_one(pair):
+    """one prompt and one answer are a batch of one row, in int64"""
+    prompt, answer = pair
+    row = torch.tensor([prompt + answer])
+    want = row[:, :-1], torch.tensor([[IGNORE] * (len(prompt) - 1) + answer])
+    got = call(f"one pair {pair}", answer_batch, [prompt], [answer], 0)
+    same(got, want, f"one pair {pair}", "(B, L - 1) with B = 1, no wider than the longest row")
+
+
+class Fixed(nn.Module):
+    """Logits that depend on the place alone."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.table = nn.Parameter(logits)
+
+    def forward(self, ids):
+        return self.table[: ids.shape[1]].expand(len(ids), -1, -1)
+
+
+@pytest.mark.ex("7.7")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_improbable_answers_have_finite_log_probabilities(dtype):
+    """an answer at logit 0 beside 200 has the log-probability -200, and the mask the type of the logits"""
+    logits = torch.tensor([[0.0, 200.0, -50.0], [200.0, 0.0, 900.0], [0.0, 0.0, 0.0]]).to(dtype)
+    log_p, mask = call("logits of 200", answer_log_probs, Fixed(logits), [[1]], [[0, 1, 2]], 0)
+    want = F.log_softmax(logits, -1).gather(-1, torch.tensor([[0], [1], [2]]))[:, 0][None]
+    same(log_p, want, f"logits {logits.tolist()} in {dtype}, answer [0, 1, 2]",
+         "the logarithm of a softmax that is 0 is -inf: logits[y] - logsumexp(logits), and nothing cut off")
+    same(mask, torch.ones(1, 3, dtype=dtype), "the same; the mask", "the mask has the dtype of the logits")
