@@ -56,6 +56,22 @@ class Request:
         return len(self.ids) - self.computed
 
 
+def whose_turn(waiting: list[tuple[str, int, int]], running: list[str], n_free: int) -> int | None:
+    """The place in `waiting` of the request to let in next; None if there is none or it must wait on.
+
+    waiting: (owner, arrival, new blocks that it needs), in any order; running: the owner of each running
+    request. Next is, of the owners with the fewest running requests, the one whose request arrived first. If
+    it needs more than the `n_free` blocks it waits, and nobody overtakes it: else a large one waits forever.
+    """
+    # EXERCISE 8.17 admission
+    if not waiting:
+        return None
+    places = Counter(running)
+    first = min(range(len(waiting)), key=lambda i: (places[waiting[i][0]], waiting[i][1]))
+    return first if waiting[first][2] <= n_free else None
+    # END EXERCISE 8.17
+
+
 class Scheduler:
     """Queues of requests over one pool of blocks; `plan` says what the next step computes."""
 
@@ -92,8 +108,8 @@ class Scheduler:
                 copies += pairs
             budget = self.max_step - sum(planned.values())
         while budget and self.waiting and len(self.running) < self.max_running:
-            request = self._next()
-            if not self._admit(request):
+            request = self._admit()
+            if request is None:
                 break
             planned[request] = n = min(request.left, budget)
             copies += request.table.reserve(request.computed, request.computed + n)
@@ -126,27 +142,26 @@ class Scheduler:
         request.table.free()
         request.table, request.computed = None, 0
 
-    def _next(self) -> Request:
-        """Of the owners with the fewest running requests the one whose request has waited longest."""
-        running = Counter(r.owner for r in self.running)
-        return min(self.waiting, key=lambda r: (running[r.owner], r.arrival))
+    def _admit(self) -> Request | None:
+        """Let the next request run if its tokens so far, and one more, find room without taking from others.
 
-    def _admit(self, request: Request) -> bool:
-        """Let a request run if all of its tokens so far, and the next one, find room without taking from
-        others.
+        Blocks that nobody holds but that have a known content count as free until they are held.
         """
+        owners = [r.owner for r in self.running]
+        queue = [(r.owner, r.arrival, 0) for r in self.waiting]   # what it needs is known when it shares
+        request = self.waiting[whose_turn(queue, owners, 0)]
         table = BlockTable(self.pool)
         computed = table.share_prefix(request.ids)
-        blocks = -(-(len(request.ids) + 1) // BLOCK)
-        if blocks - len(table.blocks) > self.pool.n_free:
+        blocks = -(-(len(request.ids) + 1) // BLOCK) - len(table.blocks)
+        if whose_turn([(request.owner, request.arrival, blocks)], owners, self.pool.n_free) is None:
             table.free()
-            return False
+            return None
         request.table, request.computed = table, computed
         if not request.tokens:
             request.shared = computed
         self.waiting.remove(request)
         self._join(request)
-        return True
+        return request
 
     def fork(self, request: Request, sibling: Request) -> bool:
         """Let a sibling run on a copy of a running request's table, if there is room."""

@@ -1,4 +1,4 @@
-"""What tests of exercises share: compare with a known answer and name the mistake that gives what came out."""
+"""What tests of exercises share: compare with a known answer, name the mistake that gives what came out."""
 
 import numbers
 
@@ -16,7 +16,7 @@ def call(given: str, function, *args, **kwargs):
         said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         why = "wanted a value, not an error"
         if function is torch.autograd.grad:
-            why = "wanted a gradient: .item(), .detach() or a new tensor cuts a value off from what it was made of"
+            why = "wanted a gradient: .item(), .detach() or a new tensor cuts a value off from what made it"
         pytest.fail(f"given {given}\n got  {said}\n {why}", pytrace=False)
 
 
@@ -41,8 +41,8 @@ def shorter(values) -> str:
 def differs(got, want, rtol: float = 1e-6, atol: float = 1e-9) -> bool:
     """Is `got` of another kind, type, shape or value than `want`? NaN differs from everything.
 
-    A tensor has the same dtype; True is not 1, a list no tuple, a tensor no number. A whole number may stand for a
-    fraction, not the other way round, and any dictionary for another.
+    A tensor has the same dtype; True is not 1, a list no tuple, a tensor no number. A whole number may stand
+    for a fraction, not the other way round, and any dictionary for another.
     """
     if isinstance(want, (tuple, list)):
         return (
@@ -59,13 +59,15 @@ def differs(got, want, rtol: float = 1e-6, atol: float = 1e-9) -> bool:
         return not torch.allclose(got.detach().double(), want.detach().double(), rtol, atol)
     if isinstance(want, numbers.Number) and not isinstance(want, bool):
         kind = numbers.Integral if isinstance(want, numbers.Integral) else numbers.Number
-        return not isinstance(got, kind) or isinstance(got, bool) or not abs(got - want) <= atol + rtol * abs(want)
+        return not isinstance(got, kind) or isinstance(got,
+                                                       bool) or not abs(got - want) <= atol + rtol * abs(want)
     return type(got) is not type(want) or got != want
 
 
 def kind(value) -> str:
     """What a value is, in words: "a tensor of float32", "a list"."""
-    return f"a tensor of {str(value.dtype)[6:]}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+    return f"a tensor of {str(value.dtype)[6:]}" if isinstance(value,
+                                                               torch.Tensor) else f"a {type(value).__name__}"
 
 
 def same(got, want, given: str, hint: str = "", mistakes: dict | None = None, **tolerance) -> None:

@@ -42,7 +42,8 @@ def test_long_pieces_and_large_ids_count():
     """a pair of large ids that stands 70,000 times in one piece has the count 70,000"""
     got = count_pairs([[300, 5_000] * 70_000, [300]])
     assert dict(got) == {(300, 5_000): 70_000, (5_000, 300): 69_999}, (
-        f"given (300, 5000) 70,000 times in one piece, got {dict(got)}: ids may be larger than 255, and a count "
+        f"given (300, 5000) 70,000 times in one piece, got {dict(got)}: ids may be larger than 255, and a "
+        f"count "
         "has no upper end")
 
 
@@ -72,7 +73,8 @@ def test_each_occurrence_of_the_pair_is_replaced():
         "one, do not stop before the last, and return a list")
     got = merge([1_000, 2_000, 70_000, 1_000, 2_000], (1_000, 2_000), 300)
     assert got == [300, 70_000, 300], (
-        f"merge([1000, 2000, 70000, 1000, 2000], (1000, 2000), 300) gave {got}, wanted [300, 70000, 300]: numbers are "
+        f"merge([1000, 2000, 70000, 1000, 2000], (1000, 2000), 300) gave {got}, wanted [300, 70000, 300]: "
+        f"numbers are "
         "compared by ==; `is` asks for the same object, which Python promises for small numbers only")
 
 
@@ -90,7 +92,7 @@ def test_what_a_merge_has_made_is_not_merged_again():
     """a pair that a merge has just made stays, even if the new id is one of the pair"""
     for ids, new_id, wanted in (([1, 2, 2], 1, [1, 2]), ([1, 1, 2], 2, [1, 2]), ([1, 2, 1, 2], 1, [1, 1])):
         got = merge(ids, (1, 2), new_id)
-        assert got == wanted, f"merge({ids}, (1, 2), {new_id}) gave {got}, wanted {wanted}: go through the ids once"
+        assert got == wanted, f"merge({ids}, (1, 2), {new_id}) gave {got}, wanted {wanted}: go through once"
 
 
 @pytest.mark.ex("1.2")
@@ -116,7 +118,8 @@ def test_merging_leaves_the_callers_list_alone():
 @pytest.mark.ex("1.3")
 def test_every_carry_is_forgotten():
     """every carry is forgotten: 5 + 7 is 2000 (ones first), not 2100"""
-    for pair, wanted in (((5, 7), "2000"), ((999, 1), "0990"), ((999, 999), "8880"), ((58, 67), "5100"), ((500, 700), "0020")):
+    for pair, wanted in (((5, 7), "2000"), ((999, 1), "0990"), ((999, 999), "8880"), ((58, 67), "5100"),
+                         ((500, 700), "0020")):
         got = careless_answer(pair)
         assert got == wanted, (f"careless_answer({pair}) gave {got!r}, wanted {wanted!r} (the right sum is "
                                f"{right_answer(pair)!r}): add digit by digit, keep the ones of each, no tens")
@@ -167,7 +170,8 @@ def test_the_smaller_pair_wins_a_tie():
     assert got == [(9, 110)], f"given the pieces d, e and a tab before n, got {got}, wanted [(9, 110)]"
     got = train_naive("dn \tn", 1, lambda text: text.split(" "))
     assert got == [(9, 110)], (
-        f"given the pieces dn and a tab before n, got {got}, wanted [(9, 110)]: 9 is smaller than 100, though as "
+        f"given the pieces dn and a tab before n, got {got}, wanted [(9, 110)]: 9 is smaller than 100, "
+        f"though as "
         "text it comes later")
     for text in ("xy ab az", "az xy ab"):
         got = train_naive(text, 3, str.split)

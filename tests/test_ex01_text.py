@@ -63,7 +63,8 @@ def test_documents_may_come_from_a_generator():
             document.append(i)
     short = [[text[:20] for text in some] for some in (texts, got)]
     assert got == texts, (
-        f"given {short[0]}, the last of 70,000 letters, the row holds {short[1]}, {len(row)} ids in all: is each "
+        f"given {short[0]}, the last of 70,000 letters, the row holds {short[1]}, {len(row)} ids in all: "
+        f"is each "
         "encoded alone and as it is, and <|eos|> added as an id?")
 
 
@@ -76,7 +77,7 @@ def test_ids_become_the_bytes_they_stand_for():
     for ids, wanted in (([97, 257, 256], b"aabcab"), ([], b""), ([0, 10, 255], b"\x00\n\xff")):
         got = tokenizer.decode_bytes(ids)
         assert got == wanted, f"with 256 for ab and 257 for abc, {ids} gave {got!r}, wanted {wanted!r}"
-        assert type(got) is bytes, f"got a {type(got).__name__}, wanted bytes, which can be a key and never change"
+        assert type(got) is bytes, f"got a {type(got).__name__}, wanted bytes, which never change"
 
 
 @pytest.mark.ex("1.5")
@@ -225,7 +226,8 @@ def test_bytes_that_begin_nothing_are_broken_at_once():
         got = [decoder.feed(b) for b in (97, byte, 0xC2, 0xA0, byte, 98)]
         wanted = [theirs.decode(bytes([b])) for b in (97, byte, 0xC2, 0xA0, byte, 98)]
         assert got == wanted, (
-            f"fed a, {byte:02X}, C2, A0, {byte:02X} and b one by one, got {got}, wanted {wanted}: {byte:02X} occurs "
+            f"fed a, {byte:02X}, C2, A0, {byte:02X} and b one by one, got {got}, wanted {wanted}: "
+            f"{byte:02X} occurs "
             "in no UTF-8, nothing that follows can complete it")
 
 

@@ -1,4 +1,4 @@
-"""Exercises of chapter 2 at their edges: other types, large and minus infinite scores, long and single rows."""
+"""Exercises of chapter 2 at their edges: other types, large scores, long and single rows."""
 
 import json
 import math
@@ -29,10 +29,13 @@ EXACT = dict(rtol=1e-11, atol=1e-11)   # what float64 gives in any order of oper
 def test_small_weights_are_small_and_not_cut():
     """a score of -90 beside a 0 weighs e^-90, one of minus infinity nothing, in rows of any length"""
     x = torch.tensor([[0.0, -30, -60, -90, -math.inf, -1, -2, -3]], dtype=f64)
-    agree(softmax(x), F.softmax(x, -1), f"{x.tolist()}", ask="cut no score off: e^-90 is a number", atol=0.0, rtol=1e-9)
+    agree(softmax(x), F.softmax(x, -1), f"{x.tolist()}", ask="cut no score off: e^-90 is a number",
+          atol=0.0, rtol=1e-9)
     x = torch.tensor([[0.0, 0, 0, 0, 0, 0, 0, 800]], dtype=f64)
-    agree(softmax(x), F.softmax(x, -1), f"{x.tolist()}", ask="the largest may stand anywhere in the row", atol=1e-9)
-    agree(softmax(torch.tensor([[3.0], [-2.0]])), torch.ones(2, 1), "two rows of one score", ask="one score weighs 1")
+    agree(softmax(x), F.softmax(x, -1), f"{x.tolist()}", ask="the largest may stand anywhere in the row",
+          atol=1e-9)
+    agree(softmax(torch.tensor([[3.0], [-2.0]])), torch.ones(2, 1), "two rows of one score",
+          ask="one score weighs 1")
 
 
 @pytest.mark.ex("2.1")
@@ -49,7 +52,8 @@ def test_a_long_mask_hides_all_of_the_future():
     """150 tokens: every key after the query is hidden, near and far"""
     for T, S in ((150, 150), (3, 150)):
         want = torch.ones(T, S, dtype=torch.bool).triu(S - T + 1)
-        agree(causal_mask(T, S), want, f"{T} queries and {S} keys", ask="keys hundreds of places ahead are hidden too")
+        agree(causal_mask(T, S), want, f"{T} queries and {S} keys",
+              ask="keys hundreds of places ahead are hidden too")
 
 
 @pytest.mark.ex("2.3")
@@ -66,7 +70,8 @@ def test_one_key_head_serves_eight_query_heads_in_any_type():
     for dtype in (f64, torch.float32, torch.bfloat16):
         x = torch.randn(2, 1, 3, 4, dtype=f64).to(dtype)
         agree(repeat_heads(x, 8), x.expand(2, 8, 3, 4), f"1 key head, 8 query heads, {dtype}", **EXACT)
-    same_gradients(lambda x: repeat_heads(x, 8), lambda x: x.expand(2, 8, 3, 4), torch.randn(2, 1, 3, 4, dtype=f64))
+    same_gradients(lambda x: repeat_heads(x, 8), lambda x: x.expand(2, 8, 3, 4),
+                   torch.randn(2, 1, 3, 4, dtype=f64))
 
 
 @pytest.mark.ex("2.5")
@@ -84,7 +89,8 @@ def test_large_numbers_are_not_cut(activation):
             hidden = F.gelu(hidden) if activation == "gelu" else F.relu(hidden) ** 2
         return F.linear(hidden, down)
 
-    agree(mlp(x), theirs(x), f"{activation}, one text of three tokens, inputs of about 100", ask="nothing is clamped")
+    agree(mlp(x), theirs(x), f"{activation}, one text of three tokens, inputs of about 100",
+          ask="nothing is clamped")
     same_gradients(mlp, theirs, x)
 
 
@@ -94,7 +100,8 @@ def test_gradients_flow_through_both_branches(placement, slope):
     """the gradient goes through the stream and through both branches"""
     block, x = toy_block(placement), torch.randn(1, 2, 4, requires_grad=True)
     (got,) = torch.autograd.grad(block(x, None, None).sum(), x)
-    agree(got, torch.full((1, 2, 4), slope), f"placement {placement}, the gradient", ask="is a .detach() in the way?")
+    agree(got, torch.full((1, 2, 4), slope), f"placement {placement}, the gradient",
+          ask="is a .detach() in the way?")
 
 
 @pytest.mark.ex("2.7")
@@ -124,7 +131,8 @@ def test_one_position_is_a_row_and_any_base_counts():
 @pytest.mark.ex("2.9")
 def test_alibi_goes_on_far_back():
     """the bias grows with the distance, 150 tokens back and further"""
-    agree(alibi_bias(2, 3, 150), penalty(2, 3, 150), "2 heads, 3 queries, 150 keys", ask="no distance is the last")
+    agree(alibi_bias(2, 3, 150), penalty(2, 3, 150), "2 heads, 3 queries, 150 keys",
+          ask="no distance is the last")
 
 
 @pytest.mark.ex("2.11")
@@ -139,7 +147,8 @@ def test_a_rotation_keeps_precision_and_gradients():
 def test_attention_over_many_keys_and_large_scores():
     """150 tokens, scores of several hundred, and the gradient of a bias"""
     q, k, v = (torch.randn(1, 2, 150, 4, dtype=f64) for _ in range(3))
-    agree(attend(q, k, v), reference(q, k, v), "150 tokens", ask="the future is hidden far ahead, too", **EXACT)
+    agree(attend(q, k, v), reference(q, k, v), "150 tokens", ask="the future is hidden far ahead, too",
+          **EXACT)
     q, k, v = 30 * torch.randn(1, 2, 9, 4, dtype=f64), 30 * torch.randn(1, 2, 9, 4, dtype=f64), v[:, :, :9]
     agree(attend(q, k, v), reference(q, k, v), "scores of about 1000", ask="no score is cut off", atol=1e-9)
     q, k, v = (torch.randn(1, 2, 4, 4, dtype=f64) for _ in range(3))
@@ -159,8 +168,10 @@ def test_the_layer_calls_its_own_attend():
     made.attend, angle = ones, torch.zeros(5, 2, dtype=f64)
     got = made(torch.randn(2, 5, 24, dtype=f64), angle.cos(), angle.sin())
     assert given, "self.attend was not called: `attend` of this file cannot be replaced by a layer's owner"
-    assert given == [((2, 6, 5, 4),) * 3], f"self.attend was given q, k and v of shapes {given}, wanted (2, 6, 5, 4)"
-    agree(got, F.linear(torch.ones(2, 5, 24, dtype=f64), made.o_proj.weight), "a self.attend that returns ones")
+    assert given == [((2, 6, 5,
+                       4),) * 3], f"self.attend was given q, k and v of shapes {given}, wanted (2, 6, 5, 4)"
+    agree(got, F.linear(torch.ones(2, 5, 24, dtype=f64), made.o_proj.weight),
+          "a self.attend that returns ones")
 
 
 @pytest.mark.ex("2.14")
@@ -178,9 +189,11 @@ def test_large_logits_are_routed(sigmoid):
     logits = torch.tensor([[200.0, 199.0, -300.0, 0.0]])
     weights, chosen, scores = route(logits, torch.zeros(4), 2, sigmoid)
     want = logits.sigmoid() if sigmoid else F.softmax(logits, -1)
-    agree(scores, want, f"logits {logits.tolist()}, sigmoid={sigmoid}: scores", ask="exp(200) is too large for float32")
+    agree(scores, want, f"logits {logits.tolist()}, sigmoid={sigmoid}: scores",
+          ask="exp(200) is too large for float32")
     picked = want.gather(-1, chosen)
-    agree(weights, picked / picked.sum(-1, keepdim=True), f"logits {logits.tolist()}, sigmoid={sigmoid}: weights")
+    agree(weights, picked / picked.sum(-1, keepdim=True),
+          f"logits {logits.tolist()}, sigmoid={sigmoid}: weights")
 
 
 @pytest.mark.ex("2.18")
@@ -194,7 +207,8 @@ def test_absorbing_keeps_the_precision():
 
 @pytest.mark.ex("2.19")
 @pytest.mark.parametrize(
-    "case", [(8, 1e4, 4.0, 6, 32, 1), (64, 1e4, 8.0, 4096, 8, 2), (8, 1e4, 4.0, 1e6, 32, 1), (8, 1e4, 4.0, 1e9, 1e8, 1)]
+    "case", [(8, 1e4, 4.0, 6, 32, 1), (64, 1e4, 8.0, 4096, 8, 2), (8, 1e4, 4.0, 1e6, 32, 1),
+             (8, 1e4, 4.0, 1e9, 1e8, 1)]
 )
 def test_the_ramp_at_its_limits(case):
     """a ramp of no length, one that ends behind the last pair, and one that would leave 0 ... D - 1"""
@@ -211,7 +225,7 @@ def test_odd_names_and_shapes_have_their_places():
             "a": ("I16", [2], [20, 24])}  # fmt: skip
     got = pack_header(tensors)
     n = int.from_bytes(got[:8], "little")
-    assert n == len(got) - 8 and n % 8 == 0, f"{len(got) - 8} bytes follow, the first eight say {n}: count bytes"
+    assert n == len(got) - 8 and n % 8 == 0, f"{len(got) - 8} bytes follow, the first say {n}: count bytes"
     entries = json.loads(got[8:])
     found = {name: (e["dtype"], e["shape"], e["data_offsets"]) for name, e in entries.items()}
     assert list(found.items()) == list(want.items()), f"given {list(want)}, got {found}, wanted {want}"

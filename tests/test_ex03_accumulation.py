@@ -143,7 +143,8 @@ def test_one_graph_at_a_time():
         seen,
         [False, True, True],
         "3 micro-batches; had the model gradients when each began?",
-        "call backward on each piece's loss inside the loop: adding losses up keeps all activations in memory",
+        "call backward on each piece's loss inside the loop: adding losses up keeps all activations in "
+        "memory",
     )
 
 

@@ -39,7 +39,8 @@ class Toy(nn.Module):
 def names_of(model):
     """What group_parameters gives, as sorted names."""
     groups = call("a small model", group_parameters, model)
-    same(sorted(groups), ["matrix", "table", "vector"], "a small model", "three groups, also where one is empty")
+    same(sorted(groups), ["matrix", "table", "vector"], "a small model",
+         "three groups, also where one is empty")
     return {kind: sorted(group) for kind, group in groups.items()}
 
 
@@ -50,14 +51,16 @@ def test_every_weight_is_in_its_group():
             "table": ["model.embed_tokens.weight", "model.layernorm_scale"],
             "vector": ["model.layers.0.mlp.bias", "model.layers.0.norm.weight"]}
     same(names_of(Toy()), want, "a model with a tied output layer",
-         "ask for the number of dimensions first, then for '.layers.' in the name; a tied weight has one name")
+         "ask for the number of dimensions first, then for '.layers.' in the name; a tied weight has one "
+         "name")
 
 
 @pytest.mark.ex("3.12")
 def test_frozen_weights_are_in_no_group():
     """a frozen weight is in no group, and an empty group is there"""
     model = Toy(frozen=["model.embed_tokens.weight"], with_vectors=False)
-    want = {"matrix": ["model.layers.0.experts.0", "model.layers.0.mlp.weight"], "table": ["model.layernorm_scale"],
+    want = {"matrix": ["model.layers.0.experts.0", "model.layers.0.mlp.weight"],
+            "table": ["model.layernorm_scale"],
             "vector": []}
     same(names_of(model), want, "a model without vectors, its embedding frozen", "skip p.requires_grad False")
 
@@ -68,7 +71,8 @@ def test_the_groups_hold_the_weights_themselves():
     model = Toy()
     groups = call("a small model", group_parameters, model)
     if groups["matrix"].get("model.layers.0.mlp.weight") is not model.model.layers[0].mlp.weight:
-        pytest.fail("groups['matrix']['model.layers.0.mlp.weight'] is another tensor than the model's", pytrace=False)
+        pytest.fail("groups['matrix']['model.layers.0.mlp.weight'] is another tensor than the model's",
+                    pytrace=False)
 
 
 def rows(n=7, C=4, V=6):
@@ -96,7 +100,8 @@ def test_the_gradient_of_a_chunk_is_torchs():
     (want,) = torch.autograd.grad(F.cross_entropy(logits, targets, reduction="sum"), logits)
     _, d = call("7 rows, 2 ignored", loss_of_chunk, x, table, targets)
     same(d, want, "7 rows, 2 ignored", "softmax minus one at the target, rows of IGNORE zero",
-         {"the sign": -want, "the one at the target is missing": logits.softmax(-1) * (targets != IGNORE)[:, None],
+         {"the sign": -want,
+          "the one at the target is missing": logits.softmax(-1) * (targets != IGNORE)[:, None],
           "ignored rows have a gradient": torch.where((targets == IGNORE)[:, None], d, want)})
 
 
@@ -143,22 +148,26 @@ def test_the_factor_moves_as_in_the_example(quiet):
         if since == quiet:
             factor, since = factor * 2, 0
         want.append(factor)
-    same(factors_of(steps, 64.0, quiet)[0], want, f"factor 64, quiet {quiet}, finite {[int(s) for s in steps]}",
+    same(factors_of(steps, 64.0, quiet)[0], want,
+         f"factor 64, quiet {quiet}, finite {[int(s) for s in steps]}",
          "since starts at 0 after an overflow and after a doubling")
 
 
 @pytest.mark.ex("3.14")
 def test_the_factor_has_limits():
     """the factor stays between 1 and 2^24"""
-    same(factors_of([False] * 4, 4.0, 9)[0], [2.0, 1.0, 1.0, 1.0], "factor 4, four overflows", "never below 1")
-    same(factors_of([True] * 3, 2.0**23, 1)[0], [2.0**24] * 3, "factor 2^23, three good steps", "never above 2^24")
+    same(factors_of([False] * 4, 4.0, 9)[0], [2.0, 1.0, 1.0, 1.0], "factor 4, four overflows",
+         "never below 1")
+    same(factors_of([True] * 3, 2.0**23, 1)[0], [2.0**24] * 3, "factor 2^23, three good steps",
+         "never above 2^24")
 
 
 @pytest.mark.ex("3.14")
 def test_skipped_steps_are_counted():
     """every overflow counts as one skipped step"""
     scaler = factors_of([True, False, True, False, False], 2.0**10, 5)[1]
-    same((scaler.skipped, scaler.since), (3, 0), "two good steps, three overflows", "skipped += 1 for an overflow only")
+    same((scaler.skipped, scaler.since), (3, 0), "two good steps, three overflows",
+         "skipped += 1 for an overflow only")
     same(factors_of([True, True], 2.0**10, 5)[1].skipped, 0, "two good steps")
 
 
@@ -174,7 +183,8 @@ def test_the_mask_of_a_row():
         ids = torch.tensor([[7, 7, eos, 8, eos]])
         mask = call(f"ids {ids.tolist()}, eos {eos}", packing_mask, ids, eos)
         same(tuple(mask.shape), (1, 5, 5), f"ids {ids.tolist()}, eos {eos}; the shape of the mask")
-        same(seen(mask), [[[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]],
+        same(seen(mask),
+             [[[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]],
              f"ids {ids.tolist()}, eos {eos}; 1 where the mask is False", "the eos belongs to the document after it")
         if mask.dtype != torch.bool:
             pytest.fail(f"the mask is {mask.dtype}, it should be bool", pytrace=False)
@@ -187,20 +197,23 @@ def test_rows_of_a_batch_are_apart():
     ids[0, 4] = ids[2, 2] = ids[2, 3] = 0
     document = [[sum(row[:i + 1].count(0) for _ in (0,)) for i in range(11)] for row in ids.tolist()]
     want = torch.tensor([[[a != b for b in row] for a in row] for row in document])
-    same(call("three random rows", packing_mask, ids, 0), want, f"ids {show(ids[0])} and two more rows, eos 0",
+    same(call("three random rows", packing_mask, ids, 0), want,
+         f"ids {show(ids[0])} and two more rows, eos 0",
          "the cumulative sum runs along the row")
 
 
 @pytest.mark.ex("3.16")
 def test_gpt2_small():
     """GPT-2 small needs 855 million FLOPs a token"""
-    gpt2 = Config(vocab_size=50257, d_model=768, n_layers=12, n_heads=12, n_kv_heads=12, d_ff=3072, max_len=1024,
+    gpt2 = Config(vocab_size=50257, d_model=768, n_layers=12, n_heads=12, n_kv_heads=12, d_ff=3072,
+                  max_len=1024,
                   positions="learned", norm="layer", activation="gelu", qk_norm=False, bias=True)
     N = 124_439_808 - 1024 * 768
     want = 6 * N + 12 * 12 * 768 * 1024
     got = call("GPT-2 small, T 1024", flops_per_token, gpt2, 1024)
     same(got, want, "GPT-2 small, T 1024", "6 N + 12 L H D T, without the table of positions",
-         {"positions are looked up, not multiplied with": want + 6 * 1024 * 768, "attention is missing": 6 * N,
+         {"positions are looked up, not multiplied with": want + 6 * 1024 * 768,
+          "attention is missing": 6 * N,
           "the forward pass alone": 2 * N + 4 * 12 * 768 * 1024}, rtol=1e-9)
     same(call("T 100", flops_per_token, gpt2, 100), 6 * N + 12 * 12 * 768 * 100, "GPT-2 small, T 100",
          "T is the length of the sequences, not the longest possible one", rtol=1e-9)
@@ -209,13 +222,15 @@ def test_gpt2_small():
 @pytest.mark.ex("3.16")
 def test_an_untied_table_is_only_looked_up():
     """an untied embedding is looked up, a tied one is multiplied with too; heads may be wider than C / H"""
-    shape = dict(vocab_size=50, d_model=16, n_layers=2, n_heads=2, n_kv_heads=1, d_ff=24, max_len=32, head_width=12,
+    shape = dict(vocab_size=50, d_model=16, n_layers=2, n_heads=2, n_kv_heads=1, d_ff=24, max_len=32,
+                 head_width=12,
                  qk_norm=False)
     blocks = 2 * (2 * 16 * 24 + 2 * 16 * 12 + 3 * 16 * 24) + 5 * 16   # q and o, k and v, feed-forward, norms
     want = 6 * (blocks + 50 * 16) + 12 * 2 * 2 * 12 * 8
     for tied in (True, False):
         got = call(f"tied {tied}", flops_per_token, Config(tied=tied, **shape), 8)
-        same(got, want, f"a small model, tied {tied}, T 8", "one table of V C is multiplied with, in both cases", rtol=1e-9)
+        same(got, want, f"a small model, tied {tied}, T 8",
+             "one table of V C is multiplied with, in both cases", rtol=1e-9)
 
 
 @pytest.mark.ex("3.17")
@@ -228,13 +243,15 @@ def test_a_straight_line_to_the_floor(n_steps, n_warmup, floor):
         want.append((step + 1) / n_warmup if step < n_warmup else max(line, floor))
     given = f"n_steps {n_steps}, n_warmup {n_warmup}, floor {floor}"
     got = [call(f"step {i}, {given}", linear, i, n_steps, n_warmup, floor) for i in range(n_steps + 3)]
-    same(got, want, f"{given}, steps 0 to {n_steps + 2}", "from 1 at step n_warmup to floor at step n_steps - 1")
+    same(got, want, f"{given}, steps 0 to {n_steps + 2}",
+         "from 1 at step n_warmup to floor at step n_steps - 1")
 
 
 @pytest.mark.ex("3.17")
 def test_a_warm_up_that_ends_in_the_last_step():
     """a run whose warm-up fills it has no line, and divides by nothing"""
     got = [call(f"step {i} of 4, warm-up of 3", linear, i, 4, 3, 0.2) for i in range(4)]
-    same(got, [1 / 3, 2 / 3, 1.0, 1.0], "4 steps, n_warmup 3, floor 0.2", "one step is left, and it is step n_warmup")
+    same(got, [1 / 3, 2 / 3, 1.0, 1.0], "4 steps, n_warmup 3, floor 0.2",
+         "one step is left, and it is step n_warmup")
     if not math.isfinite(call("step 0 of 1", linear, 0, 1, 0, 0.2)):
         pytest.fail("given a run of one step, got a number that is not finite", pytrace=False)

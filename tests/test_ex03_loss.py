@@ -115,7 +115,8 @@ def test_the_loss_is_stable():
         call("logits of 1000", cross_entropy_naive, logits, targets),
         torch.tensor(1000.0),
         f"logits {logits.tolist()}",
-        "exp(1000) is infinite and log(exp(-1000)) is -inf: use logits.logsumexp, which subtracts the maximum first",
+        "exp(1000) is infinite and log(exp(-1000)) is -inf: use logits.logsumexp, which subtracts the "
+        "maximum first",
     )
 
 

@@ -37,7 +37,8 @@ def test_another_answer_is_wrong():
     for answer in (" pickle.", " json5.", " Json.", " js.", " ujson.", f" pickle.{TAIL}"):
         check_verdict(answer, "json", False, "compare whole strings, letter case included")
     for answer in (" urllib-parse.", " urllib.parse!", f" urllib/parse.{TAIL}"):
-        check_verdict(answer, "urllib.parse", False, "a dot is a dot: in a regular expression it is any character")
+        check_verdict(answer, "urllib.parse", False,
+                      "a dot is a dot: in a regular expression it is any character")
     for part in ("", " ", "s", ".", " json", "json"):
         check_verdict(
             part,
@@ -168,7 +169,8 @@ def test_loss_falls_on_answers_only():
             "the first token of each answer is not counted": torch.tensor(
                 [[_, _, _, 9], [_, 6, 5, 9], [_, _, _, _]]
             ),
-            "the last token, which ends the answer, must count: else the model never learns to stop": torch.tensor(
+            "the last token, which ends the answer, must count: else the model never learns to "
+            "stop": torch.tensor(
                 [[_, _, 7, _], [8, 6, 5, _], [_, _, _, _]]
             ),
             "masked targets must be IGNORE, not the padding id": torch.tensor(
@@ -265,7 +267,8 @@ def test_no_perfect_answer_no_pair():
             call(given, best_and_worst, answers, "json"),
             None,
             given,
-            "the best must have preference 3: a pair whose better half is wrong or wordy teaches the wrong thing",
+            "the best must have preference 3: a pair whose better half is wrong or wordy teaches the wrong "
+            "thing",
         )
 
 

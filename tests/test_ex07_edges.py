@@ -9,7 +9,8 @@ from torch import nn
 from bpe import BOT, USER
 from chat_template import answer_batch, initialize_chat_tokens
 from cross_entropy import IGNORE
-from grpo import group_advantages
+from dpo import dpo_loss
+from grpo import clipped_policy_loss, group_advantages
 from rollout import answer_log_probs
 from transformer import Config, Transformer
 
@@ -28,7 +29,8 @@ class Other:
 @pytest.mark.ex("7.2")
 def test_another_vocabulary_has_other_rows():
     """the ids are the tokenizer's: in another vocabulary the line break is not 10"""
-    model = Transformer(Config(vocab_size=70, d_model=8, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=8, max_len=8)).double()
+    model = Transformer(Config(vocab_size=70, d_model=8, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=8,
+                               max_len=8)).double()
     before = model.model.embed_tokens.weight.detach().clone()
     call("a vocabulary of 70", initialize_chat_tokens, model, Other())
     want = before.clone()
@@ -56,6 +58,26 @@ def test_one_pair_is_a_batch_of_one(pair):
     want = row[:, :-1], torch.tensor([[IGNORE] * (len(prompt) - 1) + answer])
     got = call(f"one pair {pair}", answer_batch, [prompt], [answer], 0)
     same(got, want, f"one pair {pair}", "(B, L - 1) with B = 1, no wider than the longest row")
+
+
+@pytest.mark.ex("7.6")
+def test_the_loss_keeps_the_precision_of_float64():
+    """log-probabilities of thousands that differ by a millionth: the loss has all the digits of float64"""
+    c, r, rc, rr = (1e-6 * torch.randn(3).double() - 3000 for _ in range(4))
+    same(call("log-probabilities of -3000", dpo_loss, c, r, rc, rr, 50.0),
+         -F.logsigmoid(50 * (c - rc - r + rr)).mean(), "log-probabilities of about -3000, beta 50",
+         "do not go through float32", rtol=1e-9)
+
+
+@pytest.mark.ex("7.8")
+def test_the_policy_loss_keeps_the_precision_of_float64():
+    """a ratio of 1.0000001 in float64 is not 1"""
+    old, a = torch.full((2, 3), -2.0).double(), torch.tensor([1.0, 2.0]).double()
+    got = call("log-probabilities 1e-7 apart", clipped_policy_loss, old + 1.2e-7, old, a,
+               torch.ones(2, 3).double())
+    want = -1.5 * torch.tensor(1.2e-7).double().exp()
+    same(got, want, "log-probabilities 1e-7 apart, advantages 1 and 2", "do not go through float32",
+         rtol=1e-12)
 
 
 class Fixed(nn.Module):

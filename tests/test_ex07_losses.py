@@ -35,7 +35,8 @@ def test_dpo_loss_follows_the_formula():
             call(f"beta {beta}", dpo_loss, c, r, rc, rr, beta),
             want,
             f"random log-probabilities of 4 pairs, beta {beta}",
-            "margin: beta times (what chosen gained over ref_chosen - what rejected gained over ref_rejected); "
+            "margin: beta times (what chosen gained over ref_chosen - what rejected gained over "
+            "ref_rejected); "
             "then the mean of log(1 + exp(-margin))",
             {
                 "the sign of the margin": mean(-margin),
@@ -73,11 +74,14 @@ def test_dpo_gradient_at_the_reference():
     same(
         call("its gradient", torch.autograd.grad, loss, (chosen, rejected)),
         (-half, half),
-        "2 pairs, chosen = ref_chosen, rejected = ref_rejected, beta 0.4; the gradients of chosen and rejected",
+        "2 pairs, chosen = ref_chosen, rejected = ref_rejected, beta 0.4; the gradients of chosen and "
+        "rejected",
         "by hand: -beta * sigmoid(0) / B = -0.1 for the chosen, 0.1 for the rejected",
         {
-            "two kinks meet at margin 0 (a clamp and an abs): autograd takes one side of each": (-2 * half, 2 * half),
-            "two kinks meet at margin 0 (a relu or max, and an abs), and autograd finds no slope": (0 * half, 0 * half),
+            "two kinks meet at margin 0 (a clamp and an abs): autograd takes one side of "
+            "each": (-2 * half, 2 * half),
+            "two kinks meet at margin 0 (a relu or max, and an abs), and autograd finds no "
+            "slope": (0 * half, 0 * half),
         },
     )
 
@@ -204,6 +208,7 @@ def test_log_probabilities_have_a_gradient():
     log_p, _ = call("three answers", answer_log_probs, model, PROMPTS, ANSWERS, 0)
     if not log_p.requires_grad:
         pytest.fail(
-            "got log-probabilities without a gradient: no .detach(), no torch.no_grad(): they are to be trained",
+            "got log-probabilities without a gradient: no .detach(), no torch.no_grad(): they are to be "
+            "trained",
             pytrace=False,
         )

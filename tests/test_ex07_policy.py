@@ -102,7 +102,8 @@ def test_a_small_difference_is_one():
         call("small differences", group_advantages, rewards, 1e-13),
         want,
         f"rewards {rewards.tolist()} in float64, eps 1e-13",
-        "equal are rewards that differ by 8 times eps of their dtype times the largest of their own group, or less",
+        "equal are rewards that differ by 8 times eps of their dtype times the largest of their own group, "
+        "or less",
         rtol=1e-3,
     )
 

@@ -1,9 +1,11 @@
 """Exercises of chapter 8: the block table, sharing a prefix, admission. A learner sees the docstrings."""
+import random
+
 import pytest
 
 from paged_cache import BLOCK, BlockPool, BlockTable, OutOfBlocks, block_hash
 from sampling import Sampling
-from scheduler import Request, Scheduler
+from scheduler import Request, Scheduler, whose_turn
 
 
 def reserve(table: BlockTable, begin: int, end: int) -> list:
@@ -153,7 +155,61 @@ def test_nothing_is_taken_from_behind_a_gap():
         f"{owner.blocks[:1]}: token i must be in block i // BLOCK of the table")
 
 
-# 8.14 admission
+# 8.17 admission
+
+def turn(waiting: list, running: list, n_free: int) -> int | None:
+    """whose_turn, with a sentence where it crashes; what it returns is a place or None."""
+    try:
+        got = whose_turn(waiting, running, n_free)
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        pytest.fail(f"waiting {waiting}, running {running}: raised {type(error).__name__}: {error}")
+    assert got is None or type(got) is int, f"waiting {waiting}: got {got!r}, wanted a place or None"
+    return got
+
+
+@pytest.mark.ex("8.17")
+def test_the_owner_with_the_fewest_requests_is_next():
+    """of the owners with the fewest running requests the earliest request is next, wherever it stands"""
+    queue = [("ada", 3, 1), ("cy", 7, 4), ("ben", 4, 1), ("cy", 6, 5)]
+    for running, wanted in ((["ada", "ada", "ben"], 3), (["cy", "cy", "ada", "ben"], 0), (["ada", "cy"], 2),
+                            ([], 0), (["cy"] * 3 + ["ada"] * 300, 2), (["dan", "dan"], 0)):
+        got = turn(queue, running, 9)
+        assert got == wanted, (
+            f"waiting (owner, arrival, blocks) {queue}, running {running[:6]}, got {got}, not {wanted}: "
+            "first the number of running requests of its owner, then the arrival")
+    queue = [("ada", n, 1) for n in (12, 9, 100, 10)]
+    assert turn(queue, ["ada"], 1) == 1, f"waiting {queue}: arrivals are numbers, and the list is in no order"
+
+
+@pytest.mark.ex("8.17")
+def test_nobody_overtakes_a_request_that_is_too_large():
+    """the next one waits for blocks, and so does everybody behind it; exactly enough is enough"""
+    queue = [("ada", 1, 1), ("cy", 2, 5), ("cy", 3, 2)]
+    for n_free, wanted in ((5, 1), (4, None), (2, None), (0, None), (6, 1)):
+        got = turn(queue, ["ada"], n_free)
+        assert got == wanted, (
+            f"waiting {queue}, running ['ada'], {n_free} free: got {got}, not {wanted}: 1 is next and needs 5")
+    assert turn([("ada", 1, 0)], [], 0) == 0, "a request that needs no new block fits where none is free"
+
+
+@pytest.mark.ex("8.17")
+def test_nobody_waits():
+    """an empty queue has no next one"""
+    assert turn([("ada", 5, 1)], [], 1) == 0, "one request and one free block: it is next, at place 0"
+    assert turn([], ["ada"], 8) is None, "nobody waits: wanted None"
+
+
+@pytest.mark.ex("8.17")
+def test_a_fair_queue_of_many():
+    """two hundred random requests, against sorting them"""
+    for _ in range(20):
+        queue = [(random.choice("abcd"), n, random.randrange(6)) for n in random.sample(range(1000), 10)]
+        running, n_free = random.choices("abcde", k=random.randrange(8)), random.randrange(6)
+        first = sorted(queue, key=lambda r: (running.count(r[0]), r[1]))[0]
+        wanted = queue.index(first) if first[2] <= n_free else None
+        got = turn(queue, running, n_free)
+        assert got == wanted, f"waiting {queue}, running {running}, {n_free} free: got {got}, wanted {wanted}"
+
 
 def request(n: int) -> Request:
     return Request(list(range(n)), 5, Sampling())
@@ -165,7 +221,7 @@ def test_a_request_is_let_in_if_it_and_its_next_token_fit():
         for free in (blocks - 1, blocks, blocks + 1):
             scheduler, r = Scheduler(BlockPool(free), 4, 64), request(n)
             scheduler.add(r)
-            got = scheduler._admit(r)
+            got = scheduler._admit()
             assert bool(got) == (free >= blocks), (
                 f"{n} tokens, blocks of {BLOCK}, {free} free: let in {got}, but {n} + 1 tokens need {blocks} "
                 "blocks")
@@ -181,7 +237,7 @@ def test_shared_blocks_are_no_new_ones():
             owner.free()
         scheduler, r = Scheduler(pool, 4, 64), request(2 * BLOCK + 9)
         scheduler.add(r)
-        assert scheduler._admit(r), (
+        assert scheduler._admit(), (
             f"{2 * BLOCK + 9} tokens, of which {2 * BLOCK} are in the cache, need one new block of {BLOCK}; "
             "2 are free: refused")
         assert r.table is not None and len(r.table.blocks) == 2 and r.computed == 2 * BLOCK, (
@@ -195,7 +251,7 @@ def test_who_is_not_let_in_holds_nothing():
     scheduler, r = Scheduler(pool, 4, 64), request(5 * BLOCK)
     scheduler.add(r)
     before = list(pool.refs)
-    got = scheduler._admit(r)
+    got = scheduler._admit()
     assert not got and pool.refs == before and r.table is None and r.computed == 0, (
         f"let in {got}, counts were {before}, are {pool.refs}, table {r.table}, computed {r.computed}: give "
         "back what was "

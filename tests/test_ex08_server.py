@@ -42,7 +42,8 @@ def test_an_object_is_one_event_in_json():
 @pytest.mark.ex("8.15")
 def test_a_text_arrives_as_it_was_sent():
     """a text of several lines is one event, each line behind its own `data: `"""
-    for text in ("[DONE]", "one\ntwo", "one\n\nthree", "\nbegins with a line end", "caf\u00e9", "  two spaces  ",
+    for text in ("[DONE]", "one\ntwo", "one\n\nthree", "\nbegins with a line end", "caf\u00e9",
+                 "  two spaces  ",
                  "ends with one\n", "ends with two\n\n", "", "a\x0bb\x0cc\x1cd\x85e\u2028f\tg"):
         got = made(text)
         assert parsed(got) == [text], (
