@@ -38,12 +38,13 @@ def read(path: Path | str) -> dict:
 
 
 def write(path: Path | str, value: dict) -> None:
-    """torch.save and its hash, atomically."""
-    with atomic(path) as temporary:
-        torch.save(value, temporary)
-        data = temporary.read_bytes()
-        with temporary.open("ab") as file:
-            file.write(SEAL + hashlib.sha256(data).digest())
+    """torch.save and its hash, atomically. OSError where the disk is full."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)   # into a file it would answer a full disk with a RuntimeError about an iostream
+    data = buffer.getvalue()
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        file.write(SEAL + hashlib.sha256(data).digest())
 
 
 def save_model(path: Path | str, model: Transformer) -> None:

@@ -66,22 +66,22 @@ class Mistake:
 
 MISTAKES = [
     Mistake("nothing", "the reference"),
-    Mistake("learning rate 20 times too high", "the loss stays high from the first steps", lr=8e-2),
+    Mistake("learning rate 20 times too high", "it falls, and stays above the reference", lr=8e-2),
     Mistake("learning rate 20 times too low", "it falls, and would need many more steps", lr=2e-4),
-    Mistake("no warm-up", "only the first steps show it", warmup=0.0),
-    Mistake("no decay", "the steep end of the curve is missing", decay=0.0),
+    Mistake("no warm-up", "the first steps alone", warmup=0.0),
+    Mistake("no decay", "nothing in so short a run", decay=0.0),
     Mistake("rare bad batches, clipped", "the log alone", outlier=True),
     Mistake("rare bad batches, not clipped", "the loss jumps, and stays up", outlier=True, clip=1e9),
     Mistake("the same, rolled back", "the run says so", outlier=True, clip=1e9, rollback=True),
     Mistake("weights 10 times too large", "the first loss is far above ln V", scale=10.0),
     Mistake("weights 10 times too small", "a slow start", scale=0.1),
-    Mistake("fp16 without loss scaling", "small gradients are lost", precision="fp16"),
-    Mistake("fp16 with loss scaling", "the reference again", precision="fp16", scaler=True),
+    Mistake("fp16 without loss scaling", "nothing at this size: see precision.py", precision="fp16"),
+    Mistake("fp16 with loss scaling", "nothing", precision="fp16", scaler=True),
     Mistake("targets not shifted", "a training loss too good to be true", shifted=False),
     Mistake("held-out text in the training text", "a held-out loss too good to be true", leaked=True),
-    Mistake("documents of a row kept apart", "no mistake: see the lesson", apart=True),
-    Mistake("rows of 128, 64, ... 1 targets", "no mistake: half the targets", unequal="weighed"),
-    Mistake("the same, as a mean of means", "nothing: compare with the row above", unequal="means"),
+    Mistake("documents of a row kept apart", "no mistake: a lower training loss", apart=True),
+    Mistake("rows of 128, 64, ... 1 targets", "no mistake: a quarter of the targets", unequal="weighed"),
+    Mistake("the same, as a mean of means", "nothing, until the row above", unequal="means"),
 ]
 
 
@@ -183,8 +183,8 @@ def draw(path: Path, rows: list[tuple[Mistake, list[dict]]]) -> None:
         if m.name in shown and result["losses"]:
             smooth = torch.tensor(result["losses"]).clamp(max=9).unfold(0, 5, 1).mean(1)
             axes.plot(range(5, 5 + len(smooth)), smooth, linestyle=shown[m.name], color="black", label=m.name)
-    axes.set_ylim(0, 9)
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_ylim(0, 9.5)
+    axes.legend(frameon=False, fontsize=8, ncol=2, loc="upper right")
     save(axes, path)
 
 

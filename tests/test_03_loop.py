@@ -1,5 +1,6 @@
 """The loop: what it reads and when, bad steps, rolling back, fp16's skipped steps, states that are damaged."""
 import math
+import os
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from muon import muon_and_adamw
 from precision import LossScaler
 from train import train
 from transformer import Config, Transformer
+from workbench import run_main
 
 CONFIG = Config(vocab_size=32, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=16, max_len=16)
 
@@ -141,17 +143,16 @@ def test_a_run_killed_between_the_two_renames_finds_the_state_before(tmp_path):
     assert load_state(tmp_path / "s.pt", "k", model, [])[0] == 1
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
 def test_a_full_disk_leaves_both_states(tmp_path, monkeypatch):
     model = tiny()
     for step in (1, 2):
         save_state(tmp_path / "s.pt", "k", step, model, [], [])
 
-    def full(value, path):
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError):
-        save_state(tmp_path / "s.pt", "k", 3, model, [], [])
+    (tmp_path / f"s.next.pt.{os.getpid()}.tmp").symlink_to("/dev/full")   # writing there is ENOSPC
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")   # else run_main starts the process again
+    with pytest.raises(SystemExit, match="error: the disk is full: free some space and run the same"):
+        run_main(lambda: save_state(tmp_path / "s.pt", "k", 3, model, [], []))
     assert [read(f)["step"] for f in (tmp_path / "s.pt", before(tmp_path / "s.pt"))] == [2, 1]
     assert len(list(tmp_path.iterdir())) == 2
 
