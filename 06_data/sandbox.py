@@ -214,6 +214,7 @@ def judge(prompt: str, completion: str, test: str, entry_point: str, limits: Lim
                 with contextlib.suppress(NameError):
                     space[name] = ask("name", name, (), {})
             space[entry_point] = functools.partial(program.call, entry_point)
+            space[entry_point].__name__ = entry_point
             exec(compile(test, "<test>", "exec"), space)
             if "check" in space:
                 space["check"](space[entry_point])

@@ -6,7 +6,7 @@ order they are met, on both sides alike, so that a call can say which of its arg
 
 Used by sandbox.py, remote.py and sandbox_child.py.
 """
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -66,6 +66,9 @@ def encode(value: object, shared: Shared | None = None, other=None, depth: int =
         return {"int": hex(value)}
     if value is None or kind in (bool, int, float, str):
         return value
+    if issubclass(kind, tuple) and kind.__bases__ == (tuple,) and "_fields" in vars(kind):
+        fields = [encode(x, shared, other, depth + 1) for x in tuple.__iter__(value)]
+        return {"namedtuple": [kind.__name__, list(map(str, kind._fields)), fields]}
     if kind not in NAMES:
         if other:
             return other(value)
@@ -99,6 +102,9 @@ def decode(data: object, shared: Shared | None = None, other=None) -> object:
             return shared.objects[items]
         if kind == "int":
             return int(items, 16)
+        if kind == "namedtuple":                             # a new one, with none of the program's methods
+            name, fields, found = items
+            return namedtuple(str(name), map(str, fields))(*(decode(x, shared, other) for x in found))
         if kind in ("list", "set", "deque") or kind in MAPPINGS:
             value = (SEQUENCES | MAPPINGS)[kind]()
             if shared is not None:

@@ -46,6 +46,14 @@ def test_a_right_program_passes_however_its_prompt_ends(prompt, completion):
     ("from collections import defaultdict as D; d = D(list); d[1].append(2); return d", "f() == {1: [2]}",
      True),
     ("from collections import deque; return deque([1, 2])", "list(f()) == [1, 2]", True),
+    ("from collections import namedtuple as N; return N('P', 'x y')(1, [2])",
+     "f() == (1, [2]) and f().y == [2]",
+     True),
+    ("from typing import NamedTuple as N\n    class P(N):\n        x: int\n    return [P(3)]",
+     "f() == [(3,)]", True),
+    ("class P(tuple):\n        _fields = ('x',)\n        def __eq__(s, o): return True\n    return P([1])",
+     "f() == (2,)", False),
+    ("return 3", "f() == 3 and f.__name__ == 'f'", True),
     ("return range(3)", "list(f()) == [0, 1, 2]", True),
     ("return bytearray(b'x')", "f() == b'x'", True),
     ("return {1: 2}.keys()", "f() == {1} and list(f()) == [1]", True),
@@ -166,6 +174,8 @@ def test_a_hostile_reply_is_refused():
                   b'{"changed": 1, "value": 1}', b'{"changed": [[9, []]], "value": 1}',
                   b'{"value": {"ref": 1}}', b'{"value": {"iterator": "x"}}',
                   b'{"value": {"range": [0, 10000000000, 1]}}', b'{"raised": 5}',
+                  b'{"value": {"namedtuple": ["P", ["a b", "def"], [1, 2]]}}',
+                  b'{"value": {"namedtuple": ["P", ["a"], []]}}',
                   b'{"value": {"Decimal": "x"}}', b'{"value": {"int": 5}}', b'[]',
                   b'{"value": {"Fraction": ["0x1", "0x0"]}}'):
         with Sandbox(forge % reply.decode().replace("'", "\\'"), LIMITS) as program, pytest.raises(Failed):
