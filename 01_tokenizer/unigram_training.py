@@ -118,6 +118,8 @@ def train_unigram(texts: Iterable[str], vocab_size: int, pattern: str = PATTERN,
             words[piece[begin:begin + CUT]] += times
     needed = frequent_characters(words)
     alphabet = sum(not c.isascii() for c in needed)
+    if not hasattr(vocab_size, "__index__"):
+        raise ValueError(f"vocab_size {vocab_size} is no whole number: give one from 256 on")
     wanted = vocab_size - 256   # tokens of more than one byte
     if wanted < alphabet:
         raise ValueError(f"vocab_size {vocab_size} is too small: 256 bytes and {alphabet} characters of "

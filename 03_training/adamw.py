@@ -5,6 +5,7 @@ Kingma and Ba 2015 (algorithm 1); decoupled weight decay: Loshchilov and Hutter 
 
     python 03_training/run.py              uses it for embeddings and norms
 """
+import math
 from collections.abc import Iterable
 
 import torch
@@ -21,6 +22,8 @@ class AdamW:
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float,
                  betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8, weight_decay: float = 0.0):
         self.parameters = [p for p in parameters if p.requires_grad]
+        if not 0 <= lr < math.inf:
+            raise ValueError(f"a learning rate of {lr} cannot train: give 0 or more")
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.steps = 0
         self.m = [torch.zeros_like(p) for p in self.parameters]

@@ -7,6 +7,7 @@ embeddings, output layer and norms go to AdamW.
 
     python 03_training/run.py              uses it for the matrices
 """
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -42,6 +43,8 @@ class Muon:
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95,
                  weight_decay: float = 0.0):
         self.parameters = [p for p in parameters if p.requires_grad]
+        if not 0 <= lr < math.inf:
+            raise ValueError(f"a learning rate of {lr} cannot train: give 0 or more")
         for p in self.parameters:
             if p.ndim != 2:
                 raise ValueError(f"Muon orthogonalizes matrices, not a tensor of shape {tuple(p.shape)}: "

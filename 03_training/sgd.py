@@ -6,6 +6,7 @@ not the gradients in it).
 
     python 03_training/recipe.py           races it against AdamW and Muon on the same model and tokens
 """
+import math
 from collections.abc import Iterable
 
 import torch
@@ -18,6 +19,8 @@ class SGD:
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.0,
                  weight_decay: float = 0.0):
         self.parameters = [p for p in parameters if p.requires_grad]
+        if not 0 <= lr < math.inf:
+            raise ValueError(f"a learning rate of {lr} cannot train: give 0 or more")
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.buffers = [torch.zeros_like(p) for p in self.parameters] if momentum else []
 

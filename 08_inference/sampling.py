@@ -76,6 +76,8 @@ def pick(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float 
     how = Sampling(temperature, top_k, top_p)
     if temperature == 0:
         return logits.argmax(-1)
+    if logits.isnan().any():
+        raise ValueError("a logit is not a number: the model has diverged, take an earlier one")
     return torch.multinomial(filtered(logits, how), 1, generator=generator)[:, 0]
 
 

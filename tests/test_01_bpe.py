@@ -13,6 +13,7 @@ from bpe_naive import count_pairs, decode_naive, encode_naive, merge, train_naiv
 from linked_pieces import merge_long
 from pretokenize import PATTERN, PATTERNS, splitter
 from streaming import StreamDecoder
+from unigram_training import train_unigram
 
 TEXT = "low low low low low lower lower newest newest newest newest newest newest widest widest widest"
 # Letters of many scripts, combining marks, right to left, joiners, emoji with modifiers, NUL, line ends, odd
@@ -202,6 +203,13 @@ def test_what_is_no_text_is_refused(tokenizer):
         train("one string", 300)
     with pytest.raises(ValueError, match="decode bytes first"):
         train([b"bytes"], 300)
+
+
+@pytest.mark.parametrize("learn", [train, train_unigram])
+@pytest.mark.parametrize("size", [300.5, 300.0, float("nan"), float("inf"), "300"])
+def test_a_vocabulary_that_is_no_whole_number_is_refused(learn, size):
+    with pytest.raises(ValueError, match=f"vocab_size {size} is no whole number"):
+        learn(["hello hello"] * 9, size)
 
 
 def test_a_vocabulary_smaller_than_the_bytes_is_refused():

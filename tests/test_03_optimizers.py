@@ -9,6 +9,7 @@ from adamw import AdamW
 from clipping import clip_gradients
 from muon import Muon, muon_and_adamw, orthogonalize
 from schedule import constant_then_decay, cosine, warmup
+from sgd import SGD
 from transformer import Config, Transformer
 
 
@@ -91,6 +92,22 @@ def test_clipping_is_that_of_torch(longest):
     if longest == 1e9:
         give_gradients(0, theirs)
         assert torch.equal(mine[0].grad, theirs[0].grad), "a short gradient is not touched"
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, math.nan])
+def test_a_limit_that_would_stop_or_turn_the_model_is_refused(limit):
+    (p,), _ = twins((2, 2))
+    p.grad = torch.ones_like(p)
+    with pytest.raises(ValueError, match="give a limit above 0"):
+        clip_gradients([p], limit)
+    assert (p.grad == 1).all()
+
+
+@pytest.mark.parametrize("make", [AdamW, Muon, SGD])
+@pytest.mark.parametrize("lr", [-0.1, math.nan, math.inf])
+def test_a_learning_rate_that_cannot_train_is_refused(make, lr):
+    with pytest.raises(ValueError, match=f"a learning rate of {lr} cannot train"):
+        make(twins((2, 2))[0], lr)
 
 
 def test_nothing_to_clip_has_length_zero():

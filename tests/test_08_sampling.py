@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sampling import (Sampling, draw, filtered, keep_min_p, penalize_repetition, pick_rows,
+from sampling import (Sampling, draw, filtered, keep_min_p, penalize_repetition, pick, pick_rows,
                       top_log_probabilities)
 from stop_strings import StopStrings
 
@@ -68,6 +68,11 @@ def test_rows_keep_their_own_settings():
     got = pick_rows(x.abs(), how, [random.Random(0)] * 3, [set(), set(), {x.abs()[2].argmax().item()}])
     second = x.abs()[2].topk(2).indices[1]
     assert got.tolist() == [x.abs()[0].argmax(), x.abs()[1].argmax(), second] and len(first) == 3
+
+
+def test_a_logit_that_is_no_number_is_named():
+    with pytest.raises(ValueError, match="a logit is not a number"):
+        pick(torch.tensor([[1.0, float("nan"), 3.0]]))
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1e-3])
