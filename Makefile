@@ -20,6 +20,9 @@ PY     := .venv/bin/python
 # OUT and CORPUS may hold blanks: O is OUT as a rule wants it, `quote` makes one word for the shell.
 blank  := $(subst x,,x x)
 O      := $(subst $(blank),\ ,$(OUT))
+hash   := \#
+$(foreach c,$(hash) : ; = % * ? [ \,$(if $(findstring $(c),$(OUT)),$(error make takes no folder with a $(c) in \
+	its name, which OUT=$(OUT) has: name another)))
 quote   = '$(subst ','\'',$(1))'
 GIVEN  := --out $(call quote,$(OUT)) --seed $(SEED) $(if $(QUICK),--quick) $(if $(FULL),--full) \
 	$(if $(FAST),--fast $(if $(filter 0,$(FAST)),off,on)) $(if $(filter-out auto,$(DEVICE)),--device $(DEVICE))

@@ -92,6 +92,12 @@ def test_another_or_an_edited_corpus_makes_everything_again(course):
     assert names(make(course)) == ["01", "02", "03"], "without CORPUS the results are elsewhere"
 
 
+@pytest.mark.parametrize("out", ["a:b", "a;b", "a#b", "a=b", "a%b", "a*b", "a?", "[a]", "a\\b"])
+def test_a_folder_that_make_cannot_name_is_refused_in_a_sentence(course, out):
+    done = subprocess.run(["make", f"OUT={out}", "01"], cwd=course, capture_output=True, text=True)
+    assert done.returncode and done.stderr.count("\n") == 1 and f"OUT={out} has: name another" in done.stderr
+
+
 @pytest.mark.parametrize("out", ["my results", "it's mine", "a  b/c d"])
 def test_folders_with_blanks_work(course, out):
     (course / "my text.txt").write_text("text")
