@@ -19,7 +19,8 @@ from dataclasses import dataclass
 try:
     import torch
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import kernels
@@ -147,7 +148,8 @@ def print_counts(widths: list) -> None:
                 copying = f"{row.mma_during_copies / row.mma:8.0%}" if row.mma else f"{'-':>8}"
                 arithmetic, conflicts = row.cycles_a_score["arithmetic"], row.turns / row.least_turns
                 line = f"{way:8} {row.name:18} {row.global_bytes / 1024:8.0f} {row.turns_a_score:7.3f}"
-                print(f"{line} {conflicts:9.2f} {arithmetic:7.3f} {row.mma:6} {copying} {row.bound:6.0f}", flush=True)
+                print(f"{line} {conflicts:9.2f} {arithmetic:7.3f} {row.mma:6} {copying} {row.bound:6.0f}",
+                      flush=True)
     print("\nconflicts: turns over the least possible (rung 1: pairs of lanes read the same 16 bytes, and a\n"
           "GPU is said to serve such a pair at once; the emulator does not count on it). copying: share of\n"
           "the mma during which the next tile is on its way.")

@@ -39,12 +39,9 @@ FORWARD = {
     1: Rung(1, "flash/flash_1_registers.cu", FP32, 32, "a thread computes 8 x 8 scores from registers"),
     2: Rung(2, "flash/flash_2_mma.cu", BF16, 0, "tensor cores; P stays in registers"),
     3: Rung(3, "flash/flash_3_swizzle.cu", BF16, 0, "ldmatrix from swizzled tiles"),
-    4: Rung(4, "flash/flash_4_pipeline.cu", BF16, 0, "copies ahead, exp2, masks only where needed"),
-}
-BACKWARD = {
-    0: Rung(0, "flash_attention.cu", FP32, 8, "fp32, dQ by atomics"),
-    5: Rung(5, "flash/flash_5_backward.cu", BF16, 0, "tensor cores, five products, dQ by atomics"),
-}
+    4: Rung(4, "flash/flash_4_pipeline.cu", BF16, 0, "copies ahead, exp2, masks only where needed")}
+BACKWARD = {0: Rung(0, "flash_attention.cu", FP32, 8, "fp32, dQ by atomics"),
+            5: Rung(5, "flash/flash_5_backward.cu", BF16, 0, "tensor cores, five products, dQ by atomics")}
 DETERMINISTIC = Rung(5, "flash/flash_5_deterministic.cu", BF16, 0, "tensor cores, seven products, no atomics")
 FORWARD[5] = FORWARD[4]  # rung 5 adds the backward pass
 

@@ -15,7 +15,8 @@ from pathlib import Path
 try:
     import torch
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 
 import attention_traffic as traffic
 import kernels

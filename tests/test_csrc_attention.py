@@ -6,43 +6,20 @@ import torch
 import kernels
 
 # (batch, query heads, key heads, length, head width): one token, ragged and full tiles, groups
-SHAPES = [
-    (1, 1, 1, 1, 16),
-    (1, 1, 1, 2, 16),
-    (2, 1, 1, 15, 16),
-    (1, 2, 1, 31, 16),
-    (1, 2, 2, 32, 16),
-    (1, 4, 2, 33, 16),
-    (1, 1, 1, 64, 16),
-    (2, 2, 1, 65, 16),
-    (1, 4, 1, 100, 16),
-    (1, 1, 1, 129, 16),
-    (1, 2, 1, 47, 24),
-    (1, 1, 1, 70, 24),
-    (1, 1, 1, 1, 32),
-    (1, 4, 4, 63, 32),
-    (2, 4, 2, 40, 32),
-    (1, 6, 2, 66, 32),
-    (1, 1, 1, 1, 64),
-    (1, 2, 2, 65, 64),
-    (1, 4, 2, 33, 64),
-    (1, 2, 1, 96, 64),
-    (1, 1, 1, 17, 128),
-    (1, 2, 1, 50, 128),
-    (2, 2, 2, 16, 128),
-    (1, 2, 1, 34, 120),
-]
+SHAPES = [(1, 1, 1, 1, 16), (1, 1, 1, 2, 16), (2, 1, 1, 15, 16), (1, 2, 1, 31, 16), (1, 2, 2, 32, 16),
+          (1, 4, 2, 33, 16), (1, 1, 1, 64, 16), (2, 2, 1, 65, 16), (1, 4, 1, 100, 16), (1, 1, 1, 129, 16),
+          (1, 2, 1, 47, 24), (1, 1, 1, 70, 24), (1, 1, 1, 1, 32), (1, 4, 4, 63, 32), (2, 4, 2, 40, 32),
+          (1, 6, 2, 66, 32), (1, 1, 1, 1, 64), (1, 2, 2, 65, 64), (1, 4, 2, 33, 64), (1, 2, 1, 96, 64),
+          (1, 1, 1, 17, 128), (1, 2, 1, 50, 128), (2, 2, 2, 16, 128), (1, 2, 1, 34, 120)]
 CASES = [(*shape, causal) for shape in SHAPES for causal in (False, True)]
-MODES = [
-    pytest.param(mode, marks=pytest.mark.skipif(bool(kernels.why_not()), reason=kernels.why_not() or "runs"))
-    for mode in ("fast", "check")
-]
-MODES.append(
-    pytest.param(
-        "gpu",
-        marks=pytest.mark.skipif(bool(kernels.why_not("cuda")), reason=kernels.why_not("cuda") or "runs"),
-    )
-)
+
+
+def needs(device: str):
+    """Skip where the kernels cannot run on this device."""
+    return pytest.mark.skipif(bool(kernels.why_not(device)), reason=kernels.why_not(device) or "runs")
+
+
+MODES = [pytest.param(m, marks=needs("cuda" if m == "gpu" else "cpu")) for m in ("fast", "check", "gpu")]
 
 
 def tensors(B: int, H: int, K: int, T: int, D: int, mode: str, scale: float = 1.0) -> list:
@@ -65,8 +42,7 @@ def reference(q, k, v, d_o, causal: bool) -> tuple:
 
 def assert_near(got, wanted, what: str) -> None:
     torch.testing.assert_close(
-        got.cpu().double(), wanted, atol=1e-5, rtol=1e-5, msg=lambda text: f"{what}: {text}"
-    )
+        got.cpu().double(), wanted, atol=1e-5, rtol=1e-5, msg=lambda text: f"{what}: {text}")
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -126,11 +102,9 @@ def test_tensors_that_are_not_contiguous_work(mode):
 def test_the_log_sum_exp_is_that_of_the_scores():
     q, k, v, _ = tensors(1, 2, 2, 50, 16, "fast")
     _, lse = kernels.flash_forward(
-        kernels.load("flash_attention.cu", "fast", ("-DHEAD_WIDTH=16",)), q, k, v, False
-    )
+        kernels.load("flash_attention.cu", "fast", ("-DHEAD_WIDTH=16",)), q, k, v, False)
     torch.testing.assert_close(
-        lse.double(), (q.double() @ k.double().mT / 4).logsumexp(-1), atol=1e-5, rtol=1e-5
-    )
+        lse.double(), (q.double() @ k.double().mT / 4).logsumexp(-1), atol=1e-5, rtol=1e-5)
 
 
 def test_wrong_shapes_and_types_are_refused_with_a_sentence():
@@ -151,8 +125,7 @@ def test_without_a_compiler_one_sentence_is_said_and_torch_computes(monkeypatch)
     q, k, v, d_o = tensors(1, 4, 2, 9, 16, "fast")
     q.requires_grad_()
     with pytest.warns(
-        UserWarning, match="no C\\+\\+ compiler found: install g\\+\\+ or clang\\+\\+.*plain torch computes"
-    ):
+        UserWarning, match="no C\\+\\+ compiler found: install g\\+\\+ or clang\\+\\+.*plain torch computes"):
         o = kernels.flash_attention(q, k, v)
     wanted, gradients = reference(q, k, v, d_o, True)
     assert_near(o.detach(), wanted, "output")

@@ -35,73 +35,39 @@ def compacted() -> torch.Tensor:
 
 # name, the first values of y, and what the report of its fault must say
 KERNELS = [
-    (
-        "tree",
-        X.view(4, 256).sum(1),
-        r"race on s\[\d+\]: thread .* (read|wrote) it at tricky_kernels.cu:12 and thread .* at tricky_kernels.cu:12, with no barrier",
-    ),
-    (
-        "warp_tree",
-        X[:64].view(2, 32).sum(1),
-        r"race on s\[\d+\]: .* read it at tricky_kernels.cu:23 .* writes it at tricky_kernels.cu:25",
-    ),
-    (
-        "histogram",
-        torch.bincount((X[:512].abs() * 4).int() % 8, minlength=8).float(),
-        r"race on bins\[\d\]: .*tricky_kernels.cu:35",
-    ),
+    ("tree", X.view(4, 256).sum(1),
+     r"race on s\[\d+\]: thread .* (read|wrote) it at tricky_kernels.cu:12 and thread .* at "
+     r"tricky_kernels.cu:12, with no barrier"),
+    ("warp_tree", X[:64].view(2, 32).sum(1),
+     r"race on s\[\d+\]: .* read it at tricky_kernels.cu:23 .* writes it at tricky_kernels.cu:25"),
+    ("histogram", torch.bincount((X[:512].abs() * 4).int() % 8, minlength=8).float(),
+     r"race on bins\[\d\]: .*tricky_kernels.cu:35"),
     ("two_masks", X[:64].view(4, 16).sum(1), r"lanes of a warp diverge|can never reach|reads lane"),
-    (
-        "broadcast",
-        X[:4].sum().expand(64),
-        r"race on s\[0\]: thread \(\d+,0,0\) .* read it at tricky_kernels.cu:53 and .* writes it at tricky_kernels.cu:51",
-    ),
-    (
-        "vectors",
-        X,
-        r"out of bounds: thread \(255,0,0\) .* reads \d+ bytes at tricky_kernels.cu:60, just past the end of x",
-    ),
+    ("broadcast", X[:4].sum().expand(64),
+     r"race on s\[0\]: thread \(\d+,0,0\) .* read it at tricky_kernels.cu:53 and .* writes it at "
+     r"tricky_kernels.cu:51"),
+    ("vectors", X,
+     r"out of bounds: thread \(255,0,0\) .* reads \d+ bytes at tricky_kernels.cu:60, just past the end of x"),
     ("misaligned", X[:1000], r"misaligned: thread \(0,0,0\) .* at tricky_kernels.cu:65.* multiple of 8"),
     ("carved", X[:64].flip(0) + X[64:128].flip(0), r"race on smem\[32\]: .* wrote it .* writes it"),
     ("ping_pong", spread(X[:64]), r"race on s\[\d+\]: .*tricky_kernels.cu:84"),
-    (
-        "bytes",
-        (X[:64] > 0).float().flip(0),
-        r"race on flag\[0\]: thread \(0,0,0\) .* wrote it .* thread \(1,0,0\)",
-    ),
-    (
-        "early_exit",
-        torch.cat([X[:64].flip(0), X[64:128].flip(0)]),
-        r"not all threads reach a barrier: .*thread \(60,0,0\) .* can never reach: it has returned",
-    ),
+    ("bytes", (X[:64] > 0).float().flip(0),
+     r"race on flag\[0\]: thread \(0,0,0\) .* wrote it .* thread \(1,0,0\)"),
+    ("early_exit", torch.cat([X[:64].flip(0), X[64:128].flip(0)]),
+     r"not all threads reach a barrier: .*thread \(60,0,0\) .* can never reach: it has returned"),
     ("relay", X[:1], r"race on s\[0\]: thread \(0,0,0\) .* wrote it .* thread \(16,0,0\) .* reads it"),
-    (
-        "float_max",
-        X.abs().max().view(1),
-        r"race on y\[0\]: thread .* wrote it at .* thread .* reads it|race on y\[0\]",
-    ),
+    ("float_max", X.abs().max().view(1),
+     r"race on y\[0\]: thread .* wrote it at .* thread .* reads it|race on y\[0\]"),
     ("interleaved", X, r"race on y\[0\]: .* nothing orders two blocks"),
-    (
-        "shift",
-        torch.arange(128.0).roll(-1),
-        r"race on y\[0\]: .*read it .* writes it|race on y\[1\]: .*read it .* writes it",
-    ),
-    (
-        "ragged",
-        X[:40].view(5, 8).sum(1).repeat_interleave(8),
-        r"__shfl_down_sync \(line \d+\) reads lane 13, which is not in the mask",
-    ),
+    ("shift", torch.arange(128.0).roll(-1),
+     r"race on y\[0\]: .*read it .* writes it|race on y\[1\]: .*read it .* writes it"),
+    ("ragged", X[:40].view(5, 8).sum(1).repeat_interleave(8),
+     r"__shfl_down_sync \(line \d+\) reads lane 13, which is not in the mask"),
     ("ballot", compacted(), r""),
-    (
-        "chain",
-        2 * X[:256].flip(0),
-        r"uninitialised: thread \(0,0,0\) .* reads scratch\[255\] .* before anyone wrote it",
-    ),
-    (
-        "columns",
-        X[:64].view(8, 8).T.reshape(-1),
-        r"out of bounds: thread \(7,0,0\) .* uses index 9 of an array 'float ?\[9\]' at tricky_kernels.cu:\d+",
-    ),
+    ("chain", 2 * X[:256].flip(0),
+     r"uninitialised: thread \(0,0,0\) .* reads scratch\[255\] .* before anyone wrote it"),
+    ("columns", X[:64].view(8, 8).T.reshape(-1),
+     r"out of bounds: thread \(7,0,0\) .* uses index 9 of an array 'float ?\[9\]' at tricky_kernels.cu:\d+"),
     ("launch", X, r"invalid launch: a block has 1 to 1024 threads"),
 ]
 NAMES = [name for name, *_ in KERNELS]
@@ -110,8 +76,7 @@ NAMES = [name for name, *_ in KERNELS]
 def run(name: str, fault: bool, mode: str) -> torch.Tensor:
     y = torch.zeros(1024)
     CudaLibrary(SOURCE, mode).call(
-        "tricky", x=X, y=y, out_scratch=torch.zeros(256), which=NAMES.index(name), fault=int(fault)
-    )
+        "tricky", x=X, y=y, out_scratch=torch.zeros(256), which=NAMES.index(name), fault=int(fault))
     return y
 
 
@@ -146,8 +111,9 @@ def test_the_next_call_after_a_fault_works():
 
 
 def test_nothing_in_the_emulator_needs_the_state_of_the_cpp_runtime():
-    """A library that carries a copy of the runtime (g++ -static-libstdc++) never set up its streams and locales."""
-    needed = subprocess.run(["readelf", "-sWC", build(SOURCE, "check")], capture_output=True, text=True, check=True).stdout
+    """A library that carries a copy of the runtime (g++ -static-libstdc++) never set up its streams."""
+    needed = subprocess.run(["readelf", "-sWC", build(SOURCE, "check")], capture_output=True, text=True,
+                            check=True).stdout
     assert "emu_tensor" in needed
     assert not re.findall(r"std::\S*(?:stream|locale|ios_base|basic_ios|stringbuf)\S*", needed)
 
@@ -181,7 +147,8 @@ def test_a_header_that_is_not_emulated_is_refused_with_a_sentence(tmp_path):
 def test_a_blank_exercise_is_named_when_a_kernel_meets_it(tmp_path, mode):
     cu = tmp_path / "blank.cu"
     cu.write_text(
-        "#include <cuda_runtime.h>\n__global__ void k(float* x) {\n  __trap();  // exercise c.1: vector add\n}\n"
+        "#include <cuda_runtime.h>\n__global__ void k(float* x) {\n  __trap();  // exercise c.1: vector "
+        "add\n}\n"
         'extern "C" int go(float* x, cudaStream_t) { k<<<1, 1>>>(x); return cudaGetLastError(); }\n'
     )
     with pytest.raises(NotImplementedError, match="^exercise c.1: vector add$"):
@@ -191,7 +158,8 @@ def test_a_blank_exercise_is_named_when_a_kernel_meets_it(tmp_path, mode):
 def test_too_much_static_shared_memory_is_refused_as_nvcc_would(tmp_path):
     cu = tmp_path / "large.cu"
     cu.write_text(
-        "#include <cuda_runtime.h>\n__global__ void k(float* x) { __shared__ float s[13000]; s[threadIdx.x] = *x; __syncthreads(); *x = s[1]; }\n"
+        "#include <cuda_runtime.h>\n__global__ void k(float* x) { __shared__ float s[13000]; s[threadIdx.x] "
+        "= *x; __syncthreads(); *x = s[1]; }\n"
         'extern "C" int go(float* x, cudaStream_t) { k<<<1, 1>>>(x); return cudaGetLastError(); }\n'
     )
     with pytest.raises(KernelFault, match="52000 bytes of __shared__ arrays: a kernel has at most 49152"):

@@ -24,11 +24,8 @@ MODES = [pytest.param(m, marks=needs("cuda" if m == "gpu" else "cpu")) for m in 
 # Which element a register of a lane holds, as NVIDIA's CUTLASS states it (cute/atom/mma_traits_sm80.hpp,
 # SM80_16x8x16_F32BF16BF16F32_TN): lane = t + 4 g and the number within the lane count through these (size,
 # stride), and their sum is a column-major index of the matrix. A is (16, 16), B (8, 16) as n x k, C (16, 8).
-CUTLASS = {
-    "A": (16, ((4, 32), (8, 1)), ((2, 16), (2, 8), (2, 128))),
-    "B": (8, ((4, 16), (8, 1)), ((2, 8), (2, 64))),
-    "C": (16, ((4, 32), (8, 1)), ((2, 16), (2, 8))),
-}
+CUTLASS = {"A": (16, ((4, 32), (8, 1)), ((2, 16), (2, 8), (2, 128))),
+           "B": (8, ((4, 16), (8, 1)), ((2, 8), (2, 64))), "C": (16, ((4, 32), (8, 1)), ((2, 16), (2, 8)))}
 
 
 def places(name: str) -> list:
@@ -147,11 +144,9 @@ FAULTS = [
 @pytest.mark.parametrize("function,how,sentence", FAULTS)
 def test_a_fault_of_a_warps_instruction_is_named(function, how, sentence):
     registers, newest = torch.zeros(32, 4, dtype=torch.int32), 1 if how.get("fault") == 5 else 0
-    given = {
-        "mma": dict(a=registers, b=registers[:, :2].contiguous(), c=torch.zeros(32, 4)),
-        "ldmatrix": dict(tiles=torch.zeros(4, 8, 8).bfloat16(), out_r=registers),
-        "copies": dict(x=torch.zeros(400), out_y=torch.zeros(32), newest=newest, look=0),
-    }
+    given = {"mma": dict(a=registers, b=registers[:, :2].contiguous(), c=torch.zeros(32, 4)),
+             "ldmatrix": dict(tiles=torch.zeros(4, 8, 8).bfloat16(), out_r=registers),
+             "copies": dict(x=torch.zeros(400), out_y=torch.zeros(32), newest=newest, look=0)}
     with pytest.raises(KernelFault) as report:
         probe("check").call(function, **given[function], **how)
     assert re.search(sentence, str(report.value)), report.value

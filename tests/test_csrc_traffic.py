@@ -12,8 +12,7 @@ pytestmark = pytest.mark.skipif(bool(kernels.why_not()), reason=kernels.why_not(
 
 @pytest.mark.parametrize(
     "T,D,causal",
-    [(64, 64, False), (100, 64, True), (77, 16, True), (77, 16, False), (70, 128, True), (40, 24, False)],
-)
+    [(64, 64, False), (100, 64, True), (77, 16, True), (77, 16, False), (70, 128, True), (40, 24, False)])
 def test_flash_moves_exactly_the_bytes_of_the_formula(T, D, causal):
     wanted = traffic.flash_forward_bytes(T, D, causal), traffic.flash_backward_bytes(T, D, causal)
     assert traffic.count_flash(T, D, causal) == wanted
@@ -52,8 +51,10 @@ def test_a_transpose_without_padding_waits_32_times_for_one_bank(pad, passes):
 def test_a_write_down_a_column_touches_32_sectors(tmp_path):
     cu = tmp_path / "column.cu"
     cu.write_text(
-        "#include <cuda_runtime.h>\n__global__ void k(const float* x, float* y) { y[threadIdx.x * 32] = x[threadIdx.x]; }\n"
-        'extern "C" int go(const float* x, float* y, cudaStream_t) { k<<<1, 32>>>(x, y); return cudaGetLastError(); }\n'
+        "#include <cuda_runtime.h>\n__global__ void k(const float* x, float* y) { y[threadIdx.x * 32] = "
+        "x[threadIdx.x]; }\n"
+        'extern "C" int go(const float* x, float* y, cudaStream_t) '
+        '{ k<<<1, 32>>>(x, y); return cudaGetLastError(); }\n'
     )
     lib = kernels.CudaLibrary(cu, "check")
     lib.call("go", profile=True, x=torch.randn(32), y=torch.zeros(1024))
@@ -71,7 +72,6 @@ def test_the_inner_loops_of_flash_attention_have_no_bank_conflicts(D):
     kernels.flash_backward(lib, q, k, v, o, lse, d_o, True, profile=True)
     table.update(lib.profile())
     shared = [
-        (place, cost / requests) for place, (requests, cost, _) in table.items() if place[2] == "shared"
-    ]
+        (place, cost / requests) for place, (requests, cost, _) in table.items() if place[2] == "shared"]
     assert len(shared) >= 8
     assert [place for place, passes in shared if passes > 1.01] == []

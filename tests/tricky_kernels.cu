@@ -1,5 +1,5 @@
-// Small kernels that are right for a reason the checker must understand, each with one fault that `fault` switches
-// on. x holds 1024 numbers and y 1024 zeros. test_csrc_checker.py runs every kernel both ways.
+// Small kernels that are right for a reason the checker must understand, each with one fault that `fault`
+// switches on. x holds 1024 numbers and y 1024 zeros. test_csrc_checker.py runs every kernel both ways.
 #include <cuda_runtime.h>
 constexpr unsigned ALL = 0xffffffff;
 
@@ -158,7 +158,8 @@ __global__ void columns(const float* x, float* y, int fault) {  // an index that
   y[c * 8 + r] = s[r][c];
 }
 
-extern "C" int tricky(const float* x, float* y, float* out_scratch, int which, int fault, cudaStream_t stream) {
+extern "C" int tricky(const float* x, float* y, float* out_scratch, int which, int fault,
+                      cudaStream_t stream) {
   switch (which) {
     case 0: tree<<<4, 256>>>(x, y, fault); break;
     case 1: warp_tree<<<1, 64>>>(x, y, fault); break;

@@ -17,29 +17,15 @@ T, GROUP = 77, 2
 
 def worst_error(cu: Path, mode: str) -> float:
     """Run forward and backward (or the naive forward) and return the largest difference from float64."""
-    generator, D = (
-        torch.Generator().manual_seed(0),
-        16 if cu.name == FLASH else 40,
-    )  # the naive kernels' tiles are 32 wide
+    generator, D = (torch.Generator().manual_seed(0),
+                    16 if cu.name == FLASH else 40)  # the naive kernels' tiles are 32 wide
     q, k, v, d_o = (torch.randn(1, heads, T, D, generator=generator) for heads in (4, 2, 2, 4))
     leaves = [x.double().requires_grad_() for x in (q, k, v)]
     wanted = kernels.attention_torch(*leaves)
     if cu.name != FLASH:
         scores, o = torch.empty(1, 4, T, T), torch.empty_like(q)
-        CudaLibrary(cu, mode).call(
-            "naive_forward",
-            Q=q,
-            K=k,
-            V=v,
-            out_S=scores,
-            out_O=o,
-            heads=4,
-            T=T,
-            D=D,
-            group=GROUP,
-            scale=D**-0.5,
-            causal=True,
-        )
+        CudaLibrary(cu, mode).call("naive_forward", Q=q, K=k, V=v, out_S=scores, out_O=o, heads=4, T=T, D=D,
+                                   group=GROUP, scale=D**-0.5, causal=True)
         return (o - wanted).abs().max().item()
     lib = CudaLibrary(cu, mode, (f"-DHEAD_WIDTH={D}",))
     o, lse = kernels.flash_forward(lib, q, k, v, True)
