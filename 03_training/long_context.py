@@ -81,14 +81,14 @@ def fit(model: Transformer, rows: Rows, steps: int, length: int, lr: float, labe
 
 
 @torch.no_grad()
-def measure(model: Transformer, held_out: Rows, rows: int = 48, width: int = 16) -> dict:
-    """Nats a token at each place of long rows, the mean of `width` places: LONG / width numbers; and the
+def measure(model: Transformer, held_out: Rows, rows: int = 48, width: int = 16, long: int = LONG) -> dict:
+    """Nats a token at each place of long rows, the mean of `width` places: long / width numbers; and the
     share of pass keys that are found whole, by the length of the text."""
-    x, y = held_out.text(0, rows, LONG)
-    logits = torch.cat([model(x[i:i + 8]) for i in range(0, rows, 8)])                     # (rows, LONG, V)
-    losses = logits.logsumexp(-1) - logits.gather(-1, y[..., None])[..., 0]                # (rows, LONG)
+    x, y = held_out.text(0, rows, long)
+    logits = torch.cat([model(x[i:i + 8]) for i in range(0, rows, 8)])                     # (rows, long, V)
+    losses = logits.logsumexp(-1) - logits.gather(-1, y[..., None])[..., 0]                # (rows, long)
     found = {}
-    for length in (SHORT, 2 * SHORT, LONG):
+    for length in (long // 4, long // 2, long):
         x, y = held_out.keys(1, rows, length)
         right = torch.cat([model(x[i:i + 8]).argmax(-1) for i in range(0, rows, 8)]) == y
         found[str(length)] = right[:, -DIGITS:].all(1).double().mean().item()

@@ -7,6 +7,8 @@ from bpe import EOS
 from cross_entropy import IGNORE
 from long_context import BASES, KINDS, LONG, SHORT, fit, measure
 from pass_keys import DIGITS, Rows
+from stretch_trained import KINDS as STRETCHES
+from stretch_trained import stretched
 from transformer import Config, Transformer
 
 
@@ -74,3 +76,15 @@ def test_measuring_gives_a_loss_a_place_and_a_share_of_keys(rows):
     want = torch.nn.functional.cross_entropy(model(x).flatten(0, 1), y.flatten(), reduction="none")
     torch.testing.assert_close(torch.tensor(found["loss"]), want.view(8, 4, 64).mean((0, 2)).detach())
     assert found["keys"].keys() == {"64", "128", "256"} and all(0 <= v <= 1 for v in found["keys"].values())
+
+
+def test_a_stretched_model_has_the_weights_and_within_windows_the_outputs_of_the_trained_one():
+    torch.manual_seed(0)
+    trained = Transformer(Config(vocab_size=32, d_model=32, n_layers=1, n_heads=2, n_kv_heads=2, d_ff=16,
+                                 max_len=128)).eval()
+    ids = torch.randint(32, (1, 60))
+    same = {kind: torch.allclose(stretched(trained, then)(ids), trained(ids), atol=1e-5)
+            for kind, then in STRETCHES.items()}
+    assert same == {"RoPE": True, "RoPE, interpolated": False, "RoPE, NTK": False, "RoPE, YaRN": False,
+                    "RoPE, windows of 64": True}
+    assert stretched(trained, {})(torch.zeros(1, 512, dtype=torch.long)).shape == (1, 512, 32)
