@@ -195,7 +195,8 @@ MUTANTS = [
      "return out", "return ids if len(out) == len(ids) else out"),
     ("1.2", "replaces in a text of numbers, where 1 2 is in 11 2",
      "out, i = [], 0",
-     'text = " ".join(map(str, ids)).replace(" ".join(map(str, pair)), str(new_id))\n    return [int(x) for x in text.split()]\n    out, i = [], 0'),
+     'text = " ".join(map(str, ids)).replace(" ".join(map(str, pair)), str(new_id))\n    return [int(x) '
+     'for x in text.split()]\n    out, i = [], 0'),
     ("1.2", "merges what a merge has made",
      "out.append(ids[i])\n",
      "out.append(ids[i])\n            if tuple(out[-2:]) == pair:\n                out[-2:] = [new_id]\n"),

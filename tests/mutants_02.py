@@ -316,7 +316,8 @@ MUTANTS = [
     ("2.2", "repeats after sixty-four keys", "e(n_keys, device=device)", "e(n_keys, device=device) % 64"),
     ("2.2", "works on squares alone",
      "return key > query",
-     "query = query if n_queries < n_keys else query + 0\n    return torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).triu(1 if n_queries == n_keys else n_keys - n_queries)"),
+     "query = query if n_queries < n_keys else query + 0\n    return torch.ones(n_queries, n_keys, "
+     "dtype=torch.bool, device=device).triu(1 if n_queries == n_keys else n_keys - n_queries)"),
     ("2.2", "is minus infinity where a query may not look",
      "return key > query", 'return torch.where(key > query, float("-inf"), 0.0)'),
 
@@ -343,7 +344,8 @@ MUTANTS = [
      "_interleave(group, dim=1", "_interleave(group, dim=3).reshape(x.shape[0], n_heads, *x.shape[2:]"),
     ("2.4", "gives one head alone the gradient",
      "x.repeat_interleave(grou",
-     "torch.cat((x, x.detach().repeat_interleave(group - 1, dim=1)), 1) if x.shape[1] == 1 else x.repeat_interleave(grou"),
+     "torch.cat((x, x.detach().repeat_interleave(group - 1, dim=1)), 1) if x.shape[1] == 1 else "
+     "x.repeat_interleave(grou"),
 
     ("2.5", "looks at the token before", "lf.act(self.gate_proj(x)", "lf.act(self.gate_proj(x.roll(1, 1))"),
     ("2.5", "clamps the hidden numbers",
@@ -419,7 +421,8 @@ MUTANTS = [
      "self.attend(q, k, v, bia", "attend(q, k, v, bia"),
     ("2.13", "turns what is in the cache again",
      "append(self.layer, k, v)",
-     'append(self.layer, k, v); k = torch.cat((k[:, :, :-T], apply_rope(k[:, :, -T:], cos, sin)), 2) if self.positions == "rope" else k'),
+     'append(self.layer, k, v); k = torch.cat((k[:, :, :-T], apply_rope(k[:, :, -T:], cos, sin)), 2) if '
+     'self.positions == "rope" else k'),
     ("2.13", "leaves the keys as they are",
      "norm(self.k_proj(x).view(B, T, self.kv_heads, D)", "proj(x).view(B, T, self.kv_heads, D"),
 

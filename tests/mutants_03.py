@@ -261,7 +261,8 @@ MUTANTS = [
     ("3.2", "decays ten steps at least", "(int(n_steps * decay), 1", "(int(n_steps * decay), 10"),
     ("3.2", "returns a tensor",
      "return max(floor, min(warmup(step, n_warmup), (n_steps - step) / n_decay",
-     "import torch\n    return torch.tensor(max(floor, min(warmup(step, n_warmup), (n_steps - step) / n_decay)"),
+     "import torch\n    return torch.tensor(max(floor, min(warmup(step, n_warmup), (n_steps - step) / "
+     "n_decay)"),
     ("3.2", "goes down to the floor and not to zero",
      "(n_steps - step) / n_dec", "floor + (1 - floor) * (n_steps - step) / n_dec"),
 
@@ -384,7 +385,8 @@ MUTANTS = [
      "(document[:, :, None] != document[:, None, :]).float()"),
     ("3.15", "hides the future too",
      "document[:, :, None] != document[:, None, :]",
-     "(document[:, :, None] != document[:, None, :]) | torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).triu(1)"),
+     "(document[:, :, None] != document[:, None, :]) | torch.ones(ids.shape[1], ids.shape[1], "
+     "dtype=torch.bool).triu(1)"),
     ("3.15", "counts on from row to row",
      "(ids == eos).cumsum(-1)", "(ids == eos).flatten().cumsum(-1).view(ids.shape).clamp(max=3)"),
     ("3.15", "looks one document back",

@@ -224,7 +224,8 @@ MUTANTS = [
     ("7.4", "pads on the left", "ows[i, :len(p) + len(a)]", "ows[i, width - len(p) - len(a):]"),
     ("7.4", "drops the dimension of one row",
      " inputs_and_targets(rows",
-     " inputs_and_targets(rows)\n    if len(prompts) == 1:\n        return x[0], y[0].masked_fill(~keep[0, 1:], IGNORE"),
+     " inputs_and_targets(rows)\n    if len(prompts) == 1:\n        return x[0], "
+     "y[0].masked_fill(~keep[0, 1:], IGNORE"),
     ("7.4", "pads to a multiple of eight",
      "n zip(prompts, answers))", "n zip(prompts, answers))\n    width = -(-width // 8) * 8"),
 

@@ -298,7 +298,8 @@ MUTANTS = [
     ("8.5", "drops everything for p = 0", "    dropped[..., 0] = False\n", ""),
     ("8.5", "keeps equals of the last",
      "return logits.masked_fill(dropped",
-     'least = logits.masked_fill(dropped, float("inf")).amin(-1, keepdim=True)\n    return logits.masked_fill(logits < least'),
+     'least = logits.masked_fill(dropped, float("inf")).amin(-1, keepdim=True)\n    return '
+     'logits.masked_fill(logits < least'),
     ("8.5", "computes in float32", "n logits.masked_fill(dro", "n logits.float().masked_fill(dro"),
     ("8.5", "overflows", "softmax(ordered)", "ordered.exp() / ordered.exp().sum(-1, keepdim=True)"),
     ("8.5", "takes 0.95 for all", "if p >= 1:", "if p >= 0.95:"),
@@ -335,7 +336,8 @@ MUTANTS = [
     ("8.9", "lowers by ten thousand", 'float("-inf")', "-1e4"),
     ("8.9", "overflows",
      "threshold = logits.amax(-1, keepdim=True) + math.log(p)",
-     'logits, given = logits.exp(), logits\n    threshold = logits.amax(-1, keepdim=True) * p\n    return given.masked_fill(logits < threshold, float("-inf"))\n    threshold = 0'),
+     'logits, given = logits.exp(), logits\n    threshold = logits.amax(-1, keepdim=True) * p\n    return '
+     'given.masked_fill(logits < threshold, float("-inf"))\n    threshold = 0'),
     ("8.9", "compares with p itself", "logits < threshold", "logits.softmax(-1) < p"),
     ("8.9", "computes in float32", "eturn logits.masked_fill", "eturn logits.float().masked_fill"),
     ("8.9", "takes a small p for none", "if p <= 0:", "if p <= 0.01:"),
