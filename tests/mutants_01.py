@@ -310,4 +310,9 @@ MUTANTS = [
     ("1.14", "returns one text", "return alphabet", 'return "".join(alphabet)'),
     ("1.14", "returns a dictionary", "return alphabet", "return dict(enumerate(alphabet))"),
     ("1.14", "lists the visible ones first", "return alphabet", "return sorted(alphabet)"),
+
+    ("1.11", "takes nearly equal for equal", "> best[end]:", "> best[end] + 1e-3:"),
+    ("1.11", "rounds scores", "best[start] + score,", "round(best[start] + score, 1),"),
+    ("1.12", "uses no token of more than eight characters", "max(map(len, p))", "min(8, max(map(len, p)))"),
+    ("1.12", "takes rare tokens for none", "if word[i:j] in p]", "if p.get(word[i:j], 0) > 1e-3]"),
 ]

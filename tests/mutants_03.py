@@ -408,4 +408,7 @@ MUTANTS = [
     ("3.17", "goes to zero and stops at the floor", "1 - (1 - floor) * progress", "max(floor, 1 - progress)"),
     ("3.17", "falls to zero after the end",
      "return 1 -", "if step >= n_steps:\n        return 0.0\n    return 1 -"),
+
+    ("3.9", "computes in float32", "ogits - log_z[:, None]).", "ogits - log_z[:, None]).float()."),
+    ("3.13", "ignores the id 0", "targets != IGNORE", "targets > 0"),
 ]

@@ -259,4 +259,8 @@ MUTANTS = [
     ("7.8", "returns a row", "urn -(gain * mask).sum()", "urn -(gain * mask).sum()[None]"),
     ("7.8", "cuts large ratios of bad answers",
      "orch.minimum(ratio * a, ", "orch.minimum(ratio.clamp(max=3) * a, "),
+
+    ("7.6", "computes in float32",
+     "margin = beta *", "chosen, rejected = chosen.float(), rejected.float()\n    margin = beta *"),
+    ("7.8", "computes in float32", " = (log_p - old_log_p).e", " = (log_p - old_log_p).float().e"),
 ]
