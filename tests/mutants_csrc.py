@@ -11,9 +11,7 @@ MUTANTS = [
     ("c.2", "no barrier before the first level", "  __syncthreads();  // all", "  // all"),
     ("c.2", "no barrier between the levels", "    __syncthreads();  // outside", "    // outside"),
     ("c.2", "the barrier is inside the if",
-     "if (t < half) sums[t] += sums[t + half];  // the lower half reads what the upper half left\n"
-     "    __syncthreads();",
-     "if (t < half) { sums[t] += sums[t + half];\n    __syncthreads(); }"),
+     "half];  // the lower half reads what the upper half left\n    __syncthreads();", "half], __syncthreads();"),
     ("c.2", "skips the first level", "THREADS / 2", "THREADS / 4"),
     ("c.2", "stops one level early", "half > 0", "half > 1"),
     ("c.2", "one thread too many adds", "t < half", "t <= half"),
