@@ -126,6 +126,20 @@ def test_large_scores_do_no_harm_in_bfloat16(mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_keys_past_the_end_add_nothing_however_small_all_scores_are(deterministic, mode):
+    """Scores near -140: past the end K is zeros, its score 0, exp(0 - L) infinite, and that times 0 NaN."""
+    q, k, v, d_o = tensors(1, 1, 1, 33, 32, torch.bfloat16, mode)
+    leaves = [x.requires_grad_() for x in (5 + q / 8, k / 8 - 5, v)]
+    o = kernels.flash_attention(*leaves, causal=False, mode=mode, deterministic=deterministic)
+    bounds = wanted_and_bounds(*leaves, d_o, False)
+    assert bounds["L"][0].max() < -100
+    for name, got in zip(("O", "dQ", "dK", "dV"), (o, *torch.autograd.grad(o, leaves, d_o))):
+        wanted, bound = bounds[name]
+        assert ((got.detach().cpu().double() - wanted).abs() <= 2 * bound + 2e-2).all(), name
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype,rung", [(torch.float32, 0), (torch.float32, 1), (torch.bfloat16, 2),
                                         (torch.bfloat16, 3), (torch.bfloat16, 4), (torch.bfloat16, 5)])
 def test_a_token_cannot_see_the_future_on_any_rung(dtype, rung, mode):
