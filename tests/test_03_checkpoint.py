@@ -50,7 +50,7 @@ def start(folder: Path, pause: float) -> subprocess.Popen:
 
 
 def steps_of(run: subprocess.Popen):
-    """The steps that a run says it takes, as it takes them; an AssertionError with its last words if it fails."""
+    """The steps that a run says it takes, as it takes them; AssertionError with its last words if not."""
     words = []
     for line in run.stdout:
         if line.strip().isdigit():

@@ -22,7 +22,8 @@ def test_any_batch_size_and_any_number_of_ranks_take_the_same_rows_in_the_same_o
     one = RowStream(STREAM, 10, seed=3)
     want = one.take(0, 48)[0]
     assert torch.equal(torch.cat([RowStream(STREAM, 10, 3).take(i, 1)[0] for i in range(48)]), want)
-    changed = torch.cat([RowStream(STREAM, 10, 3).take(0, 8)[0], *(one.take(8 + 4 * i, 4)[0] for i in range(10))])
+    later = [one.take(8 + 4 * i, 4)[0] for i in range(10)]
+    changed = torch.cat([RowStream(STREAM, 10, 3).take(0, 8)[0], *later])
     assert torch.equal(changed, want), "the batch was halved after the first step"
     for world in (2, 3, 6):
         for first in (0, 12):
@@ -101,7 +102,7 @@ def test_documents_apart_are_computed_as_if_each_were_alone(positions):
     near = 1e-4 if positions == "rope" else 1e-9   # the angles' tables are float32
     torch.testing.assert_close(together, alone, rtol=near, atol=near)
     assert not torch.allclose(model(ids)[0], alone), "without the mask they see each other"
-    assert all(layer.self_attn.attend is attend for layer in model.model.layers), "the model is as it was before"
+    assert all(layer.self_attn.attend is attend for layer in model.model.layers), "the model is as it was"
 
 
 def test_batches_made_ahead_are_those_made_in_place():

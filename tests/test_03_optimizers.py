@@ -54,7 +54,7 @@ def test_parameters_without_a_gradient_or_frozen_stay_as_they_are():
 
 @pytest.mark.parametrize("make", [AdamW, Muon])
 def test_zero_grad_forgets_the_gradients_of_its_parameters_alone(make):
-    """As torch's: None by default, so that a parameter without a new gradient is left out of the next step."""
+    """As torch's: None by default, so that a parameter without a new gradient is left out next time."""
     mine, others = twins((2, 2), (2, 2))
     give_gradients(0, mine, others)
     optimizer = make(mine, 0.1)

@@ -25,7 +25,8 @@ def test_the_chunked_loss_has_the_value_and_gradients_of_torch(chunk):
     want = nn.functional.cross_entropy((x @ table.T).flatten(0, 1), y.flatten())
     got = chunked_cross_entropy(x, table, y, chunk)
     torch.testing.assert_close(got, want.detach(), rtol=1e-12, atol=0)
-    torch.testing.assert_close(torch.autograd.grad(3 * got, (x, table)), torch.autograd.grad(3 * want, (x, table)))
+    grads = [torch.autograd.grad(3 * loss, (x, table)) for loss in (got, want)]
+    torch.testing.assert_close(*grads)
 
 
 def test_the_chunked_loss_of_ignored_targets_is_zero_and_so_is_its_gradient():
@@ -38,7 +39,8 @@ def test_the_chunked_loss_of_ignored_targets_is_zero_and_so_is_its_gradient():
 def test_the_chunked_loss_holds_only_one_chunk_of_logits(monkeypatch):
     sizes = []
     plain = loss_of_chunk
-    monkeypatch.setattr("chunked_loss.loss_of_chunk", lambda x, *rest: sizes.append(len(x)) or plain(x, *rest))
+    monkeypatch.setattr("chunked_loss.loss_of_chunk",
+                        lambda x, *rest: sizes.append(len(x)) or plain(x, *rest))
     chunked_cross_entropy(torch.randn(50, 4), torch.randn(9, 4), torch.randint(9, (50,)), 16)
     assert sizes == [16, 16, 16, 2]
 
@@ -60,7 +62,7 @@ def test_the_gradient_of_the_chunked_loss_agrees_with_finite_differences():
 
 @pytest.mark.parametrize("momentum, decay", [(0.0, 0.0), (0.9, 0.0), (0.9, 0.1)])
 def test_sgd_takes_the_steps_of_torch_over_hundreds_of_steps(momentum, decay):
-    mine = [nn.Parameter(torch.randn(3, 4, dtype=torch.float64)), nn.Parameter(torch.randn(5, dtype=torch.float64))]
+    mine = [nn.Parameter(torch.randn(*shape, dtype=torch.float64)) for shape in ((3, 4), (5,))]
     theirs = [nn.Parameter(p.detach().clone()) for p in mine]
     a, b = SGD(mine, 0.05, momentum, decay), torch.optim.SGD(theirs, 0.05, momentum)
     for step in range(300):
@@ -158,8 +160,8 @@ def test_fp16_loses_small_gradients_that_a_scale_saves():
 
 def test_the_scaler_halves_after_an_overflow_and_doubles_after_a_quiet_time():
     scaler, factors = LossScaler(8.0, quiet=3), []
-    for finite in (True, True, False, True, True, True, True, True, True, False, False, False, False, False, False):
-        scaler.update(finite)
+    for finite in "110111111000000":
+        scaler.update(finite == "1")
         factors.append(scaler.factor)
     assert factors == [8, 8, 4, 4, 4, 8, 8, 8, 16, 8, 4, 2, 1, 1, 1] and scaler.skipped == 7
     top = LossScaler(2.0**24, quiet=1)

@@ -1,4 +1,4 @@
-"""What `make FULL=1` does in chapter 3, on a small model: it says its estimate, shows samples, is killed, goes on."""
+"""`make FULL=1` in chapter 3, on a small model: it says its estimate, shows samples, is killed, goes on."""
 import os
 import re
 import signal
