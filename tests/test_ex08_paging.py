@@ -172,7 +172,8 @@ def test_the_owner_with_the_fewest_requests_is_next():
     """of the owners with the fewest running requests the earliest request is next, wherever it stands"""
     queue = [("ada", 3, 1), ("cy", 7, 4), ("ben", 4, 1), ("cy", 6, 5)]
     for running, wanted in ((["ada", "ada", "ben"], 3), (["cy", "cy", "ada", "ben"], 0), (["ada", "cy"], 2),
-                            ([], 0), (["cy"] * 3 + ["ada"] * 300, 2), (["dan", "dan"], 0)):
+                            ([], 0), (["cy"] * 3 + ["ada"] * 300, 2), (["dan", "dan"], 0),
+                            (["cy"] * 40 + ["ada"] * 30 + ["ben"] * 29, 2)):
         got = turn(queue, running, 9)
         assert got == wanted, (
             f"waiting (owner, arrival, blocks) {queue}, running {running[:6]}, got {got}, not {wanted}: "
