@@ -14,13 +14,15 @@ import os
 import signal
 import time
 import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 try:
     from workbench import parse_settings, run_main, setting
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 from api_answer import Answer
 from bpe import EOS, Tokenizer
 from checkpoint import load_model
@@ -28,12 +30,13 @@ from constrained import Constrainer
 from engine import Engine
 from engine_thread import Choice, EngineThread
 from http_protocol import (MAX_LINE, HttpError, HttpRequest, begin_events, event, flush, read_request, send,
-                           send_error,
-                           send_json)
+                           send_error, send_json)
 from openai_api import Job, Limits, parse_job
+from page_api import Page, page_html, stage_models
 from scheduler import Request
 from server_metrics import Metrics
 from streaming import StreamDecoder
+from tasks import load_tasks
 from transformer import Transformer
 
 
@@ -44,16 +47,14 @@ class Settings:
     model: str = "grpo"                                    # sft, dpo or grpo of chapter 7, or a model's file
     host: str = "127.0.0.1"                                # 0.0.0.0 lets other machines in: set a key then
     port: int = setting(8000, least=0, most=65535)         # 0 takes a free one and prints it
-    # clients must send it; FIVE_PILLARS_API_KEY hides it from ps
-    api_key: str = ""
+    api_key: str = ""                # clients must send it; FIVE_PILLARS_API_KEY hides it from ps
     blocks: int = 1024                                     # blocks of 16 tokens in the cache
     running: int = 32                                      # requests that are computed together
     queue: int = 256                                       # texts waited for or written; beyond: 429
     connections: int = 1024                                # open at once; beyond: 503
     body: int = 1 << 20                                    # largest body, in bytes
     seconds: float = 120.0                                 # longest time for one request
-    # longest wait for a client's next request, or its rest
-    idle: float = 30.0
+    idle: float = 30.0                                     # longest wait for a request, or its rest
     grace: float = 30.0                                    # time to finish after SIGTERM
 
 
@@ -70,6 +71,8 @@ class Server:
         self.open: dict[asyncio.Task, bool] = {}           # connections, and whether they are answering
         self.closing = False
         self.pages: dict[str, tuple[str, bytes]] = {}      # other things to serve: path to (type, content)
+        self.posts: dict[str, Callable[[dict], dict]] = {}     # what the page asks, one at a time
+        self.worker, self.asked = ThreadPoolExecutor(1), 0
 
     async def run(self, started: asyncio.Future | None = None) -> None:
         """Serve until SIGTERM or SIGINT, then finish what was accepted."""
@@ -82,7 +85,8 @@ class Server:
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
                 loop.add_signal_handler(sign, stop.set)
         self.stop, self.port = stop, listener.sockets[0].getsockname()[1]
-        print(f"{self.name} at http://{self.s.host}:{self.port}/v1   (Ctrl-C ends it)", flush=True)
+        page = f", to look at: http://{self.s.host}:{self.port}/" if "/" in self.pages else ""
+        print(f"{self.name} at http://{self.s.host}:{self.port}/v1{page}   (Ctrl-C ends it)", flush=True)
         if started is not None:
             started.set_result(self.port)
         await stop.wait()
@@ -149,7 +153,7 @@ class Server:
         """Find what answers a path."""
         methods = {"/health": "GET", "/metrics": "GET", "/v1/models": "GET", f"/v1/models/{self.name}": "GET",
                    "/v1/completions": "POST", "/v1/chat/completions": "POST",
-                   **dict.fromkeys(self.pages, "GET")}
+                   **dict.fromkeys(self.pages, "GET"), **dict.fromkeys(self.posts, "POST")}
         if request.path not in methods:
             raise HttpError(404, f"there is no {request.path[:80]} here")
         if request.method != methods[request.path]:
@@ -169,9 +173,21 @@ class Server:
                          "owned_by": "five-pillars"}
                 one = request.path != "/v1/models"
                 await send_json(writer, model if one else {"object": "list", "data": [model]}, keep)
+            elif request.path in self.posts:
+                await send_json(writer, await self.compute(self.posts[request.path], request.json()), keep)
             else:
                 return await self.generate(request, reader, writer, keep)
         return keep
+
+    async def compute(self, function: Callable[[dict], dict], body: dict) -> dict:
+        """Call a function of the page in its thread."""
+        if self.asked >= 32:
+            raise HttpError(429, "the page has asked for too much at once", retry_after=1)
+        self.asked += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.worker, function, body)
+        finally:
+            self.asked -= 1
 
     def authorize(self, request: HttpRequest) -> None:
         """HttpError 401 unless the client sent the key, if there is one."""
@@ -268,8 +284,14 @@ def main() -> None:
     out = Path(s.out)
     named = out / "07_alignment" / f"{s.model}.pt"
     model = load_model(named if named.exists() else s.model).requires_grad_(False)
-    tokenizer = Tokenizer.load(out / "01_tokenizer" / "tokenizer.json")
-    asyncio.run(Server(model, tokenizer, Path(s.model).stem, s).run())
+    tokenizer, tasks = (load(out / "01_tokenizer" / file) for load, file in
+                        ((Tokenizer.load, "tokenizer.json"), (load_tasks, "tasks.json")))
+    name = Path(s.model).stem
+    server = Server(model, tokenizer, name, s)
+    questions = [q.text for q in tasks.held_out_questions[:3]]
+    page = Page({**stage_models(out), name: model}, tokenizer, name, questions)
+    server.pages["/"], server.posts = ("text/html; charset=utf-8", page_html()), page.posts()
+    asyncio.run(server.run())
 
 
 if __name__ == "__main__":
