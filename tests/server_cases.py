@@ -4,9 +4,11 @@ import contextlib
 import http.client
 import json
 import random
+import re
 import socket
 import threading
 import time
+from pathlib import Path
 
 from engine_cases import TOKENIZER, lively_model
 
@@ -16,10 +18,20 @@ from server import Server, Settings
 EOS, USER, BOT = (TOKENIZER.special[name] for name in ("<|eos|>", "<|user|>", "<|bot|>"))
 
 
+def needs_no_blank() -> None:
+    """RuntimeError in a learner's tree with a blank: a server answers by nearly all that is written here, and what
+    runs into a blank in another thread can only be waited for.
+    """
+    for file in sorted(Path(__file__).resolve().parents[1].glob("0[1-8]_*/*.py")):
+        if blank := re.search(r'raise NotImplementedError\("(exercise [\d.]+: [\w ,-]*)', file.read_text(encoding="utf-8")):
+            raise RuntimeError(blank[1])
+
+
 class Running:
     """A server on a free port; `stop()` is what SIGTERM does."""
 
     def __init__(self, **settings):
+        needs_no_blank()
         self.server = Server(lively_model(), TOKENIZER, "tiny", Settings(port=0, **settings))
         self.loop, ready = asyncio.new_event_loop(), threading.Event()
 

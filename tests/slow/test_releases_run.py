@@ -29,10 +29,10 @@ def own_tests(tree, newest):
     assert files
     folders = [*sorted(str(p) for p in tree.glob("0*_*")), str(tree), str(tree / "tests"), sysconfig.get_path("purelib")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "2"}
-    done = subprocess.run([sys.executable, "-S", "-m", "pytest", "-p", "no:cacheprovider", *files], cwd=tree, env=env,
+    done = subprocess.run([sys.executable, "-S", "-m", "pytest", "-rs", "-p", "no:cacheprovider", *files], cwd=tree, env=env,
                           capture_output=True, text=True, timeout=1200)
     counts = {what: int(n) for n, what in re.findall(r"(\d+) (passed|skipped|failed|errors?)\b", done.stdout[-400:])}
-    return done.returncode, counts, done.stdout[-3000:] + done.stderr[-2000:]
+    return done.returncode, counts, done.stdout[-6000:] + done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("chapters, newest", [("1", [1]), ("1-2", [2]), ("1-3", [3]), ("7-8", [7, 8])])
@@ -51,4 +51,4 @@ def test_a_release_of_the_course_runs_its_own_tests(chapters, newest, tmp_path):
     status, filled, said = own_tests(tree, newest)
     assert status == 0, said
     assert set(filled) <= {"passed", "skipped"} and filled["passed"] > blank.get("passed", 0), said
-    assert filled.get("skipped", 0) <= 1, said   # one test compares with an optimizer that older torch lacks
+    assert "still blank" not in said   # others may skip: what an older torch or this machine lacks
