@@ -29,7 +29,7 @@ def own_tests(tree, newest):
     assert files
     folders = [*sorted(str(p) for p in tree.glob("0*_*")), str(tree), str(tree / "tests"), sysconfig.get_path("purelib")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "2"}
-    done = subprocess.run([sys.executable, "-S", "-m", "pytest", "-rs", "-p", "no:cacheprovider", *files], cwd=tree, env=env,
+    done = subprocess.run([sys.executable, "-S", "-m", "pytest", "-rsfE", "-p", "no:cacheprovider", *files], cwd=tree, env=env,
                           capture_output=True, text=True, timeout=1200)
     counts = {what: int(n) for n, what in re.findall(r"(\d+) (passed|skipped|failed|errors?)\b", done.stdout[-400:])}
     return done.returncode, counts, done.stdout[-6000:] + done.stderr[-2000:]
