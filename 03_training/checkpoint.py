@@ -58,6 +58,8 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> Transfor
     try:
         model = Transformer(Config(**saved["config"]))
         model.load_state_dict(saved["weights"])
+    except NotImplementedError:   # an exercise that is still blank
+        raise
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):   # no such entries or weights
         raise ValueError(f"{path} is not a model file of this code ({what_differs(saved)}): "
                          "delete it and run make again") from None

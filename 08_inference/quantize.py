@@ -216,6 +216,8 @@ def load_quantized(path: Path | str) -> Transformer:
     try:
         model = quantize_model(Transformer(Config(**saved["config"])), saved["table_bits"])
         model.load_state_dict(saved["weights"])
+    except NotImplementedError:   # an exercise that is still blank
+        raise
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):   # of another model or code
         raise ValueError(f"{path} is not a quantized model of this code: run `make 08`") from None
     return model
