@@ -68,18 +68,20 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> Transfor
 
 def what_differs(saved: dict) -> str:
     """Why a saved model cannot be built: the field of its configuration, or the weight, that does not fit."""
-    if not {"config", "weights"} <= saved.keys():
+    if not (isinstance(saved.get("config"), dict) and isinstance(saved.get("weights"), dict)):
         return "it has no configuration or no weights"
     unknown = sorted(saved["config"].keys() - {field.name for field in fields(Config)})
     if unknown:
         return f"its configuration has a field {unknown[0]!r}, which is unknown here"
     try:
         wanted = Transformer(Config(**saved["config"])).state_dict()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         return str(error).partition("\n")[0]
     for name in sorted(wanted.keys() ^ saved["weights"].keys()):
         return f"weight {name} is {'missing' if name in wanted else 'unknown here'}"
     for name, w in wanted.items():
+        if not isinstance(saved["weights"][name], torch.Tensor):
+            return f"weight {name} is no tensor"
         if w.shape != saved["weights"][name].shape:
             return f"weight {name} is {tuple(saved['weights'][name].shape)}, by its configuration {tuple(w.shape)}"
     return "it cannot be read"

@@ -127,6 +127,8 @@ def read_gguf(path: Path | str) -> tuple[Transformer, Tokenizer]:
         theirs = {their_name(name): name for name in wanted}
         found = {theirs.get(name, name): t for name, t in tensors.items()}
         compare_names(path, {name: torch.empty(t.shape, device="meta") for name, t in found.items()}, wanted)
+    except NotImplementedError:   # an exercise that is still blank
+        raise
     except (KeyError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
         raise ValueError(f"{path} is no model that we know ({error!r})") from None
     except ValueError as error:
