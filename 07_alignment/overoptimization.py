@@ -167,7 +167,7 @@ def main() -> None:
     device = announce("07 reward models", s)
     sft_file = Path(s.out, "07_alignment", "sft.pt")
     cells = Cells(Path(s.out, "study", "overoptimization"), CODE)
-    common = asdict(replace(s, out="", seed=0, quick=False)) | {"model": content_hash(sft_file)}
+    common = asdict(replace(s, out="", seed=0, seeds=1, quick=False)) | {"model": content_hash(sft_file)}
     judged, curves, off = [], {"best of n": [], "DPO": [], "PPO": [], "PPO, no KL price": []}, {}
     for seed in range(s.seed, s.seed + s.seeds):
         made: list = []   # the experiment and its reward model, once they are needed
