@@ -118,6 +118,17 @@ class Settings(RunSettings):
     seeds: int = 3           # fine-tunings of one base model
 
 
+def ranks_of(text: str) -> list[int]:
+    """"1,4,16" gives [1, 4, 16]."""
+    try:
+        ranks = [int(word) for word in text.split(",")]
+    except ValueError:
+        ranks = []
+    if not ranks or min(ranks) < 1:
+        raise ValueError(f"--ranks {text!r}: give whole numbers from 1 with commas between them, such as 1,4,16")
+    return ranks
+
+
 def row(s: Settings, rank: int, seed: int, device) -> dict:
     """Fine-tune at one rank (0: all weights); skills on held-out items and what had to be kept for training."""
     seed_everything(seed)
@@ -139,11 +150,12 @@ def row(s: Settings, rank: int, seed: int, device) -> dict:
 def main() -> None:
     """A table of ranks."""
     s = parse_settings(Settings, __doc__, dict(steps=4, ranks="2", seeds=1))
+    ranks = ranks_of(s.ranks)
     device = announce("07 LoRA", s)
     cells = Cells(Path(s.out, "study", "lora"), [transformer, adamw, sft])
     data = content_hash(Path(s.out, "03_training", "model.pt"), Path(s.out, "01_tokenizer", "tasks.json"))
     rows = []
-    for rank in [0, *map(int, s.ranks.split(","))]:
+    for rank in [0, *ranks]:
         cell = {"rank": rank, "steps": s.steps, "lr": s.lr if rank else s.full_lr, "data": data}
         got = [cells.get(cell | {"seed": s.seed + i}, lambda i=i, rank=rank: row(s, rank, s.seed + i, device))
                for i in range(s.seeds)]

@@ -12,10 +12,12 @@ Source: ggml-quants.c and ggml-common.h of ggml, from which the rounding is take
 from collections.abc import Callable
 from typing import NamedTuple
 
+try:
+    from workbench import run_main
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
 import torch
 from torch import Tensor
-
-from workbench import run_main
 
 
 def half_bytes(x: Tensor) -> Tensor:

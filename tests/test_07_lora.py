@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from linear import Linear
-from lora import MATRICES, LoRALinear, add_lora, merge_lora, unmerge_lora
+from lora import MATRICES, LoRALinear, add_lora, merge_lora, ranks_of, unmerge_lora
 from transformer import Config, Transformer
 
 
@@ -82,3 +82,10 @@ def test_unknown_matrices_and_a_second_set_of_adapters_are_refused(model):
     add_lora(model, 1)
     with pytest.raises(ValueError, match="merge them first"):
         add_lora(model, 1)
+
+
+@pytest.mark.parametrize("text", ["", "1,", "a", "0", "2,-1", "1.5"])
+def test_ranks_are_whole_numbers_from_1(text):
+    assert ranks_of("1,4, 16") == [1, 4, 16]
+    with pytest.raises(ValueError, match="--ranks"):
+        ranks_of(text)
