@@ -80,6 +80,8 @@ def reducible_loss(logits: torch.Tensor, table: torch.Tensor, weight: torch.Tens
     # EXERCISE 5.7 reducible loss by enumeration
     logits, table = logits.double(), table.double()
     log_q = logits - logits.logsumexp(-1, keepdim=True)
+    # a logit of -inf may stand there: 0 inf = NaN
+    log_q = torch.where(table > 0, log_q, 0)
     log_p = torch.where(table > 0, table, 1).log()                 # 0 log 0 = 0
     return ((table * (log_p - log_q)).sum(-1) * weight).sum(-1)
     # END EXERCISE 5.7
