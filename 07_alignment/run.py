@@ -101,7 +101,8 @@ class Course:
             record = {"key": self.key, "skills": self.measure(model, sampled), "log": log, "seconds": seconds,
                       "evaluation_seconds": time.perf_counter() - begin - seconds}
             write_json(record_file, record)
-            (self.folder / f"{name}.state.pt").unlink(missing_ok=True)
+            for kept in (f"{name}.state.pt", f"{name}.state.before.pt"):
+                (self.folder / kept).unlink(missing_ok=True)
         print("  " + f"{name:<15}" + "  ".join(f"{k} {v:.1%}" for k, v in record["skills"].items() if k in
               ("facts", "terse", "addition") or "@" in k), flush=True)
         return load_model(model_file, self.device), record

@@ -144,6 +144,11 @@ def test_what_cannot_be_served_is_refused_in_the_apis_form(running, path, body, 
     assert set(answer["error"]) == {"message", "type", "param", "code"}
 
 
+def test_a_body_without_a_content_type_is_refused_because_any_page_may_send_one(running):
+    status, answer, _ = running.ask("/v1/completions", {"prompt": "a"}, headers={"Content-Type": ""})
+    assert status == 415 and "application/json" in answer["error"]["message"]
+
+
 @pytest.mark.parametrize("data, status", [
     (b"nonsense\r\n\r\n", 400), (b"GET /health\r\n\r\n", 400), (b"GET health HTTP/1.1\r\n\r\n", 400),
     (b"GET /health HTTP/1.1\r\nno colon\r\n\r\n", 400), (b"GET /health HTTP/1.1\r\n: x\r\n\r\n", 400),
