@@ -123,3 +123,13 @@ def test_processes_start_from_one_place():
             words = ("ProcessPoolExecutor(", "multiprocessing.Pool(", "multiprocessing.Process(", "os.fork(")
             found = [word for word in words if word in text]
             assert not found, f"{path.name} uses {found}: take workbench.process_pool"
+
+
+@pytest.mark.skipif(len(CHAPTERS) < 8, reason="a release has a part of what the pages link to")
+def test_every_relative_link_of_a_page_leads_somewhere():
+    pages = [p for p in [*ROOT.glob("*.md"), *ROOT.glob("0*/*.md"), *ROOT.glob("csrc/*.md")]]
+    assert len(pages) > 20
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            if not target.startswith(("http://", "https://", "mailto:")):
+                assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}, which is not there"
