@@ -20,8 +20,9 @@ from pathlib import Path
 from learn_bodies import blanked, chapters, course, digest, graft, is_stub, write
 from learn_trees import export, git, has_git, needed
 
-TEACHERS = {"TEACHING.md", "CONTRIBUTING.md", "CHANGELOG.md", "NEGATIVE.md", "tests/tiny_course.py", *(f"tools/learn_{name}.py" for name in (
-    "teach", "grade", "marks", "handin", "prove", "release", "exam", "alike"))}
+TEACHERS = {"TEACHING.md", "CONTRIBUTING.md", "CHANGELOG.md", "NEGATIVE.md", "tests/tiny_course.py",
+            *(f"tools/learn_{name}.py" for name in (
+                "teach", "grade", "marks", "handin", "prove", "release", "exam", "alike"))}
 SETUP = """#!/usr/bin/env bash
 # Gradescope runs this once, when the autograder is built: Python, a C++ compiler and the five packages.
 set -euo pipefail
