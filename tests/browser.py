@@ -30,6 +30,10 @@ class Browser:
             if "on port" in line and "successfully" in line:
                 self.base = f"http://127.0.0.1:{line.split('on port ')[1].split('.')[0].strip()}"
                 break
+        else:
+            self.driver.wait()
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise RuntimeError("chromedriver ended without opening a port")
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
                  "--hide-scrollbars", f"--window-size={width},{height}",
                  f"--user-data-dir={self.folder}/profile",
