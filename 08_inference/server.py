@@ -284,11 +284,10 @@ def main() -> None:
     out = Path(s.out)
     named = out / "07_alignment" / f"{s.model}.pt"
     model = load_model(named if named.exists() else s.model).requires_grad_(False)
-    tokenizer, tasks = (load(out / "01_tokenizer" / file) for load, file in
-                        ((Tokenizer.load, "tokenizer.json"), (load_tasks, "tasks.json")))
+    tokenizer, tasks = Tokenizer.load(out / "01_tokenizer" / "tokenizer.json"), out / "01_tokenizer" / "tasks.json"
     name = Path(s.model).stem
     server = Server(model, tokenizer, name, s)
-    questions = [q.text for q in tasks.held_out_questions[:3]]
+    questions = [q.text for q in load_tasks(tasks).held_out_questions[:3]] if tasks.exists() else []
     page = Page({**stage_models(out), name: model}, tokenizer, name, questions)
     server.pages["/"], server.posts = ("text/html; charset=utf-8", page_html()), page.posts()
     asyncio.run(server.run())
