@@ -184,9 +184,13 @@ def tree_of(body: str) -> str:
 
 def places(body: str) -> tuple[dict, dict]:
     """Of a Python body, by line: where it may be broken, {column: is it inside brackets}, and where a comment begins."""
-    breaks, comments, depth = {}, {}, 0
+    breaks, comments, depth, quoted = {}, {}, 0, 0
     for token in tokenize.generate_tokens(io.StringIO("if 1:\n" + body).readline):
         row, column = token.end[0] - 1, token.end[1]
+        kind = tokenize.tok_name[token.type]   # from Python 3.12 on an f-string is several tokens
+        quoted += kind.endswith("STRING_START") - kind.endswith("STRING_END")
+        if quoted:
+            continue
         depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(token.string, 0) * (token.type == tokenize.OP)
         if token.type == tokenize.COMMENT:
             comments[token.start[0] - 1] = token.start[1]
