@@ -9,7 +9,9 @@ leaving early or by changing the tests: a solver's changes to tests are overwrit
 """
 import argparse
 import builtins
+import importlib.util
 import json
+import unittest
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +100,9 @@ def grade(instance: Instance, patch: str) -> Grade:
     except DoesNotApply as error:
         return Grade(False, False, {test: f"the patch does not apply: {error}" for test in wanted})
     files = {**{p: t for p, t in files.items() if not is_test(p)}, **{p: t for p, t in tests.items() if is_test(p)}}
-    said = {test: run_test(files, test) for test in wanted}
+    given = top_names(instance.files) | top_names(tests)
+    own = given | {name for name in top_names(files) if importlib.util.find_spec(name) is None}
+    said = {test: run_test(files, test, own) for test in wanted}
     passed = {test: reason is None for test, reason in said.items()}
     return Grade(resolved(passed, instance.FAIL_TO_PASS, instance.PASS_TO_PASS), True,
                  {test: reason for test, reason in said.items() if reason is not None})
@@ -106,18 +110,25 @@ def grade(instance: Instance, patch: str) -> Grade:
 
 def is_test(path: str) -> bool:
     """Does this file hold tests, which are not the solver's to change?"""
-    return path.split("/")[-1].startswith("test_") or path.split("/")[-1] == "conftest.py"
+    *folders, name = path.split("/")
+    return name.startswith("test_") or name.endswith("_test.py") or name == "conftest.py" or bool({"test", "tests"} & {*folders})
 
 
-def run_test(files: dict[str, str], test: str) -> str | None:
+def top_names(files: dict[str, str]) -> set[str]:
+    """What can be imported from these files, without what is inside packages."""
+    return {path.split("/")[0].removesuffix(".py") for path in files}
+
+
+def run_test(files: dict[str, str], test: str, own: set[str]) -> str | None:
     """Run one test, named "path::function" or "path::Class::method"; None if it passes, else the reason in a sentence.
 
-    The test's own code runs here; what it imports from the repository stays in the sandbox.
+    The test's own code runs here; what it imports under one of the names `own` stays in the sandbox. A patch that adds a
+    `math.py` or a `pytest.py` is not among them: the test would ask the solver whether two numbers are equal.
     """
     path, *names = test.split("::")
-    if path not in files or not names:
+    if path not in files or len(names) not in (1, 2):
         return "there is no such test"
-    program = f"FILES = {{k: v for k, v in {json.dumps(files)}.items()}}\n" + IMPORTS
+    program = f"FILES = {json.dumps(files)}\n" + IMPORTS
     space: dict = {"__name__": Path(path).stem}
     try:
         with Sandbox(program, LIMITS) as box:
@@ -127,25 +138,35 @@ def run_test(files: dict[str, str], test: str) -> str | None:
                 except Failed as failure:
                     raise_as(failure, space)
             box.ask = ask
-            space["__builtins__"] = {**vars(builtins), "__import__": importer(files, lambda name: box.call("_module", name))}
+            space["__builtins__"] = {**vars(builtins), "__import__": importer(own, lambda name: box.call("_module", name))}
             exec(compile(files[path], path, "exec"), space)
-            found = space[names[0]]
-            for name in names[1:]:
-                found = getattr(found(name) if isinstance(found, type) and hasattr(found, "assertEqual") else found(), name)
-            found()
+            found = space.get(names[0])
+            if not callable(found) or names[1:] and not hasattr(found, names[1]):
+                return "there is no such test"
+            call(found, *names[1:])
+    except KeyboardInterrupt:
+        raise
     except Failed as failure:
         return str(failure)
-    except KeyError as error:
-        return f"there is no {error}"
-    except Exception as error:
+    except BaseException as error:   # pytest.fail and pytest.skip are no Exceptions, and a skipped test has not passed
         return f"{type(error).__name__}: {str(error)[:200]}"
     return None
 
 
-def importer(files: dict[str, str], fetch: Callable[[str], object]) -> Callable:
-    """An `__import__` for the test: the repository's modules come from the sandbox, all others from here."""
-    own = {path.split("/")[0].removesuffix(".py") for path in files}
+def call(found: Callable, method: str = "") -> None:
+    """A function; or a method of a class, with what unittest and pytest do before and after it."""
+    if not method:
+        found()
+    elif isinstance(found, type) and issubclass(found, unittest.TestCase):
+        found(method).debug()
+    else:
+        it = found()
+        getattr(it, "setup_method", lambda: None)()
+        getattr(it, method)()
 
+
+def importer(own: set[str], fetch: Callable[[str], object]) -> Callable:
+    """An `__import__` for the test: the repository's modules come from the sandbox, all others from here."""
     def bring(name, globals=None, locals=None, fromlist=(), level=0):
         top = name.split(".")[0]
         if top not in own:

@@ -103,7 +103,7 @@ class PPO:
             clipped += (outside * mask).sum().item() / mask.sum().item() / k.epochs
             if k.critic:
                 self.update(self.critic_update, clipped_value_loss(self.critic(x) * mask, values, returns, mask))
-        return {"reward": paid.mean().item(), "kl": ((old - ref) * mask).sum(1).mean().item(), "clipped": clipped}
+        return {"reward": paid.mean().item(), "kl": (kl_k3(old, ref) * mask).sum(1).mean().item(), "clipped": clipped}
 
     @staticmethod
     def update(optimizer: AdamW, loss: Tensor) -> None:

@@ -22,6 +22,11 @@ class Hunk:
     lines: list[str] = field(default_factory=list)
 
 
+def lines_of(text: str) -> list[str]:
+    """Its lines without their ends. Not splitlines, which also ends a line at a form feed and six other characters."""
+    return text.removesuffix("\n").split("\n") if text else []
+
+
 def parse_patch(patch: str) -> dict[str, list[Hunk]]:
     """Path to hunks. A file to be made has the old path /dev/null, one to be deleted the new path: its key is "-path".
 
@@ -29,7 +34,7 @@ def parse_patch(patch: str) -> dict[str, list[Hunk]]:
     """
     files: dict[str, list[Hunk]] = {}
     hunks, old, left = None, None, [0, 0]
-    for line in patch.splitlines():
+    for line in lines_of(patch):
         if any(left):
             left[0] -= line[:1] in ("", " ", "-")
             left[1] -= line[:1] in ("", " ", "+")
@@ -82,11 +87,14 @@ def apply_hunk(text: list[str], hunk: Hunk, shift: int) -> tuple[list[str], int]
 
 
 def apply_patch(files: dict[str, str], patch: str) -> dict[str, str]:
-    """New {path: text}; the given one stays as it is. DoesNotApply if any hunk does not fit, and then nothing is changed."""
+    """New {path: text}; the given one stays as it is. DoesNotApply if any hunk does not fit, and then nothing is changed.
+
+    A changed file ends in a line break, whether it did before or not.
+    """
     files = dict(files)
     for path, hunks in parse_patch(patch).items():
         deleted, path = path.startswith("-"), path.removeprefix("-")
-        text, shift = files.get(path, "").splitlines(), 0
+        text, shift = lines_of(files.get(path, "")), 0
         for hunk in hunks:
             try:
                 text, shift = apply_hunk(text, hunk, shift)
@@ -103,7 +111,7 @@ def make_patch(before: dict[str, str], after: dict[str, str]) -> str:
     """The unified diff from one set of files to another."""
     parts = []
     for path in sorted({*before, *after}):
-        old, new = before.get(path, ""), after.get(path, "")
+        old, new = ([line + "\n" for line in lines_of(files.get(path, ""))] for files in (before, after))
         names = f"a/{path}" if path in before else "/dev/null", f"b/{path}" if path in after else "/dev/null"
-        parts += difflib.unified_diff(old.splitlines(True), new.splitlines(True), *names)
-    return "".join(part if part.endswith("\n") else part + "\n\\ No newline at end of file\n" for part in parts)
+        parts += difflib.unified_diff(old, new, *names)
+    return "".join(parts)

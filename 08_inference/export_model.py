@@ -1,6 +1,6 @@
 """Hand the model on: GGUF for llama.cpp, and a folder that transformers loads.
 
-    make export                            MODEL=sft KIND=Q8_0 make export
+    make export                            make MODEL=sft export; one kind of file: --kind Q8_0
     transformers                           AutoModelForCausalLM.from_pretrained("out/08_inference/export/hf")
     llama.cpp                              llama-cli -m out/08_inference/export/model.Q4_0.gguf
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from code_tasks import TASKS, grade, load_instances, resolved
+from code_tasks import TASKS, Instance, grade, is_test, load_instances, resolved
 from unified_diff import DoesNotApply, Hunk, apply_hunk, apply_patch, make_patch, parse_patch
 
 ROWS = {row.instance_id: row for row in load_instances(TASKS)}
@@ -114,6 +114,43 @@ def test_a_solvers_tests_are_not_the_ones_that_count():
     row = ROWS["intervals-1"]
     easy = "def test_touching():\n    pass\n\n\ndef test_overlapping():\n    pass\n"
     assert not grade(row, changed(row, "test_intervals.py", easy)).resolved
+
+
+def only(files, test, hidden=None):
+    """An instance with one test that must be mended."""
+    return Instance("x-1", "p", "", make_patch(files, hidden) if hidden else "", [test], [], files)
+
+
+def test_a_patch_that_brings_its_own_math_or_pytest_decides_nothing():
+    files = {"f.py": "def f():\n    return 1.0\n",
+             "test_f.py": "import math\nfrom f import f\n\n\ndef test_f():\n    assert math.isclose(f(), 2.0)\n"}
+    cheat = {"math.py": "def isclose(a, b):\n    return True\n"}
+    assert not grade(only(files, "test_f.py::test_f"), make_patch(files, {**files, **cheat})).resolved
+    right = {**files, "f.py": "from two import TWO\n\n\ndef f():\n    return TWO\n", "two.py": "TWO = 2.0\n"}
+    assert grade(only(files, "test_f.py::test_f"), make_patch(files, right)).resolved
+
+
+def test_what_unittest_and_pytest_do_around_a_test_is_done():
+    text = ("import unittest\nimport pytest\nfrom f import f\n\n\nclass A(unittest.TestCase):\n    def setUp(self):\n"
+            "        self.x = f()\n\n    def test_a(self):\n        self.assertEqual(self.x, 1)\n\n\nclass TestB:\n"
+            "    def setup_method(self):\n        self.x = f()\n\n    def test_b(self):\n        assert self.x == 1\n\n\n"
+            "def test_skipped():\n    pytest.skip('not today')\n\n\ndef test_key():\n    {}['a']\n")
+    files = {"f.py": "def f():\n    return 1\n", "test_f.py": text}
+    for test, reason in (("A::test_a", None), ("TestB::test_b", None), ("test_skipped", "Skipped: not today"),
+                         ("test_key", "KeyError: 'a'"), ("test_none", "there is no such test"), ("A::none", "there is no such test")):
+        got = grade(only(files, f"test_f.py::{test}"), "")
+        assert got.failed.get(f"test_f.py::{test}") == reason
+
+
+def test_files_below_a_folder_of_tests_are_not_the_solvers():
+    assert [is_test(p) for p in ("tests/helper.py", "pkg/test/a.py", "a_test.py", "conftest.py", "testing.py", "latest/a.py")] == \
+        [True, True, True, True, False, False]
+
+
+def test_form_feeds_and_carriage_returns_stay():
+    before = {"f.py": "a = 1\r\n\x0cb = 2\r\nc = '\u2028'\r\n"}
+    after = {"f.py": before["f.py"].replace("b = 2", "b = 3")}
+    assert apply_patch(before, make_patch(before, after)) == after
 
 
 def test_a_mended_bug_that_breaks_another_test_is_not_resolved():
