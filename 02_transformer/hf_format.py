@@ -12,7 +12,8 @@ from pathlib import Path
 try:
     from workbench import read_json, run_main, write_json
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 import torch
 from torch import Tensor
 

@@ -11,7 +11,8 @@ try:
     from workbench import (RunSettings, announce, parse_settings, run_main, seed_everything, setting,
                            write_json)
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 import torch
 
 from attention import softmax

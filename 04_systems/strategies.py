@@ -15,7 +15,8 @@ from typing import Callable
 try:
     from workbench import parse_settings, run_main, setting
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn

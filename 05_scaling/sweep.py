@@ -25,7 +25,8 @@ try:
     from workbench import (Progress, atomic, parse_settings, process_pool, read_json, run_main, setting,
                            write_json)
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 import numpy as np
 import torch
 

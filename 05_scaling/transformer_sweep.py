@@ -19,7 +19,8 @@ from pathlib import Path
 try:
     from workbench import parse_settings, run_main, seed_everything, setting
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 import torch
 
 import adamw

@@ -16,7 +16,8 @@ from typing import Iterable
 try:
     from workbench import parse_settings, run_main
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 import numpy as np
 
 from bpe import EOS, Tokenizer

@@ -1,9 +1,10 @@
 """Repositories with a bug: the form of SWE-bench, and its grade.
 
-An instance has files, a problem in words, and tests that the solver does not see (`test_patch`). A patch resolves it if the
-tests that failed because of the bug pass (FAIL_TO_PASS) and those that passed still do (PASS_TO_PASS): Jimenez et al.
-2024, section 2. The repository's code runs in chapter 6's sandbox, the tests out here, so that a patch cannot pass by
-leaving early or by changing the tests: a solver's changes to tests are overwritten, as there.
+An instance has files, a problem in words, and tests that the solver does not see (`test_patch`). A patch
+resolves it if the tests that failed because of the bug pass (FAIL_TO_PASS) and those that passed still do
+(PASS_TO_PASS): Jimenez et al. 2024, section 2. The repository's code runs in chapter 6's sandbox, the tests
+out here, so that a patch cannot pass by leaving early or by changing the tests: a solver's changes to tests
+are overwritten, as there.
 
     python 07_alignment/code_tasks.py      grades the reference patches (all resolved) and empty ones (none)
 """
@@ -19,7 +20,8 @@ from pathlib import Path
 try:
     from workbench import run_main
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 from remote import Failed, raise_as
 from sandbox import Limits, Sandbox
 from unified_diff import DoesNotApply, apply_patch
@@ -33,7 +35,8 @@ class _Repository(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         base = name.replace(".", "/")
         for file in (base + ".py", base + "/__init__.py"):
             if file in FILES:
-                return importlib.util.spec_from_loader(name, self, origin=file, is_package=file.endswith("__init__.py"))
+                package = file.endswith("__init__.py")
+                return importlib.util.spec_from_loader(name, self, origin=file, is_package=package)
         if any(file.startswith(base + "/") for file in FILES):
             return importlib.util.spec_from_loader(name, self, origin="", is_package=True)
     def exec_module(self, module):
@@ -57,14 +60,16 @@ class Instance:
 
 @dataclass(frozen=True)
 class Grade:
-    """Whether a patch resolves its instance; `failed` {test: reason} are those that should pass and do not."""
+    """Whether a patch resolves its instance; `failed` {test: reason} should pass and do not."""
     resolved: bool
     applied: bool
     failed: dict[str, str]
 
 
 def load_instances(path: Path | str) -> list[Instance]:
-    """Read a JSONL file in SWE-bench's form; the lists of tests may be JSON in a string, as the published set has them.
+    """Read a JSONL file in SWE-bench's form.
+
+    The lists of tests may be JSON in a string, as the published set has them.
 
     ValueError names the line and what is wrong with it.
     """
@@ -74,16 +79,18 @@ def load_instances(path: Path | str) -> list[Instance]:
             continue
         try:
             row = json.loads(line)
-            tests = {k: json.loads(row[k]) if isinstance(row[k], str) else list(row[k]) for k in ("FAIL_TO_PASS", "PASS_TO_PASS")}
+            tests = {k: json.loads(row[k]) if isinstance(row[k], str) else list(row[k])
+                     for k in ("FAIL_TO_PASS", "PASS_TO_PASS")}
             text = {k: str(row[k]) for k in ("instance_id", "problem_statement", "patch", "test_patch")}
             found.append(Instance(**text, **tests, files=dict(row.get("files", {}))))
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}, line {number} is no instance of SWE-bench's form ({error!r})") from None
+            raise ValueError(f"{path}, line {number} is no instance of SWE-bench's form "
+                             f"({error!r})") from None
     return found
 
 
 def resolved(passed: dict[str, bool], fail_to_pass: list[str], pass_to_pass: list[str]) -> bool:
-    """All of both lists pass; a test that was not run has not passed. ValueError if nothing had to be mended."""
+    """All of both lists pass; what was not run has not. ValueError if nothing had to be mended."""
     # EXERCISE 7.15 the grade of a patch
     if not fail_to_pass:
         raise ValueError("no test fails before the patch: any patch would do")
@@ -99,7 +106,8 @@ def grade(instance: Instance, patch: str) -> Grade:
         files = apply_patch(instance.files, patch) if patch.strip() else instance.files
     except DoesNotApply as error:
         return Grade(False, False, {test: f"the patch does not apply: {error}" for test in wanted})
-    files = {**{p: t for p, t in files.items() if not is_test(p)}, **{p: t for p, t in tests.items() if is_test(p)}}
+    files = {**{p: t for p, t in files.items() if not is_test(p)},
+             **{p: t for p, t in tests.items() if is_test(p)}}
     given = top_names(instance.files) | top_names(tests)
     own = given | {name for name in top_names(files) if importlib.util.find_spec(name) is None}
     said = {test: run_test(files, test, own) for test in wanted}
@@ -111,7 +119,8 @@ def grade(instance: Instance, patch: str) -> Grade:
 def is_test(path: str) -> bool:
     """Does this file hold tests, which are not the solver's to change?"""
     *folders, name = path.split("/")
-    return name.startswith("test_") or name.endswith("_test.py") or name == "conftest.py" or bool({"test", "tests"} & {*folders})
+    named = name.startswith("test_") or name.endswith("_test.py") or name == "conftest.py"
+    return named or "test" in folders or "tests" in folders
 
 
 def top_names(files: dict[str, str]) -> set[str]:
@@ -120,10 +129,11 @@ def top_names(files: dict[str, str]) -> set[str]:
 
 
 def run_test(files: dict[str, str], test: str, own: set[str]) -> str | None:
-    """Run one test, named "path::function" or "path::Class::method"; None if it passes, else the reason in a sentence.
+    """Run one test, "path::function" or "path::Class::method"; None if it passes, else the reason.
 
-    The test's own code runs here; what it imports under one of the names `own` stays in the sandbox. A patch that adds a
-    `math.py` or a `pytest.py` is not among them: the test would ask the solver whether two numbers are equal.
+    The test's own code runs here; what it imports under one of the names `own` stays in the sandbox. A patch
+    that adds a `math.py` or a `pytest.py` is not among them: the test would ask the solver whether two
+    numbers are equal.
     """
     path, *names = test.split("::")
     if path not in files or len(names) not in (1, 2):
@@ -138,7 +148,8 @@ def run_test(files: dict[str, str], test: str, own: set[str]) -> str | None:
                 except Failed as failure:
                     raise_as(failure, space)
             box.ask = ask
-            space["__builtins__"] = {**vars(builtins), "__import__": importer(own, lambda name: box.call("_module", name))}
+            space["__builtins__"] = {**vars(builtins),
+                                     "__import__": importer(own, lambda name: box.call("_module", name))}
             exec(compile(files[path], path, "exec"), space)
             found = space.get(names[0])
             if not callable(found) or names[1:] and not hasattr(found, names[1]):
@@ -148,7 +159,8 @@ def run_test(files: dict[str, str], test: str, own: set[str]) -> str | None:
         raise
     except Failed as failure:
         return str(failure)
-    except BaseException as error:   # pytest.fail and pytest.skip are no Exceptions, and a skipped test has not passed
+    # pytest.fail and pytest.skip are no Exceptions, and a skipped test has not passed
+    except BaseException as error:
         return f"{type(error).__name__}: {str(error)[:200]}"
     return None
 
@@ -178,8 +190,10 @@ def importer(own: set[str], fetch: Callable[[str], object]) -> Callable:
 
 def main() -> None:
     """Grade the reference patches, and no patch."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", nargs="?", default=str(TASKS), help="instances in SWE-bench's form, one a line")
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", nargs="?", default=str(TASKS),
+                        help="instances in SWE-bench's form, one a line")
     rows = load_instances(parser.parse_args().file)
     for row in rows:
         right, none = grade(row, row.patch), grade(row, "")

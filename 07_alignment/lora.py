@@ -1,18 +1,20 @@
-"""LoRA: fine-tune a matrix by a product of two thin ones beside it, and add the product in when training is done.
+"""LoRA: fine-tune a matrix by a product of two thin ones beside it, which is added in at the end.
 
-Hu et al. 2021 (section 4): W stays as it is, what is learned is W + (alpha / r) B A with B (out, r) and A (r, in).
-B starts at zero, so the first forward pass is that of the base. On matrices that are kept in 4 bits this is QLoRA
-(Dettmers et al. 2023): only A and B need gradients and optimizer states.
+Hu et al. 2021 (section 4): W stays as it is, what is learned is W + (alpha / r) B A with B (out, r) and A (r,
+in). B starts at zero, so the first forward pass is that of the base. On matrices that are kept in 4 bits this
+is QLoRA (Dettmers et al. 2023): only A and B need gradients and optimizer states.
 
-    python 07_alignment/lora.py            ranks beside full fine-tuning, three seeds; after `make 03`, a few minutes
+    python 07_alignment/lora.py            ranks beside full fine-tuning; after `make 03`, a few minutes
 """
 from dataclasses import dataclass
 from pathlib import Path
 
 try:
-    from workbench import RunSettings, announce, content_hash, parse_settings, run_main, seed_everything, write_json
+    from workbench import (RunSettings, announce, content_hash, parse_settings, run_main, seed_everything,
+                           write_json)
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 import torch
 from torch import Tensor, nn
 
@@ -66,8 +68,9 @@ class LoRALinear(nn.Module):
         # END EXERCISE 7.10
 
 
-def add_lora(model: Transformer, rank: int, alpha: float | None = None, names: tuple[str, ...] = MATRICES) -> list[nn.Parameter]:
-    """Put an adapter on every Linear whose last name is in `names`, freeze all else; returns the new parameters.
+def add_lora(model: Transformer, rank: int, alpha: float | None = None,
+             names: tuple[str, ...] = MATRICES) -> list[nn.Parameter]:
+    """Put an adapter on every Linear that is called one of `names`, freeze all else; the new parameters.
 
     alpha is twice the rank if not given. ValueError if the model has none of these, or has adapters already.
     """
@@ -76,7 +79,8 @@ def add_lora(model: Transformer, rank: int, alpha: float | None = None, names: t
     if any(isinstance(m, LoRALinear) for m in model.modules()):
         raise ValueError("this model has adapters already: merge them first")
     if not found:
-        raise ValueError(f"no matrix of this model is called {' or '.join(names)}: name one of {', '.join(MATRICES)}")
+        raise ValueError(f"no matrix of this model is called {' or '.join(names)}: "
+                         f"name one of {', '.join(MATRICES)}")
     model.requires_grad_(False)
     adapters = []
     for parent, name, child in found:
@@ -88,7 +92,7 @@ def add_lora(model: Transformer, rank: int, alpha: float | None = None, names: t
 
 
 def merge_lora(model: Transformer) -> dict[str, Tensor]:
-    """Make it a plain model again, with each product added to its W; returns the W of before, for `unmerge_lora`.
+    """Make it a plain model again, each product added to its W; the W of before, for `unmerge_lora`.
 
     What was trained then costs nothing more to run, and a checkpoint is an ordinary one.
     """
@@ -103,7 +107,7 @@ def merge_lora(model: Transformer) -> dict[str, Tensor]:
 
 
 def unmerge_lora(model: Transformer, before: dict[str, Tensor]) -> None:
-    """The base again, bit for bit: subtracting the product would leave rounding behind, so W is put back instead."""
+    """The base again, bit for bit: subtracting the product would leave rounding, so W is put back."""
     for path, weight in before.items():
         model.get_submodule(path).weight.data.copy_(weight)
 
@@ -125,12 +129,12 @@ def ranks_of(text: str) -> list[int]:
     except ValueError:
         ranks = []
     if not ranks or min(ranks) < 1:
-        raise ValueError(f"--ranks {text!r}: give whole numbers from 1 with commas between them, such as 1,4,16")
+        raise ValueError(f"--ranks {text!r}: give whole numbers from 1 with commas between, such as 1,4,16")
     return ranks
 
 
 def row(s: Settings, rank: int, seed: int, device) -> dict:
-    """Fine-tune at one rank (0: all weights); skills on held-out items and what had to be kept for training."""
+    """Fine-tune at one rank (0: all weights); skills on held-out items, and what training had to keep."""
     seed_everything(seed)
     text = Path(s.out, "01_tokenizer")
     tokenizer, tasks = Tokenizer.load(text / "tokenizer.json"), load_tasks(text / "tasks.json")
@@ -144,7 +148,8 @@ def row(s: Settings, rank: int, seed: int, device) -> dict:
     n = sum(p.numel() for p in parameters)
     return {"facts": fact_skill(model, tokenizer, tasks.held_out_questions)["facts"],
             "addition": sum_skill(model, tokenizer, tasks.test_sums)["addition"],
-            "loss": log[-1]["loss"], "trained": n, "bytes": 12 * n}   # a gradient and two moments, 4 bytes each
+            # a gradient and two moments, 4 bytes each
+            "loss": log[-1]["loss"], "trained": n, "bytes": 12 * n}
 
 
 def main() -> None:
@@ -159,7 +164,8 @@ def main() -> None:
         cell = {"rank": rank, "steps": s.steps, "lr": s.lr if rank else s.full_lr, "data": data}
         got = [cells.get(cell | {"seed": s.seed + i}, lambda i=i, rank=rank: row(s, rank, s.seed + i, device))
                for i in range(s.seeds)]
-        rows.append([f"rank {rank}" if rank else "all weights", f"{got[0]['trained']:,}", f"{got[0]['bytes'] / 1e6:.2f}",
+        rows.append([f"rank {rank}" if rank else "all weights", f"{got[0]['trained']:,}",
+                     f"{got[0]['bytes'] / 1e6:.2f}",
                      *(mean_and_spread([100 * g[k] for g in got]) for k in ("facts", "addition"))])
     print_table(["trained", "weights", "MB of state", "facts %", "sums %"], rows)
     write_json(Path(s.out, "07_alignment", "lora.json"), {"seed": s.seed, "rows": rows})

@@ -1,10 +1,10 @@
 """The three steps of InstructGPT, and what becomes of a learned reward that is trusted too far.
 
-Raters compare answers, a reward model learns from them, and best-of-n, DPO and PPO improve on it, or on the pairs. Only here
-the true reward is known as well: it is drawn against the distance from the SFT model (KL). What the reward model says
-keeps rising; what is true need not (Gao, Schulman, Hilton 2022, figure 1).
+Raters compare answers, a reward model learns from them, and best-of-n, DPO and PPO improve on it, or on the
+pairs. Only here the true reward is known as well: it is drawn against the distance from the SFT model (KL).
+What the reward model says keeps rising; what is true need not (Gao, Schulman, Hilton 2022, figure 1).
 
-    python 07_alignment/overoptimization.py    after `make 07`; some twenty minutes (make study)
+    python 07_alignment/overoptimization.py    after `make 07`; some ten minutes (make study)
 """
 import copy
 import math
@@ -13,9 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 try:
-    from workbench import RunSettings, announce, content_hash, parse_settings, run_main, seed_everything, write_json
+    from workbench import (RunSettings, announce, content_hash, parse_settings, run_main, seed_everything,
+                           write_json)
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 import torch
 
 import dpo
@@ -33,7 +35,8 @@ from figures import GREY, new_axes, save
 from ppo import PPO, Knobs
 from preferences import Rater, agreement, rated_pairs
 from results_table import mean_and_spread, print_table
-from reward_model import ScalarModel, accuracy, calibration_error, differences, reward_objective, score_texts, scores
+from reward_model import (ScalarModel, accuracy, calibration_error, differences, reward_objective,
+                          score_texts, scores)
 from rollout import answer_log_probs
 from schedule import warmup
 from skills import ANSWER_TOKENS, chat_answers
@@ -59,7 +62,8 @@ class Settings(RunSettings):
 
 
 QUICK = dict(pairs=40, steps=4, ppo_steps=2, dpo_steps=2, every=2, questions=16, seeds=1)
-KNOBS = {"PPO": Knobs(), "no KL price": Knobs(kl=0), "no clip": Knobs(clip=1e9), "one update a batch": Knobs(epochs=1),
+KNOBS = {"PPO": Knobs(), "no KL price": Knobs(kl=0), "no clip": Knobs(clip=1e9),
+         "one update a batch": Knobs(epochs=1),
          "GAE lambda 1": Knobs(lam=1.0), "GAE lambda 0": Knobs(lam=0.0), "no critic": Knobs(critic=False)}
 
 
@@ -82,7 +86,8 @@ class Experiment:
     def reward_model(self, n: int) -> ScalarModel:
         """Trained on the first `n` pairs."""
         reward = ScalarModel(self.sft)
-        train(reward, [AdamW(reward.parameters(), 5e-4)], reward_objective(reward, self.tokenizer, self.pairs[:n], 24, self.seed),
+        train(reward, [AdamW(reward.parameters(), 5e-4)],
+              reward_objective(reward, self.tokenizer, self.pairs[:n], 24, self.seed),
               self.s.steps, lambda i: min(warmup(i, 5), 2 * (1 - i / self.s.steps)), f"{n} pairs")
         return reward.eval()
 
@@ -96,28 +101,36 @@ class Experiment:
 
     @torch.no_grad()
     def measure(self, policy: Transformer, reward: ScalarModel) -> dict:
-        """One answer to each held-out question: its true reward, what the model says of it, its KL to the SFT model."""
+        """One answer to each held-out question: its true reward, what the model says of it, its KL to SFT."""
         generator = torch.Generator(next(policy.parameters()).device).manual_seed(self.seed)
-        texts = [a for [a] in chat_answers(policy, self.tokenizer, [q.text for q in self.held_out], ANSWER_TOKENS, 1.0, 1, generator)]
+        texts = [a for [a] in chat_answers(policy, self.tokenizer, [q.text for q in self.held_out],
+                                           ANSWER_TOKENS, 1.0, 1, generator)]
         prompts = [chat_prompt(self.tokenizer, q.text) for q in self.held_out]
         answers = [answer_ids(self.tokenizer, t) for t in texts]
         pad = pad_id(self.tokenizer)
         p, ref = (answer_log_probs(m, prompts, answers, pad)[0].sum(1) for m in (policy, self.sft))
-        return {"kl": max((p - ref).mean().item(), 0.0), "said": scores(reward, prompts, answers, pad).mean().item(),
+        return {"kl": max((p - ref).mean().item(), 0.0),
+                "said": scores(reward, prompts, answers, pad).mean().item(),
                 "true": sum(preference(t, q.answer) for t, q in zip(texts, self.held_out)) / len(texts)}
 
     @torch.no_grad()
     def best_of_n(self, reward: ScalarModel) -> list[dict]:
-        """The answer that the reward model likes best of n; its KL is log n - (n - 1) / n (Stiennon et al. 2020)."""
+        """The answer that the reward model likes best of n.
+
+        Its KL is log n - (n - 1) / n (Stiennon et al. 2020).
+        """
         generator = torch.Generator(next(self.sft.parameters()).device).manual_seed(self.seed)
-        tried = chat_answers(self.sft, self.tokenizer, [q.text for q in self.held_out], ANSWER_TOKENS, 1.0, BEST_OF[-1], generator)
+        tried = chat_answers(self.sft, self.tokenizer, [q.text for q in self.held_out], ANSWER_TOKENS, 1.0,
+                             BEST_OF[-1], generator)
         said = torch.stack([score_texts(reward, self.tokenizer, [(q.text, a) for a in group])
-                            for q, group in zip(self.held_out, tried)])                          # (questions, n)
-        true = torch.tensor([[float(preference(a, q.answer)) for a in group] for q, group in zip(self.held_out, tried)])
+                            for q, group in zip(self.held_out, tried)])            # (questions, n)
+        true = torch.tensor([[float(preference(a, q.answer)) for a in group]
+                             for q, group in zip(self.held_out, tried)])
         points = []
         for n in BEST_OF:
             best = said[:, :n].argmax(1, keepdim=True)
-            points.append({"n": n, "kl": math.log(n) - (n - 1) / n, "said": said.gather(1, best).mean().item(),
+            points.append({"n": n, "kl": math.log(n) - (n - 1) / n,
+                           "said": said.gather(1, best).mean().item(),
                            "true": true.gather(1, best.cpu()).mean().item()})
         return points
 
@@ -127,7 +140,8 @@ class Experiment:
         loss = dpo_objective(policy, self.tokenizer, self.pairs, 24, 0.1, 0.0, self.seed)
         optimizer = AdamW(policy.parameters(), 1.5e-4)
         for begin in range(0, self.s.dpo_steps, self.s.every):
-            train(policy, [optimizer], lambda i, begin=begin: loss(begin + i), self.s.every, lambda i: 1.0, f"dpo {begin}")
+            train(policy, [optimizer], lambda i, begin=begin: loss(begin + i), self.s.every, lambda i: 1.0,
+                  f"dpo {begin}")
             points.append(self.measure(policy, reward))
         return points
 
@@ -143,7 +157,8 @@ class Experiment:
         learner = PPO(policy, self.sft, self.tokenizer, paid, knobs, 2e-4, 5e-4)
         for step in range(self.s.ppo_steps):
             rng = random.Random(f"ppo {self.seed} {step}")
-            learner.step([q.text for q in rng.sample(self.asked, min(32, len(self.asked)))], self.seed * 1_000_003 + step)
+            learner.step([q.text for q in rng.sample(self.asked, min(32, len(self.asked)))],
+                         self.seed * 1_000_003 + step)
             if (step + 1) % self.s.every == 0 and along or step + 1 == self.s.ppo_steps:
                 points.append(self.measure(policy, reward))
         return points
@@ -153,16 +168,18 @@ def draw(path: Path, curves: dict[str, list[list[dict]]]) -> None:
     """True reward against the square root of KL, a line for each method and seed."""
     axes = new_axes("What a learned reward is worth", "distance from the SFT model: square root of KL (nats)",
                     "true reward of held-out answers (0 to 3)")
-    for (name, seeds), style in zip(curves.items(), (("black", "-"), ("black", ":"), (GREY, "-"), (GREY, "--"))):
+    for (name, seeds), style in zip(curves.items(),
+                                    (("black", "-"), ("black", ":"), (GREY, "-"), (GREY, "--"))):
         for i, points in enumerate(seeds):
-            axes.plot([p["kl"] ** 0.5 for p in points], [p["true"] for p in points], style[1], color=style[0], linewidth=1.2,
+            axes.plot([p["kl"] ** 0.5 for p in points], [p["true"] for p in points], style[1], color=style[0],
+                      linewidth=1.2,
                       marker="o", markersize=2.5, label=None if i else name)
     axes.legend(frameon=False, fontsize=8)
     save(axes, path)
 
 
 def main() -> None:
-    """Rate, train reward models, improve by three methods, turn the parts of PPO off; tables and the figure."""
+    """Rate, train reward models, improve by three methods, turn PPO's parts off; tables and the figure."""
     s = parse_settings(Settings, __doc__, QUICK)
     device = announce("07 reward models", s)
     sft_file = Path(s.out, "07_alignment", "sft.pt")
@@ -189,16 +206,20 @@ def main() -> None:
             off.setdefault(name, []).append(points[-1])
             if along:
                 curves["PPO" if name == "PPO" else "PPO, no KL price"].append(points)
-    print(f"  raters agree with the truth on {mean_and_spread([100 * j[-1]['raters'] for j in judged])}% of unequal pairs")
+    agreed = mean_and_spread([100 * j[-1]["raters"] for j in judged])
+    print(f"  raters agree with the truth on {agreed}% of unequal pairs")
     print_table(["pairs", "accuracy %", "calibration error %"],
-                [[rows[0]["pairs"], *(mean_and_spread([100 * r[k] for r in rows]) for k in ("accuracy", "calibration"))]
+                [[rows[0]["pairs"],
+                  *(mean_and_spread([100 * r[k] for r in rows]) for k in ("accuracy", "calibration"))]
                  for rows in zip(*(j[:-1] for j in judged))])
     print_table(["held-out answers", "true reward", "reward model", "KL"], [
         [name, *(mean_and_spread([p[k] for p in points], 2) for k in ("true", "said", "kl"))]
-        for name, points in [("SFT", [c[0] for c in curves["DPO"]]), *((f"best of {n}", [c[i] for c in curves["best of n"]])
+        for name, points in [("SFT", [c[0] for c in curves["DPO"]]),
+                             *((f"best of {n}", [c[i] for c in curves["best of n"]])
         for i, n in enumerate(BEST_OF) if n > 1), ("DPO", [c[-1] for c in curves["DPO"]]), *off.items()]])
     draw(Path(s.out, "07_alignment", "overoptimization"), curves)
-    write_json(Path(s.out, "07_alignment", "overoptimization.json"), {"seed": s.seed, "judged": judged, "curves": curves, "off": off})
+    write_json(Path(s.out, "07_alignment", "overoptimization.json"),
+               {"seed": s.seed, "judged": judged, "curves": curves, "off": off})
 
 
 if __name__ == "__main__":

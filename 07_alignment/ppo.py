@@ -1,8 +1,9 @@
-"""PPO on a learned reward: a critic says how good the answer looks after each token, so that each token gets its own credit.
+"""PPO on a learned reward: a critic judges the answer after each token, so that each gets its own credit.
 
-Adds to grpo.py: a value head instead of a group, generalized advantage estimation, several updates on one batch of
-answers (so that the clip binds), and a price for leaving the reference. Schulman et al. 2017 (equations 7 and 9), 2016
-(GAE, equation 16); Ouyang et al. 2022 (equation 2) for the KL to the SFT model, token by token.
+Adds to grpo.py: a value head instead of a group, generalized advantage estimation, several updates on one
+batch of answers (so that the clip binds), and a price for leaving the reference. Schulman et al. 2017
+(equations 7 and 9), 2016 (GAE, equation 16); Ouyang et al. 2022 (equation 2) for the KL to the SFT model,
+token by token.
 
     python 07_alignment/overoptimization.py    uses it, with each part measured off
 """
@@ -26,11 +27,12 @@ from transformer import Transformer
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95) -> Tensor:
     """Advantages (N, T): A_t = sum over l of (gamma lam)^l d_(t+l), with d_t = r_t + gamma V_(t+1) - V_t.
 
-    rewards, values and mask are (N, T); the answer's tokens have mask 1 and stand together. After the last of them
-    nothing more comes: V is 0 there. lam 0 trusts the critic, lam 1 only what was really paid.
+    rewards, values and mask are (N, T); the answer's tokens have mask 1 and stand together. After the last of
+    them nothing more comes: V is 0 there. lam 0 trusts the critic, lam 1 only what was really paid.
     """
     # EXERCISE 7.12 generalized advantage estimation
-    advantages, later, next_value = torch.zeros_like(rewards), rewards.new_zeros(len(rewards)), rewards.new_zeros(len(rewards))
+    advantages = torch.zeros_like(rewards)
+    later = next_value = rewards.new_zeros(len(rewards))                               # (N,)
     for t in reversed(range(rewards.shape[1])):
         delta = rewards[:, t] + gamma * next_value - values[:, t]
         later = (delta + gamma * lam * later) * mask[:, t]
@@ -39,8 +41,12 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: 
     # END EXERCISE 7.12
 
 
-def clipped_value_loss(values: Tensor, old: Tensor, returns: Tensor, mask: Tensor, clip: float = 0.2) -> Tensor:
-    """Half the mean over answer tokens of the larger of (V - R)^2 and (V_old + clip(V - V_old, -c, c) - R)^2. All (N, T)."""
+def clipped_value_loss(values: Tensor, old: Tensor, returns: Tensor, mask: Tensor,
+                       clip: float = 0.2) -> Tensor:
+    """Half the mean, over answer tokens, of the larger of two squared errors. All are (N, T).
+
+    One is of V, the other of V_old + clip(V - V_old, -c, c).
+    """
     # EXERCISE 7.13 the clipped loss of the critic
     near = old + (values - old).clamp(-clip, clip)
     error = torch.maximum((values - returns) ** 2, (near - returns) ** 2)
@@ -49,7 +55,7 @@ def clipped_value_loss(values: Tensor, old: Tensor, returns: Tensor, mask: Tenso
 
 
 def kl_k3(log_p: Tensor, ref_log_p: Tensor) -> Tensor:
-    """Schulman's estimate k3 of KL(p || ref) from a sample of p: q - 1 - log q with q = ref/p; never below zero."""
+    """Schulman's estimate k3 of KL(p || ref) from samples of p: q - 1 - log q, q = ref/p; never negative."""
     # EXERCISE 7.14 an estimate of KL that is never negative
     log_q = ref_log_p - log_p
     return log_q.exp() - 1 - log_q
@@ -73,7 +79,8 @@ class PPO:
                  reward: Callable[[list, list], Tensor], knobs: Knobs, lr: float, critic_lr: float):
         self.policy, self.reference, self.tokenizer, self.reward = policy, reference, tokenizer, reward
         self.knobs, self.critic = knobs, ScalarModel(policy)
-        self.actor_update, self.critic_update = AdamW(policy.parameters(), lr), AdamW(self.critic.parameters(), critic_lr)
+        self.actor_update = AdamW(policy.parameters(), lr)
+        self.critic_update = AdamW(self.critic.parameters(), critic_lr)
 
     def step(self, questions: list[str], seed: int) -> dict[str, float]:
         """One batch of questions, one answer to each; numbers for the log."""
@@ -83,7 +90,8 @@ class PPO:
         answers = [a for [a] in sample(self.policy, prompts, ANSWER_TOKENS, eos, 1.0, 1, generator)]
         paid = self.reward(prompts, answers)                                                     # (N,)
         if not paid.isfinite().all():
-            raise ValueError(f"a reward is {paid[~paid.isfinite()][0]}: the reward model must give a finite number")
+            raise ValueError(f"a reward is {paid[~paid.isfinite()][0]}: the reward model must give a finite "
+                             "number")
         x = answer_batch(prompts, answers, pad)[0].to(paid.device)                               # (N, T)
         with torch.no_grad():
             old, mask = answer_log_probs(self.policy, prompts, answers, pad)                     # (N, T) each
@@ -102,8 +110,10 @@ class PPO:
             outside = ((log_p - old).exp() - 1).abs() > k.clip
             clipped += (outside * mask).sum().item() / mask.sum().item() / k.epochs
             if k.critic:
-                self.update(self.critic_update, clipped_value_loss(self.critic(x) * mask, values, returns, mask))
-        return {"reward": paid.mean().item(), "kl": (kl_k3(old, ref) * mask).sum(1).mean().item(), "clipped": clipped}
+                self.update(self.critic_update,
+                            clipped_value_loss(self.critic(x) * mask, values, returns, mask))
+        return {"reward": paid.mean().item(), "kl": (kl_k3(old, ref) * mask).sum(1).mean().item(),
+                "clipped": clipped}
 
     @staticmethod
     def update(optimizer: AdamW, loss: Tensor) -> None:
@@ -115,7 +125,7 @@ class PPO:
 
 
 def token_rewards(paid: Tensor, log_ratio: Tensor, mask: Tensor, price: float) -> Tensor:
-    """-price * log(p / p_ref) at each answer token, and the answer's reward `paid` (N,) at its last: (N, T)."""
+    """(N, T): -price * log(p / p_ref) at each answer token, and the reward `paid` (N,) at its last."""
     places = torch.arange(mask.shape[1], device=mask.device)
     last = (mask * places).argmax(1)                                                             # (N,)
     rewards = -price * log_ratio * mask
@@ -124,7 +134,7 @@ def token_rewards(paid: Tensor, log_ratio: Tensor, mask: Tensor, price: float) -
 
 
 def whitened(advantages: Tensor, mask: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 over the answer tokens of the batch; zero where they differ by rounding alone."""
+    """Mean 0 and deviation 1 over the answer tokens; zero where they differ by rounding alone."""
     n = mask.sum().clamp(min=1)
     mean = (advantages * mask).sum() / n
     deviation = (((advantages - mean) ** 2 * mask).sum() / n).sqrt()

@@ -1,8 +1,8 @@
-"""A reward model: the language model with one number in place of its vocabulary, trained on which answer was liked.
+"""A reward model: a language model with one number in place of its vocabulary, trained on choices.
 
-Adds to preferences.py: step 2 of Ouyang et al. 2022 (section 3.5; Stiennon et al. 2020, section 3.4). It reads question and
-answer and gives a score at the last token. Accuracy says how often it orders held-out pairs as the raters did,
-calibration whether "sigmoid(difference) = 0.8" is right in 80 of 100 cases.
+Adds to preferences.py: step 2 of Ouyang et al. 2022 (section 3.5; Stiennon et al. 2020, section 3.4). It
+reads question and answer and gives a score at the last token. Accuracy says how often it orders held-out
+pairs as the raters did, calibration whether "sigmoid(difference) = 0.8" is right in 80 of 100 cases.
 
     python 07_alignment/overoptimization.py    trains one, and shows what happens to who trusts it
 """
@@ -22,7 +22,7 @@ from transformer import Transformer
 
 
 class ScalarModel(nn.Module):
-    """The body of a language model with a head of one number a token: a reward model, or the critic of PPO."""
+    """A language model's body with a head of one number a token: a reward model, or the critic of PPO."""
 
     def __init__(self, model: Transformer):
         super().__init__()
@@ -38,7 +38,8 @@ class ScalarModel(nn.Module):
 def scores(reward: ScalarModel, prompts: list[list[int]], answers: list[list[int]], pad: int) -> Tensor:
     """The number at the last token of each answer, (N,).
 
-    Rows are padded on the right, where a causal model sees nothing of it: a score does not depend on its neighbours.
+    Rows are padded on the right, where a causal model sees nothing of it: a score does not depend on its
+    neighbours.
     """
     device = reward.head.weight.device
     rows = [p + a for p, a in zip(prompts, answers)]
@@ -50,7 +51,8 @@ def scores(reward: ScalarModel, prompts: list[list[int]], answers: list[list[int
 
 def score_texts(reward: ScalarModel, tokenizer: Tokenizer, asked: list[tuple[str, str]]) -> Tensor:
     """Scores of (question, answer) texts, (N,)."""
-    return scores(reward, [chat_prompt(tokenizer, q) for q, _ in asked], [answer_ids(tokenizer, a) for _, a in asked],
+    return scores(reward, [chat_prompt(tokenizer, q) for q, _ in asked],
+                  [answer_ids(tokenizer, a) for _, a in asked],
                   pad_id(tokenizer))
 
 
@@ -83,9 +85,11 @@ def accuracy(difference: Tensor) -> float:
 def calibration_error(difference: Tensor, bins: int = 5) -> float:
     """How far stated and observed certainty lie apart, on average over pairs (Guo et al. 2017, section 2).
 
-    Stated: sigmoid(|difference|), the chance that the higher score is the chosen one. Observed: how often it was.
+    Stated: sigmoid(|difference|), the chance that the higher score is the chosen one. Observed: how often it
+    was.
     """
     stated, right = difference.abs().sigmoid(), (difference > 0).float()
-    which = ((stated - 0.5) * 2 * bins).long().clamp(max=bins - 1)                          # (N,) the bin of each pair
-    gaps = [(stated[which == b].mean() - right[which == b].mean()).abs() * (which == b).sum() for b in which.unique()]
+    which = ((stated - 0.5) * 2 * bins).long().clamp(max=bins - 1)           # (N,) the bin of each pair
+    gaps = [(stated[which == b].mean() - right[which == b].mean()).abs() * (which == b).sum()
+            for b in which.unique()]
     return (torch.stack(gaps).sum() / len(difference)).item()

@@ -12,7 +12,8 @@ try:
     from workbench import (RunSettings, announce, content_hash, fingerprint, parse_settings, read_json, run_main,
                            seed_everything, setting, write_json)
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 from adamw import AdamW
 from arithmetic import carries, problem, right_answer
 from batches import TextBatches

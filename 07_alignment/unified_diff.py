@@ -1,8 +1,8 @@
 """Patches as programmers exchange them: read a unified diff, apply it to files, and write one.
 
-The form is that of `diff -u` and git: for each file `--- a/path`, `+++ b/path` and hunks. A hunk says where it begins and
-holds lines that stay (" "), go ("-") and come ("+"). It is applied where all lines that stay or go are found, nearest to the
-line it names; nothing is guessed.
+The form is that of `diff -u` and git: for each file `--- a/path`, `+++ b/path` and hunks. A hunk says where
+it begins and holds lines that stay (" "), go ("-") and come ("+"). It is applied where all lines that stay or
+go are found, nearest to the line it names; nothing is guessed.
 
     python 07_alignment/code_tasks.py      grades patches
 """
@@ -23,12 +23,14 @@ class Hunk:
 
 
 def lines_of(text: str) -> list[str]:
-    """Its lines without their ends. Not splitlines, which also ends a line at a form feed and six other characters."""
+    """Its lines without their ends. Not splitlines: that ends a line at a form feed too."""
     return text.removesuffix("\n").split("\n") if text else []
 
 
 def parse_patch(patch: str) -> dict[str, list[Hunk]]:
-    """Path to hunks. A file to be made has the old path /dev/null, one to be deleted the new path: its key is "-path".
+    """Path to hunks.
+
+    A file to be made has the old path /dev/null, one to be deleted the new path: its key is "-path".
 
     DoesNotApply for text that is no unified diff.
     """
@@ -77,7 +79,8 @@ def apply_hunk(text: list[str], hunk: Hunk, shift: int) -> tuple[list[str], int]
     # EXERCISE 7.16 apply a hunk
     before = [line[1:] for line in hunk.lines if line[0] in " -"]
     after = [line[1:] for line in hunk.lines if line[0] in " +"]
-    wanted = max(hunk.begin - 1, 0) + shift if before else hunk.begin + shift      # a hunk of new lines stands after its line
+    # a hunk of new lines alone stands after its line
+    wanted = max(hunk.begin - 1, 0) + shift if before else hunk.begin + shift
     fits = [i for i in range(len(text) - len(before) + 1) if text[i:i + len(before)] == before]
     if not fits:
         raise DoesNotApply(f"the lines after line {hunk.begin} are not as the patch says")
@@ -87,7 +90,7 @@ def apply_hunk(text: list[str], hunk: Hunk, shift: int) -> tuple[list[str], int]
 
 
 def apply_patch(files: dict[str, str], patch: str) -> dict[str, str]:
-    """New {path: text}; the given one stays as it is. DoesNotApply if any hunk does not fit, and then nothing is changed.
+    """New {path: text}; the given one stays as it is. DoesNotApply if any hunk does not fit.
 
     A changed file ends in a line break, whether it did before or not.
     """

@@ -15,7 +15,8 @@ from typing import NamedTuple
 try:
     from workbench import run_main
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 import torch
 from torch import Tensor
 

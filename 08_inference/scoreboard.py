@@ -15,7 +15,8 @@ from pathlib import Path
 try:
     from workbench import read_json, run_main
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 
 
 def collect(out: Path | str) -> list[dict]:

@@ -15,7 +15,8 @@ from pathlib import Path
 try:
     from workbench import RunSettings, announce, content_hash, parse_settings, run_main, setting
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 import torch
 from torch import Tensor
 

@@ -21,7 +21,8 @@ from pathlib import Path
 try:
     from workbench import parse_settings, run_main, setting, wide
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, `make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
 import torch
 from torch import Tensor
 
