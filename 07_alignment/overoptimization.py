@@ -114,20 +114,20 @@ class Experiment:
                 "true": sum(preference(t, q.answer) for t, q in zip(texts, self.held_out)) / len(texts)}
 
     @torch.no_grad()
-    def best_of_n(self, reward: ScalarModel) -> list[dict]:
-        """The answer that the reward model likes best of n.
+    def best_of_n(self, reward: ScalarModel, best_of: tuple[int, ...] = BEST_OF) -> list[dict]:
+        """The answer that the reward model likes best of n, for each n of `best_of` (ascending).
 
         Its KL is log n - (n - 1) / n (Stiennon et al. 2020).
         """
         generator = torch.Generator(next(self.sft.parameters()).device).manual_seed(self.seed)
         tried = chat_answers(self.sft, self.tokenizer, [q.text for q in self.held_out], ANSWER_TOKENS, 1.0,
-                             BEST_OF[-1], generator)
+                             best_of[-1], generator)
         said = torch.stack([score_texts(reward, self.tokenizer, [(q.text, a) for a in group])
                             for q, group in zip(self.held_out, tried)])            # (questions, n)
         true = torch.tensor([[float(preference(a, q.answer)) for a in group]
                              for q, group in zip(self.held_out, tried)])
         points = []
-        for n in BEST_OF:
+        for n in best_of:
             best = said[:, :n].argmax(1, keepdim=True)
             points.append({"n": n, "kl": math.log(n) - (n - 1) / n,
                            "said": said.gather(1, best).mean().item(),
@@ -145,9 +145,13 @@ class Experiment:
             points.append(self.measure(policy, reward))
         return points
 
-    def by_ppo(self, reward: ScalarModel, knobs: Knobs, along: bool) -> list[dict]:
-        """PPO on the reward model; measured along the way, or at its end only."""
-        policy, points = copy.deepcopy(self.sft), [self.measure(self.sft, reward)]
+    def by_ppo(self, reward: ScalarModel, knobs: Knobs, along: bool,
+               policy: Transformer | None = None) -> list[dict]:
+        """PPO on the reward model, of `policy` in place or of a copy of the SFT model.
+
+        Measured along the way, or before and after only.
+        """
+        policy, points = policy or copy.deepcopy(self.sft), [self.measure(self.sft, reward)]
         pad = pad_id(self.tokenizer)
 
         def paid(prompts, answers):

@@ -1,4 +1,5 @@
-"""Chapter 7: from text model to assistant. One model through SFT, DPO and GRPO, each beside its control.
+"""Chapter 7: from text model to assistant. One model through SFT, DPO and GRPO, each beside its control; and
+side branches: LoRA in place of SFT, a learned reward and PPO in place of DPO.
 
     make 07        or  python 07_alignment/run.py --help
 """
@@ -9,11 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 try:
-    from workbench import (RunSettings, announce, content_hash, fingerprint, parse_settings, read_json, run_main,
-                           seed_everything, setting, write_json)
+    from workbench import (RunSettings, announce, content_hash, fingerprint, parse_settings, read_json,
+                           run_main, seed_everything, setting, write_json)
 except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
                      "`make setup`") from None
+import overoptimization
 from adamw import AdamW
 from arithmetic import carries, problem, right_answer
 from batches import TextBatches
@@ -23,8 +25,13 @@ from checkpoint import load_model, save_model
 from dpo import dpo_objective, make_pairs
 from figures import new_axes, save
 from grpo import grpo_objective
+from lora import add_lora, merge_lora
 from muon import muon_and_adamw
+from overoptimization import Experiment
+from ppo import Knobs
+from preferences import agreement
 from replay import own_answers, replay_loss
+from reward_model import accuracy, differences
 from schedule import constant_then_decay, warmup
 from sft import sft_loss
 from skills import chat_answers, fact_skill, sampled_sum_skill, sum_skill
@@ -58,9 +65,16 @@ class Settings(RunSettings):
     replay_weight: float = setting(0.5, least=0)        # GRPO: their weight
     replay_rows: int = 4           # GRPO: rows of pretraining text replayed a step
     samples: int = 16              # k of pass@k and of the majority vote
+    lora_rank: int = 4             # LoRA: rank of the adapters
+    lora_steps: int = 40           # LoRA: optimizer steps
+    lora_lr: float = 6e-3          # LoRA: learning rate of AdamW
+    rated: int = 300               # reward model: questions of which two answers are compared
+    reward_steps: int = 40         # reward model: optimizer steps
+    ppo_steps: int = 12            # PPO: batches of 32 answers
 
 
-QUICK = dict(sft_steps=20, dpo_questions=30, dpo_steps=2, grpo_steps=4, grpo_prompts=8, samples=4)
+QUICK = dict(sft_steps=20, dpo_questions=30, dpo_steps=2, grpo_steps=4, grpo_prompts=8, samples=4,
+             lora_steps=4, rated=30, reward_steps=2, ppo_steps=1)
 
 
 class Course:
@@ -69,11 +83,14 @@ class Course:
     def __init__(self, s: Settings, device):
         self.s, self.device = s, device
         text = Path(s.out, "01_tokenizer")
+        self.records: dict[str, dict] = {}   # by stage
         self.folder, self.base_file = Path(s.out, "07_alignment"), Path(s.out, "03_training", "model.pt")
         self.tokenizer, self.tasks = Tokenizer.load(text / "tokenizer.json"), load_tasks(text / "tasks.json")
         self.tokens = open_tokens(text / "train.bin")
-        made_from = content_hash(self.base_file, *(text / n for n in ("train.bin", "tokenizer.json", "tasks.json")))
-        self.key = fingerprint((s, made_from), "01_tokenizer", "02_transformer", "03_training", "07_alignment")
+        made_from = content_hash(self.base_file,
+                                 *(text / n for n in ("train.bin", "tokenizer.json", "tasks.json")))
+        self.key = fingerprint((s, made_from), "01_tokenizer", "02_transformer", "03_training",
+                               "07_alignment")
 
     def base(self) -> Transformer:
         """The pretrained model."""
@@ -84,11 +101,12 @@ class Course:
         skills = fact_skill(model, self.tokenizer, self.tasks.held_out_questions)
         skills |= sum_skill(model, self.tokenizer, self.tasks.test_sums)
         if sampled:
-            skills |= sampled_sum_skill(model, self.tokenizer, self.tasks.test_sums, self.s.samples, self.s.seed)
+            skills |= sampled_sum_skill(model, self.tokenizer, self.tasks.test_sums, self.s.samples,
+                                        self.s.seed)
         return skills
 
-    def stage(self, name: str, start: Callable[[], Transformer], work: Callable[[Transformer, Path], list[dict]],
-              sampled: bool = False) -> tuple[Transformer, dict]:
+    def stage(self, name: str, start: Callable[[], Transformer],
+              work: Callable[[Transformer, Path], list[dict]], sampled: bool = False) -> Transformer:
         """Train a model, measure it and keep both; a stage that is finished is loaded, not repeated."""
         model_file, record_file = self.folder / f"{name}.pt", self.folder / f"{name}.json"
         record = read_json(record_file) if record_file.exists() and model_file.exists() else None
@@ -106,26 +124,58 @@ class Course:
                 (self.folder / kept).unlink(missing_ok=True)
         print("  " + f"{name:<15}" + "  ".join(f"{k} {v:.1%}" for k, v in record["skills"].items() if k in
               ("facts", "terse", "addition") or "@" in k), flush=True)
-        return load_model(model_file, self.device), record
+        self.records[name] = record
+        return load_model(model_file, self.device)
 
     def fine_tune(self, model: Transformer, state: Path, steps: int, seed: int) -> list[dict]:
         """Supervised fine-tuning."""
         s = self.s
         loss = sft_loss(model, self.tokenizer, self.tasks, s.sft_facts, s.sft_sums, s.sft_terse, seed)
         return train(model, muon_and_adamw(model, s.sft_matrix_lr, s.sft_other_lr), loss, steps,
-                     lambda i: constant_then_decay(i, steps, n_warmup=2, decay=0.7), "sft", state=state, key=self.key)
+                     lambda i: constant_then_decay(i, steps, n_warmup=2, decay=0.7), "sft", state=state,
+                     key=self.key)
+
+    def adapt(self, model: Transformer, state: Path) -> list[dict]:
+        """The same loss with adapters of low rank, merged at the end."""
+        s = self.s
+        seed_everything(s.seed)   # A starts at random
+        parameters = add_lora(model, s.lora_rank)
+        loss = sft_loss(model, self.tokenizer, self.tasks, s.sft_facts, s.sft_sums, s.sft_terse, s.seed)
+        log = train(model, [AdamW(parameters, s.lora_lr)], loss, s.lora_steps,
+                    lambda i: constant_then_decay(i, s.lora_steps, n_warmup=2, decay=0.7), "lora",
+                    state=state, key=self.key)
+        merge_lora(model)
+        return log
+
+    def please_raters(self, model: Transformer, state: Path) -> list[dict]:
+        """A reward model from what raters chose, then PPO on it: the last two steps of InstructGPT."""
+        s = self.s
+        amounts = dict(pairs=s.rated, steps=s.reward_steps, ppo_steps=s.ppo_steps, questions=s.rated // 2)
+        rated = overoptimization.Settings(out=s.out, seed=s.seed, **amounts)
+        try:
+            experiment = Experiment(rated, s.seed, self.device)
+        except ValueError as error:
+            print(f"  no reward model and no PPO: {error}")
+            return []
+        reward = experiment.reward_model(len(experiment.pairs))
+        judged = accuracy(differences(reward, self.tokenizer, experiment.test_pairs))
+        before, after = experiment.by_ppo(reward, Knobs(), along=False, policy=model)
+        print(f"  ppo: true reward {before['true']:.2f} > {after['true']:.2f} of 3")
+        return [{"pairs_right": judged, "raters_right": agreement(experiment.test_pairs, experiment.truths),
+                 "before": before, "after": after, "best_of": experiment.best_of_n(reward, (1, 8))[-1]}]
 
     def prefer(self, model: Transformer, state: Path) -> list[dict]:
         """Direct preference optimization on the model's own answers."""
         s = self.s
         pairs = make_pairs(model, self.tokenizer, self.tasks, s.dpo_questions, s.dpo_samples, s.seed)
         if not pairs:
-            print("  no preference pairs: the model never answered one question both well and badly, so DPO has nothing to learn")
+            print("  no preference pairs: the model never answered one question both well and badly, so DPO has "
+                  "nothing to learn")
             return []
         print(f"  {len(pairs)} preference pairs, e.g. {pairs[0].chosen!r} over {pairs[0].rejected!r}")
         loss = dpo_objective(model, self.tokenizer, pairs, s.dpo_batch, s.dpo_beta, s.dpo_anchor, s.seed)
-        return train(model, [AdamW(model.parameters(), s.dpo_lr)], loss, s.dpo_steps, lambda i: warmup(i, 5), "dpo",
-                     state=state, key=self.key)
+        return train(model, [AdamW(model.parameters(), s.dpo_lr)], loss, s.dpo_steps, lambda i: warmup(i, 5),
+                     "dpo", state=state, key=self.key)
 
     def reinforce(self, model: Transformer, state: Path) -> list[dict]:
         """Group relative policy optimization on sums, with replay."""
@@ -133,7 +183,8 @@ class Course:
         policy = grpo_objective(model, self.tokenizer, banned, s.grpo_prompts, s.grpo_group, s.seed)
         remembered = own_answers(model, self.tokenizer, self.tasks, 240, s.seed)
         text = TextBatches(self.tokens, s.replay_rows, 128, s.seed)
-        replay = replay_loss(model, self.tokenizer, remembered, s.replay_answers, s.replay_weight, text, s.seed)
+        replay = replay_loss(model, self.tokenizer, remembered, s.replay_answers, s.replay_weight, text,
+                             s.seed)
 
         def loss_of(step):
             loss, numbers = policy(step)
@@ -142,8 +193,8 @@ class Course:
         def scale_of(step):
             return min(warmup(step, 10), 0.1 + 2 * (1 - step / s.grpo_steps))
 
-        return train(model, [AdamW(model.parameters(), s.grpo_lr, betas=(0.9, 0.98))], loss_of, s.grpo_steps, scale_of,
-                     "grpo", state=state, key=self.key, save_every=10)
+        return train(model, [AdamW(model.parameters(), s.grpo_lr, betas=(0.9, 0.98))], loss_of, s.grpo_steps,
+                     scale_of, "grpo", state=state, key=self.key, save_every=10)
 
 
 def draw_reward(path: Path, log: list[dict]) -> None:
@@ -159,8 +210,8 @@ def main() -> None:
     s = parse_settings(Settings, __doc__, QUICK)
     course = Course(s, announce("07 alignment", s))
     begin = time.perf_counter()
-    base, record = course.stage("chat_raw", course.base, lambda model, state: [])
-    _, record_init = course.stage("token_init", course.base, lambda m, _: initialize_chat_tokens(m, course.tokenizer) or [])
+    base = course.stage("chat_raw", course.base, lambda model, state: [])
+    course.stage("token_init", course.base, lambda m, _: initialize_chat_tokens(m, course.tokenizer) or [])
 
     def with_tokens():
         model = course.base()
@@ -171,25 +222,27 @@ def main() -> None:
         seed_everything(s.seed)
         return Transformer(base.config).to(course.device)
 
-    sft, record_sft = course.stage("sft", with_tokens, lambda m, state: course.fine_tune(m, state, s.sft_steps, s.seed), sampled=True)
-    dpo, record_dpo = course.stage("dpo", lambda: copy.deepcopy(sft), course.prefer)
-    grpo, record_grpo = course.stage("grpo", lambda: copy.deepcopy(dpo), course.reinforce, sampled=True)
-    _, record_random = course.stage("control_random", untrained, lambda m, state: course.fine_tune(m, state, s.sft_steps, s.seed))
-    _, record_more = course.stage("control_more", lambda: copy.deepcopy(sft),
-                                  lambda m, state: course.fine_tune(m, state, s.grpo_steps, s.seed + 50))
+    def fine_tuned(steps: int, seed: int):
+        return lambda model, state: course.fine_tune(model, state, steps, seed)
+
+    sft = course.stage("sft", with_tokens, fine_tuned(s.sft_steps, s.seed), sampled=True)
+    dpo = course.stage("dpo", lambda: copy.deepcopy(sft), course.prefer)
+    grpo = course.stage("grpo", lambda: copy.deepcopy(dpo), course.reinforce, sampled=True)
+    course.stage("control_random", untrained, fine_tuned(s.sft_steps, s.seed))
+    course.stage("control_more", lambda: copy.deepcopy(sft), fine_tuned(s.grpo_steps, s.seed + 50))
+    course.stage("lora", with_tokens, course.adapt)
+    course.stage("ppo", lambda: copy.deepcopy(sft), course.please_raters)
 
     hard = next((p for p in course.tasks.test_sums if carries(p) >= 2), course.tasks.test_sums[0])
     asked = [q.text for q in course.tasks.held_out_questions[:3]] + [problem(hard)]
     shown = asked[:-1] + [f"{asked[-1]} (right: {right_answer(hard)})"]
     samples = {name: chat_answers(model, course.tokenizer, asked, 34) for name, model in
                (("pretrained", base), ("sft", sft), ("dpo", dpo), ("grpo", grpo))}
-    draw_reward(course.folder / "reward", record_grpo["log"])
-    records = {"chat_raw": record, "token_init": record_init, "sft": record_sft, "dpo": record_dpo, "grpo": record_grpo,
-               "control_random": record_random, "control_more": record_more}
+    draw_reward(course.folder / "reward", course.records["grpo"]["log"])
     write_json(course.folder / "metrics.json", {
-        "seed": s.seed, "skills": {k: r["skills"] for k, r in records.items()},
-        "stage_seconds": {k: r["seconds"] for k, r in records.items()},
-        "logs": {k: r["log"] for k, r in records.items() if r["log"]},
+        "seed": s.seed, "skills": {k: r["skills"] for k, r in course.records.items()},
+        "stage_seconds": {k: r["seconds"] for k, r in course.records.items()},
+        "logs": {k: r["log"] for k, r in course.records.items() if r["log"]},
         "samples": [{"question": q, **{k: v[i][0] for k, v in samples.items()}} for i, q in enumerate(shown)],
         "seconds": time.perf_counter() - begin, "settings": asdict(s)})
 

@@ -33,6 +33,7 @@ def collect(out: Path | str) -> list[dict]:
     raw, init, sft, dpo, grpo = (skills[k] for k in ("chat_raw", "token_init", "sft", "dpo", "grpo"))
     random, more = skills["control_random"], skills["control_more"]
     cache, int4, gguf = inference["cache"], inference["int4"], inference["gguf"]
+    raters = alignment["logs"].get("ppo", [None])[-1]   # nothing where no two answers could be compared
     k = next(name for name in sft if name.startswith("pass@"))
     vote = k.replace("pass", "majority")
     rows = [
@@ -55,6 +56,12 @@ def collect(out: Path | str) -> list[dict]:
         ("grpo", f"  SFT model: {k} (control: majority vote)", sft["addition"], sft[k], sft[vote], None),
         ("grpo", "  names never asked about", dpo["facts"], grpo["facts"], None, None),
         ("grpo", "  terse answers", dpo["terse"], grpo["terse"], None, None),
+        ("lora", "names, adapters trained alone (control: SFT)", raw["facts"], skills["lora"]["facts"],
+         sft["facts"], spent["lora"]),
+        ("ppo", "reward model: held-out pairs (control: the raters)", 0.5,
+         raters and raters["pairs_right"], raters and raters["raters_right"], spent["ppo"]),
+        ("ppo", "  true reward, 0 to 3 (control: its best of 8)",
+         *(raters and raters[at]["true"] for at in ("before", "after", "best_of")), None),
         ("cache", "decoding speed, uncached = 1", 1.0, _speed(cache), None, cache["seconds"]),
         ("cache", "16 requests together, one by one = 1", 1.0, _speed(inference["batching"]), None,
          inference["batching"]["seconds"]),
@@ -114,11 +121,13 @@ def broken_promises(rows: list[dict]) -> list[str]:
 
 
 def show(value: float | None, row: dict) -> str:
-    """A number as the table prints it: rates in percent, others with three digits."""
+    """A number as the table prints it: rates in percent, others with three digits, or two for rewards."""
     if value is None:
         return ""
-    is_rate = row["stage"] not in ("pretrain", "cache") and not any(w in row["metric"]
-                                                                    for w in ("size", "perplexity"))
+    if "true reward" in row["metric"]:
+        return f"{value:.2f}"
+    is_rate = row["stage"] not in ("pretrain", "cache") and not any(
+        w in row["metric"] for w in ("size", "perplexity"))
     return f"{value:.1%}" if is_rate else f"{value:.3f}"
 
 

@@ -26,8 +26,11 @@ def out(tmp_path):
         "skills": {"chat_raw": skills(0.0, 0.0, 0.0), "token_init": skills(0.6, 0.1, 0.2),
                    "sft": skills(0.8, 0.1, 0.3, **sampled),
                    "dpo": skills(0.79, 1.0, 0.3), "grpo": skills(0.8, 0.99, 0.95, **sampled),
-                   "control_random": skills(0.2, 0.2, 0.0), "control_more": skills(0.8, 0.1, 0.33)},
-        "stage_seconds": {"sft": 20.0, "dpo": 5.0, "grpo": 30.0}, "seconds": 100.0,
+                   "control_random": skills(0.2, 0.2, 0.0), "control_more": skills(0.8, 0.1, 0.33),
+                   "lora": skills(0.9, 0.1, 0.3)},
+        "logs": {"ppo": [{"pairs_right": 0.7, "raters_right": 0.8, "before": {"true": 2.0},
+                          "after": {"true": 2.3}, "best_of": {"true": 2.4}}]},
+        "stage_seconds": {"sft": 20.0, "dpo": 5.0, "grpo": 30.0, "lora": 9.0, "ppo": 20.0}, "seconds": 100.0,
         "samples": [{"question": "Which <module>?", "pretrained": "a\nb", "sft": " os.", "dpo": " os.",
                      "grpo": " os."}]})
     write_json(tmp_path / "08_inference" / "metrics.json", {
@@ -43,11 +46,11 @@ def out(tmp_path):
     return tmp_path
 
 
-def test_rows_have_the_six_fields_and_the_eight_stages(out):
+def test_rows_have_the_six_fields_and_the_stages_in_order(out):
     rows = collect(out)
     assert {tuple(r) for r in rows} == {("stage", "metric", "before", "after", "control", "seconds")}
     assert list(dict.fromkeys(r["stage"] for r in rows)) == ["pretrain", "facts", "sft", "dpo", "grpo",
-                                                             "cache", "int4", "gguf"]
+                                                             "lora", "ppo", "cache", "int4", "gguf"]
     assert all(v is None or isinstance(v, (int, float)) for r in rows for k,
                v in r.items() if k not in ("stage", "metric"))
     assert broken_promises(rows) == []
@@ -106,3 +109,13 @@ def test_the_report_is_one_file_that_loads_nothing(out):
     assert "Which &lt;module&gt;?" in page and "95.0%" in page and "color-scheme: light dark" in page
     assert not re.search(r"(src|href)=|url\(|@import", page)
     assert page.count("<svg") == 3
+
+
+def test_a_run_in_which_no_two_answers_differed_has_empty_cells_for_ppo(out):
+    path = out / "07_alignment" / "metrics.json"
+    results = json.loads(path.read_text())
+    results["logs"] = {}
+    path.write_text(json.dumps(results))
+    rows = [r for r in collect(out) if r["stage"] == "ppo"]
+    assert all(r["after"] is r["control"] is None for r in rows)
+    assert "true reward" in table(collect(out))
