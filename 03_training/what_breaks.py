@@ -34,6 +34,7 @@ from cross_entropy import IGNORE, cross_entropy
 from figures import new_axes, save
 from packing import documents_apart
 from precision import LossScaler, use_precision
+from row_stream import RowStream
 from schedule import constant_then_decay
 from tasks import load_tasks
 from token_file import open_tokens
@@ -59,6 +60,7 @@ class Mistake:
     shifted: bool = True
     leaked: bool = False      # the held-out text is in the training text
     apart: bool = False       # documents of one row do not see each other
+    documents: bool = False   # each row begins where a document does
     outlier: bool = False     # one batch in 50 is noise whose loss counts 100 times
     rollback: bool = False    # after a spike, go back to the last state, at most 10 steps old
     unequal: str = ""         # rows count 128, 64 ... targets, "weighed" alike; or each row alike ("means")
@@ -80,6 +82,7 @@ MISTAKES = [
     Mistake("targets not shifted", "a training loss too good to be true", shifted=False),
     Mistake("held-out text in the training text", "a held-out loss too good to be true", leaked=True),
     Mistake("documents of a row kept apart", "no mistake: a lower training loss", apart=True),
+    Mistake("rows that begin at documents", "training loss low, held-out loss high", documents=True),
     Mistake("rows of 128, 64, ... 1 targets", "no mistake: a quarter of the targets", unequal="weighed"),
     Mistake("the same, as a mean of means", "nothing, until the row above", unequal="means"),
 ]
@@ -108,9 +111,11 @@ def run(m: Mistake, text: Path, steps: int, seed: int) -> dict:
     if m.leaked:
         tokens = np.concatenate([np.tile(valid, 4), tokens[:BATCH * LENGTH * steps // 2]])
     batches = TextBatches(tokens, BATCH, LENGTH, seed)
+    if m.documents:
+        rows = RowStream(tokens, LENGTH, seed, eos=tokenizer.special[EOS])
 
     def loss_of(step):
-        x, y = batches(step)
+        x, y = rows.take(step * BATCH, BATCH) if m.documents else batches(step)
         if m.outlier and step > 50 and step % 50 == 10:
             y = torch.randint(tokenizer.vocab_size, y.shape, generator=torch.Generator().manual_seed(step))
             return 100 * cross_entropy(model(x), y)
