@@ -107,8 +107,44 @@ def test_the_report_is_one_file_that_loads_nothing(out):
     write_report(out)
     page = (out / "report.html").read_text()
     assert "Which &lt;module&gt;?" in page and "95.0%" in page and "color-scheme: light dark" in page
-    assert not re.search(r"(src|href)=|url\(|@import", page)
+    assert not re.search(r'src=(?!"data:)|url\((?!#)|@import|href="(?!#)[^"]*//', page)
     assert page.count("<svg") == 3
+
+
+def test_the_report_links_the_files_that_made_its_claims(out):
+    write_report(out)
+    links = re.findall(r'href="([^"#]+)"', (out / "report.html").read_text())
+    assert len(links) > 10 and all((out / link).is_file() for link in links)
+
+
+def test_two_figures_of_the_report_share_no_name(out):
+    dot = '<svg><defs><path id="m1" d="M 0 0"/></defs><use href="#m1"/><g clip-path="url(#m1)"/></svg>'
+    for name in ("01_tokenizer/compression", "03_training/loss"):
+        (out / f"{name}.svg").write_text(dot)
+    write_report(out)
+    page = (out / "report.html").read_text()
+    names = re.findall(r'<path id="([^"]+)"', page)
+    assert len(set(names)) == 2
+    assert all(f'href="#{n}"' in page and f"url(#{n})" in page for n in names)
+
+
+def test_the_report_tells_of_every_chapter_that_has_results(out):
+    write_json(out / "05_scaling" / "metrics.json", {
+        "seconds": 3.0, "real_text": {"forecast": [2.5, 2.4, 2.8], "measured": 2.4}, "known_source": {
+            "forecasts": [{"times": 4.0, "seed": 0, "loss": 1.5, "low": 1.4, "high": 1.6, "measured": 1.6,
+                           "error": -0.0625}]}})
+    write_json(out / "04_systems" / "metrics.json", {"seconds": 2.0, "strategies": {
+        "zero_1": {"ranks": 2, "state": [8e6, 8e6], "sent": [1e6, 1.1e6], "weight_error": 2e-7}}})
+    write_json(out / "06_data" / "metrics.json", {
+        "seconds": 1.0, "crawl": {"stored": 12}, "ladder": {"raw": {"bits_per_byte": [3.0, 3.2],
+                                                                    "recall": [0.0, 0.5]}},
+        "funnel": {"stages": [{"stage": "language", "documents_in": 12, "documents_out": 9, "bytes_out": 2e6,
+                               "reasons": {"<b>": 1, "de": 2}}]}})
+    write_report(out)
+    page = (out / "report.html").read_text()
+    for said in ("fetched 12 pages", "de (2), &lt;b&gt; (1)", "<td>3.100</td><td>25%</td>", "2.400 to 2.800",
+                 "+4.2%", "-6.2%", "8.00 / 8.00", "2e-07"):
+        assert said in page, said
 
 
 def test_a_run_in_which_no_two_answers_differed_has_empty_cells_for_ppo(out):
