@@ -1,11 +1,12 @@
 """How fast: one request against transformers' generate on the same weights, sixteen against one after
-another.
+another, four bits a weight against float32.
 
 Every ratio is of the same run, the ways timed in turn and the median taken, so that a busy machine disturbs
 all alike. The tokens must be equal.
 
     python 08_inference/bench_inference.py      part of make bench (transformers is in the peers extra)
 """
+import math
 import random
 import statistics
 import time
@@ -20,6 +21,8 @@ import torch
 from engine import Engine
 from generate import generate
 from kv_cache import generate_cached
+from packed_model import PackedTransformer
+from quantize import QuantizedWeight, Scales, quantize_model
 from scheduler import Request
 from transformer import Config, Transformer
 
@@ -62,9 +65,42 @@ def engine_tokens(model: Transformer, requests: list[tuple[list[int], int]], at_
     return [r.tokens for r in Engine(model, max_running=at_once).run([Request(p, n) for p, n in requests])]
 
 
+def random_rounding(name: str, weight: Tensor) -> tuple[Tensor, Scales]:
+    """Four random bits for each weight (rows, n), and scales that give it about its own size."""
+    rows, n = weight.shape
+    grid = torch.tensor([-3.3 - 0.5 * math.log2(n), 1 / 255, 256, 0])
+    return (torch.randint(-8, 8, weight.shape, dtype=torch.int8),
+            Scales(torch.randint(256, (rows, n // 16), dtype=torch.uint8), grid))
+
+
+def packed_and_whole(config: Config) -> tuple[Transformer, Transformer]:
+    """A model of four random bits a weight, multiplied packed, and the same weights in float32."""
+    whole = Transformer(config).requires_grad_(False)
+    small = quantize_model(whole, rounding=random_rounding)
+    for name, layer in small.named_modules():
+        if isinstance(layer, QuantizedWeight):
+            whole.get_submodule(name).weight.copy_(layer.weight)
+    return PackedTransformer(small), whole
+
+
+def compare_packed() -> None:
+    """The third table."""
+    print("four bits a weight, multiplied packed, against the same in float32; tokens a second, and ratio")
+    for config in (Config(), Config(vocab_size=8192, d_model=768, n_layers=8, n_heads=12, d_ff=2048)):
+        packed, whole = packed_and_whole(config)
+        size = sum(p.numel() for p in whole.parameters())
+        for batch, n_new in ((1, 32), (4, 16)):
+            ids = torch.randint(config.vocab_size, (batch, 8))
+            seconds = in_turn({"float32": lambda: generate_cached(whole, ids, n_new).tolist(),
+                               "packed": lambda: generate_cached(packed, ids, n_new).tolist()}, rounds=3)
+            speed = {name: batch * n_new / t for name, t in seconds.items()}
+            print(f"  {size / 1e6:>5.1f}M parameters  batch {batch}  float32{speed['float32']:>8.1f}"
+                  f"  packed{speed['packed']:>8.1f}{speed['packed'] / speed['float32']:>8.2f}")
+
+
 @torch.no_grad()
 def main() -> None:
-    """Two tables."""
+    """Three tables; the first needs transformers."""
     seed_everything(0)
     # the size of this course's model; the speed is that of any weights
     model = Transformer(Config())
@@ -95,6 +131,7 @@ def main() -> None:
     print("16 mixed requests through the engine; tokens a second, and against one after another")
     for name, t in seconds.items():
         print(f"  {name:<23}{total / t:>8.0f}{seconds['1 at once'] / t:>8.2f}")
+    compare_packed()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """What bits cost: every way of rounding beside the others, by size, loss, knowledge, wording and speed.
 
 Adds to run.py the other widths and ways. One number does not tell: perplexity looks at all tokens, exact
-match at what the model knows, the KL divergence at how far its predictions have moved, and the likeness of answers
-(the cosine of their embeddings, which the unrounded model makes) at whether a changed answer is still near.
+match at what the model knows, the KL divergence at how far its predictions have moved, and the likeness of
+answers (the cosine of their embeddings, which the unrounded model makes) at whether a changed answer is still
+near.
 
     python 08_inference/scorecard.py --out out     the table, and out/08_inference/scorecard (a figure)
 """
@@ -22,6 +23,7 @@ from torch import Tensor
 
 import activation_aware
 import gptq
+import packed_model
 import quantize
 from activation_aware import quantize_aware
 from batches import TextBatches
@@ -32,6 +34,7 @@ from checkpoint import load_model
 from figures import GREY, plt, save
 from gptq import input_moments, quantize_compensated
 from kv_cache import generate_cached
+from packed_model import PackedTransformer
 from quantize import (GROUP, QuantizedWeight, Scales, dequantize, grid_for, nearest, on_grid, quantize_matrix,
                       stored_bytes)
 from roofline import best_seconds
@@ -126,17 +129,19 @@ def likeness(model: Transformer, tokenizer: Tokenizer, answers: list[str], other
                for a, b in zip(answers, others)) / len(answers)
 
 
-def tokens_per_second(model: Transformer, bits: int) -> float:
-    """Greedy tokens of one text, with weights of this width unpacked whenever they are read (quantize.py)."""
+def tokens_per_second(model: Transformer, bits: int) -> dict[str, float]:
+    """Greedy tokens of one text: weights of this width unpacked whenever they are read, and multiplied packed
+    (packed_model.py). The two are the same for float32."""
     small = copy.deepcopy(model).requires_grad_(False)
     if bits < 32:
         for name, layer in list(small.named_modules()):
-            if name.endswith("_proj"):
-                parent, child = name.rsplit(".", 1)
-                whole = QuantizedWeight(*quantize_matrix(layer.weight, bits), bits, is_table=False)
+            if name.endswith("_proj") or name == "model.embed_tokens":
+                width, (parent, child) = bits if name.endswith("_proj") else 8, name.rsplit(".", 1)
+                whole = QuantizedWeight(*quantize_matrix(layer.weight, width), width, name.endswith("tokens"))
                 setattr(small.get_submodule(parent), child, whole)
     prompt = torch.zeros(1, 8, dtype=torch.long)
-    return 32 / best_seconds(lambda: generate_cached(small, prompt, 32), 3)
+    return {name: 32 / best_seconds(lambda m=m: generate_cached(m, prompt, 32), 3)
+            for name, m in (("unpacked", small), ("packed", PackedTransformer(small)))}
 
 
 def draw(path: Path, rows: list[dict]) -> None:
@@ -174,10 +179,11 @@ def main() -> None:
     asked = [q.text for q in questions]
     answers = [a[0] for a in chat_answers(model, tokenizer, asked, 16)]
     floor = likeness(model, tokenizer, answers, answers[1:] + answers[:1])
-    kept = Cells(out / "08_inference" / "cells", [sys.modules[__name__], quantize, gptq, activation_aware])
+    kept = Cells(out / "08_inference" / "cells", [sys.modules[__name__], quantize, gptq, activation_aware,
+                                                           packed_model])
     rows = []
     print(f"  {'':<25}{'bits':>5}{'bytes':>11}{'perplexity':>12}{'KL':>8}{'facts':>8}{'sums':>8}"
-          f"{'likeness':>10}{'tokens/s':>10}")
+          f"{'likeness':>10}{'unpacked':>10}{'packed':>8}")
     for way, bits in ROWS:
         def make(way=way, bits=bits):
             small, size = round_model(model, moments, way, bits)
@@ -187,13 +193,14 @@ def main() -> None:
                     "facts": fact_skill(small, tokenizer, questions)["facts"],
                     "sums": sum_skill(small, tokenizer, tasks.test_sums[:s.questions])["addition"],
                     "likeness": likeness(model, tokenizer, answers, said),
-                    "tokens_per_second": tokens_per_second(model, bits)}
+                    **tokens_per_second(model, bits)}
         cell = {"way": way, "bits": bits, "seed": s.seed, "questions": s.questions, "text": s.text,
                 "calibration": s.calibration, "model": content_hash(file, words, exam)}
         r = {"way": way, "bits": bits, **kept.get(cell, make)}
         rows.append(r)
         print(f"  {way:<25}{bits:>5}{r['bytes']:>11,}{r['perplexity']:>12.2f}{r['kl']:>8.4f}"
-              f"{r['facts']:>8.1%}{r['sums']:>8.1%}{r['likeness']:>10.3f}{r['tokens_per_second']:>10.0f}", flush=True)
+              f"{r['facts']:>8.1%}{r['sums']:>8.1%}{r['likeness']:>10.3f}"
+              f"{r['unpacked']:>10.0f}{r['packed']:>8.0f}", flush=True)
     print(f"  likeness of answers to different questions: {floor:.3f}")
     draw(out / "08_inference" / "scorecard", rows)
 

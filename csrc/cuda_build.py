@@ -11,6 +11,7 @@ csrc/kernel_check.py vector_add
 import functools
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -149,6 +150,26 @@ def build(cu: Path, mode: str = "fast", flags: tuple = (), arch: str = "sm_80") 
                 refuse(source + included)
                 compile_for_cpu(compiler, Path(cu), source, mode, [*flags, *extra], Path(folder), made)
             made.replace(library)  # whole or not at all, also when two processes build the same
+    return library
+
+
+def build_host(cpp: Path) -> Path:
+    """Compile a .cpp file of plain C++ into a library, kept like those of kernels; return its path.
+
+    Without -march=native: the library may be used on another processor than the one it was made on. Raises
+    BuildError, one sentence.
+    """
+    compiler = cpu_compiler()
+    if compiler is None:
+        raise BuildError("no C++ compiler found: install g++ or clang++, or set CXX")
+    key = short_hash([cpp.read_text(), compiler, platform.machine(), emulator_key(compiler)])
+    library = CACHE / f"{cpp.stem}-{key}.so"
+    if not library.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+            made = Path(folder) / "library.so"
+            run([compiler, "-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-w", cpp, "-o", made])
+            made.replace(library)
     return library
 
 

@@ -1,0 +1,73 @@
+"""A quantized model that multiplies by its packed weights, so that four bits are also faster than float32.
+
+Adds to quantize.py, whose matrices are unpacked to float32 at every use, the product of
+csrc/packed_product.cpp for few rows at a time: decoding. Where many rows share the work of unpacking (reading
+a prompt), unpacking and torch's product remain. Of the embedding, only rows that are looked up are unpacked.
+
+    python 08_inference/bench_inference.py     times it beside float32, at this model's size and at 63M
+"""
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from packed_product import packed_product, product_torch
+from quantize import GROUP, QuantizedWeight, Scales, dequantize, unpack_nibbles
+from transformer import Transformer
+
+MOST_ROWS = 16   # above, unpacking once and torch's product are faster
+
+
+class PackedWeight(nn.Module):
+    """Does what a QuantizedWeight with groups of 16 does, without unpacking it for few rows."""
+
+    def __init__(self, q: QuantizedWeight):
+        super().__init__()
+        self.bits, self.is_table = 4 if q.bits == 4 else 8, q.is_table   # 3 and 2 bits are kept in bytes
+        if q.packed.shape[1] * 8 // self.bits != q.scales.shape[1] * GROUP:
+            raise ValueError(f"only groups of {GROUP} weights that share a scale can be multiplied packed")
+        every_code = torch.arange(256, device=q.scales.device)
+        self.register_buffer("packed", q.packed)                                    # (rows, n bits / 8)
+        self.register_buffer("scales", q.scales)                                    # (rows, n / 16) uint8
+        self.register_buffer("table", Scales(every_code, q.scale_grid).values())    # (256,)
+        self.register_buffer("bias", q.bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """The whole weight, (out, in) float32, for layers that do more than multiply by it."""
+        integers = unpack_nibbles(self.packed) if self.bits == 4 else self.packed
+        return dequantize(integers, self.table[self.scales.long()])
+
+    def product(self, x: Tensor) -> Tensor:
+        """x (..., n) W^T: (..., rows)."""
+        how = packed_product if x.numel() <= MOST_ROWS * x.shape[-1] else product_torch
+        return how(x, self.packed, self.scales, self.table, self.bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the layer it stands for does: x W^T (+ b), or rows of W for ids x."""
+        if self.is_table:
+            rows = self.packed[x]                                                   # (..., n bits / 8)
+            integers = unpack_nibbles(rows.flatten(0, -2)).unflatten(0, x.shape) if self.bits == 4 else rows
+            scales = self.table[self.scales[x].long()]                              # (..., n / 16)
+            return (integers.unflatten(-1, (-1, GROUP)) * scales[..., None]).flatten(-2)
+        out = self.product(x)
+        return out if self.bias is None else out + self.bias.to(x.dtype)
+
+
+class PackedTransformer(Transformer):
+    """A quantized model (quantize_model) with its weights as they are, multiplied packed."""
+
+    def __init__(self, quantized: Transformer):
+        nn.Module.__init__(self)                     # not Transformer's, which would make float32 weights
+        self.config, self.lm_head, self.softcap = quantized.config, quantized.lm_head, quantized.softcap
+        self.model = copy.deepcopy(quantized.model)
+        for name, layer in list(self.model.named_modules()):
+            if isinstance(layer, QuantizedWeight):
+                parent, _, child = name.rpartition(".")
+                setattr(self.model.get_submodule(parent), child, PackedWeight(layer))
+
+    def unembed(self, x: Tensor) -> Tensor:
+        """(..., C) to logits (..., V); the embedding is the output layer if they are tied."""
+        if self.lm_head is not None:
+            return super().unembed(x)
+        return self.softcap(self.model.embed_tokens.product(x))
