@@ -10,7 +10,7 @@ the output layer, keeps 8 bits. gptq.py rounds with more care.
 """
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -179,20 +179,25 @@ class QuantizedWeight(nn.Module):
         return out if self.bias is None else out + self.bias.to(x.dtype)
 
 
-def quantize_model(model: Transformer, table_bits: int = 8, rounding: Rounding | None = None) -> Transformer:
+def quantize_model(model: Transformer, table_bits: int = 8, rounding: Rounding | None = None,
+                   wide: Collection[str] = ()) -> Transformer:
     """A copy with 4-bit matrices and an embedding of `table_bits`, 8 or 4; norms stay as they are.
 
     `rounding(name, weight)` gives the integers and scales of one matrix: quantize_matrix, or
-    gptq.compensated.
+    gptq.compensated. Matrices whose names are in `wide` get 8 bits (mixed_bits.py).
     """
     if table_bits not in (4, 8):
         raise ValueError(f"an embedding of {table_bits} bits: choose 8 or 4")
     small = copy.deepcopy(model).requires_grad_(False)
     for name, layer in list(small.named_modules()):
         if name.endswith("_proj"):
-            rounded = rounding(name, layer.weight) if rounding else quantize_matrix(layer.weight, 4)
+            bits = 8 if name in wide else 4
+            if rounding and bits == 4:
+                rounded = rounding(name, layer.weight)
+            else:
+                rounded = quantize_matrix(layer.weight, bits)
             parent, child = name.rsplit(".", 1)
-            whole = QuantizedWeight(*rounded, 4, is_table=False, bias=getattr(layer, "bias", None))
+            whole = QuantizedWeight(*rounded, bits, is_table=False, bias=getattr(layer, "bias", None))
             setattr(small.get_submodule(parent), child, whole)
     table = small.model.embed_tokens.weight
     small.model.embed_tokens = QuantizedWeight(*quantize_matrix(table, table_bits), table_bits, is_table=True)
@@ -214,7 +219,10 @@ def load_quantized(path: Path | str) -> Transformer:
     """The model that save_quantized wrote. Raises FileNotFoundError or ValueError."""
     saved = read(path)
     try:
-        model = quantize_model(Transformer(Config(**saved["config"])), saved["table_bits"])
+        # packed nibbles are unsigned, eight bits are not
+        wide = {name.removesuffix(".packed") for name, t in saved["weights"].items()
+                if name.endswith("_proj.packed") and t.dtype == torch.int8}
+        model = quantize_model(Transformer(Config(**saved["config"])), saved["table_bits"], wide=wide)
         model.load_state_dict(saved["weights"])
     except NotImplementedError:   # an exercise that is still blank
         raise

@@ -29,6 +29,7 @@ from generate import generate
 from gguf_file import read_gguf, write_gguf
 from gptq import compensated
 from kv_cache import KVCache, generate_cached
+from mixed_bits import widen_worst
 from quantize import load_quantized, quantize_model, save_quantized, stored_bytes
 from report import write_report
 from scale_tuning import random_batches, tune_scales
@@ -51,6 +52,7 @@ class Settings(RunSettings):
     # batches of 16 x 128 training tokens that show the quantizer the inputs of each layer
     calibration: int = 50
     tuning: int = 100         # steps of training the scales of the small model
+    wide: int = setting(5, least=0)   # matrices of the small model that keep 8 bits: those that need it most
     table_bits: int = setting(8, least=2, most=8)   # bits of the embedding in the small model: 8 or 4
 
 
@@ -161,7 +163,10 @@ def main() -> None:
     text = [batches(i)[0].to(device) for i in range(max(s.calibration, s.tuning))]
     careful = quantize_model(model, s.table_bits, compensated(model, text[:s.calibration], chats))
     small = copy.deepcopy(careful)
-    tune_scales(small, model, text[:s.tuning], random_batches(chats, s.tuning, size=16))
+    wide = widen_worst(small, model, random_batches(chats, 8, size=32), s.wide)
+    print(f"  eight bits for {', '.join(n.removeprefix('model.layers.') for n in wide) or 'no matrix'}")
+    mixed = copy.deepcopy(small)
+    tune_scales(small, model, text[:s.tuning], random_batches(chats, s.tuning, size=32))
     save_quantized(folder / "model.int4.pt", small)
     small = load_quantized(folder / "model.int4.pt").to(device)   # what is measured is what was written
     int4 = {"seconds": time.perf_counter() - quantizing, "bytes_before": stored_bytes(model),
@@ -170,11 +175,13 @@ def main() -> None:
     for name, label, m in (("before", "float32", model), ("rounded", "int4, each weight rounded",
                                                           quantize_model(model, s.table_bits)),
                            ("careful", "int4, errors repaired (GPTQ)", careful),
-                           ("after", "int4, then scales and norms tuned", small)):
+                           ("mixed", f"  {len(wide)} worst matrices in 8 bits", mixed),
+                           ("after", "  then scales and norms tuned", small)):
         r = int4[name] = {"perplexity": perplexity(m, valid, tasks.held_out_bytes),
                           **fact_skill(m, tokenizer, tasks.held_out_questions),
                           **sum_skill(m, tokenizer, tasks.test_sums)}
-        print(f"  {label:<34}{stored_bytes(m):>10,}{r['perplexity']:>12.2f}{r['facts']:>8.1%}{r['addition']:>8.1%}")
+        print(f"  {label:<34}{stored_bytes(m):>10,}{r['perplexity']:>12.2f}{r['facts']:>8.1%}"
+              f"{r['addition']:>8.1%}")
     int4["evaluation_seconds"] = time.perf_counter() - quantizing - int4["seconds"]
 
     gguf = through_gguf(folder / "model.Q8_0.gguf", model, tokenizer, tasks.held_out_questions)

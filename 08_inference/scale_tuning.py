@@ -1,8 +1,10 @@
-"""Repair by distillation: the integers stay, but scales and norms learn to give the big model's predictions again.
+"""Repair by distillation: the integers stay, but scales and norms learn to give the big model's predictions
+again.
 
-gptq.py repairs one layer at a time. What is left adds up over the layers and flips an answer here and there; training the
-few numbers that are not integers (one in 17) against the whole model's output takes most of that back.
-Distillation: Hinton et al. 2015, "Distilling the knowledge in a neural network". Training scales: Esser et al. 2020, "LSQ".
+gptq.py repairs one layer at a time. What is left adds up over the layers and flips an answer here and there;
+training the few numbers that are not integers (one in 17) against the whole model's output takes much of that
+back. Distillation: Hinton et al. 2015, "Distilling the knowledge in a neural network". Training scales: Esser
+et al. 2020, "LSQ".
 
     python 08_inference/run.py             prints how often the answers change, without and with it
 """
@@ -17,10 +19,11 @@ from workbench import Progress
 
 
 class TrainableScales(nn.Module):
-    """A QuantizedWeight of 4 bits while its scales are being trained: the integers unpacked, the scales float32."""
+    """A QuantizedWeight while its scales are being trained: the integers unpacked, the scales float32."""
 
     def __init__(self, quantized: QuantizedWeight):
         super().__init__()
+        self.bits = quantized.bits
         self.register_buffer("integers", quantized.integers)
         self.register_buffer("bias", quantized.bias)
         self.scales = nn.Parameter(Scales(quantized.scales, quantized.scale_grid).values())
@@ -31,11 +34,11 @@ class TrainableScales(nn.Module):
         return out if self.bias is None else out + self.bias
 
     def rounded(self) -> QuantizedWeight:
-        """The weight as it will be stored: scales at least a little above 0 and on a grid, integers for these scales."""
+        """The weight as it will be stored: scales above 0 and on a grid, integers for these scales."""
         scales = self.scales.detach().clamp(min=1e-6)
         stored = on_grid(scales, grid_for(self.integers, scales))
-        integers = nearest(dequantize(self.integers, scales), stored.values(), 4)
-        return QuantizedWeight(integers, stored, 4, is_table=False, bias=self.bias)
+        integers = nearest(dequantize(self.integers, scales), stored.values(), self.bits)
+        return QuantizedWeight(integers, stored, self.bits, is_table=False, bias=self.bias)
 
 
 def swap(model: Transformer, old: type, new) -> None:
@@ -49,12 +52,14 @@ def swap(model: Transformer, old: type, new) -> None:
 def divergence(teacher: Tensor, student: Tensor) -> Tensor:
     """Mean over tokens of KL(teacher || student) in nats, from logits (B, T, V)."""
     p, q = teacher.log_softmax(-1), student.log_softmax(-1)
-    return (p.exp() * (p.clamp(min=torch.finfo(p.dtype).min) - q)).sum(-1).mean()   # 0 log 0 is 0, not 0 times infinity
+    # 0 log 0 is 0, not 0 times infinity
+    return (p.exp() * (p.clamp(min=torch.finfo(p.dtype).min) - q)).sum(-1).mean()
 
 
 def random_batches(rows: list[Tensor], n: int, size: int) -> list[Tensor]:
-    """`n` batches (size, T) drawn from rows, one tensor (B, T) for each T, so that every row is equally likely."""
-    rng, weights = torch.Generator().manual_seed(0), torch.tensor([float(len(same)) for same in rows])
+    """`n` batches (size, T) drawn from rows, a tensor (B, T) for each T; every row is equally likely."""
+    rng = torch.Generator().manual_seed(0)
+    weights = torch.tensor([float(len(same)) for same in rows])
     drawn = []
     for _ in range(n):
         same = rows[torch.multinomial(weights, 1, generator=rng).item()]
@@ -62,7 +67,8 @@ def random_batches(rows: list[Tensor], n: int, size: int) -> list[Tensor]:
     return drawn
 
 
-def tune_scales(small: Transformer, model: Transformer, *sources: list[Tensor], lr: float = 3e-4, norm_lr: float = 1e-3) -> None:
+def tune_scales(small: Transformer, model: Transformer, *sources: list[Tensor], lr: float = 1e-4,
+                norm_lr: float = 3e-4) -> None:
     """Train the scales and norms of `small` in place to predict what `model` predicts.
 
     sources are lists of batches of ids (B, T), equally long: a step takes the next batch of each.

@@ -13,6 +13,7 @@ from checkpoint import load_model, save_model, write
 from generate import generate
 from gptq import compensated, input_moments, quantize_compensated
 from kv_cache import KVCache, generate_cached, stream
+from mixed_bits import gains, widen, widen_worst
 from quantize import (QuantizedWeight, Scales, dequantize, grid_for, load_quantized, nearest, on_grid, pack_nibbles, quantize_groups,
                       quantize_matrix, quantize_model, save_quantized, stored_bytes, unpack_nibbles)
 from scale_tuning import TrainableScales, divergence, random_batches, tune_scales
@@ -289,6 +290,37 @@ def test_tuned_scales_bring_the_predictions_closer_and_leave_the_integers(model)
     assert changed == {"scales", "scale_grid", "weight"}                          # the norms' weights
     assert stored_bytes(tuned) == stored_bytes(small) and not any(p.requires_grad for p in tuned.parameters())
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_the_matrix_that_is_hurt_most_gets_eight_bits(model):
+    ids = torch.randint(50, (20, 6), generator=torch.Generator().manual_seed(1))
+    small = quantize_model(model, 8)
+    hurt = "model.layers.1.mlp.up_proj"
+    weight = small.get_submodule(hurt).weight
+    small.get_submodule("model.layers.1.mlp").up_proj = QuantizedWeight(
+        *quantize_matrix(weight + 0.05 * torch.randn(weight.shape), 4), 4, is_table=False)
+    before = {name: t.clone() for name, t in small.state_dict().items()}
+    gain = gains(small, model, [ids])
+    assert all(torch.equal(t, before[name]) for name, t in small.state_dict().items())   # measuring changes nothing
+    assert len(gain) == 14 and max(gain, key=gain.get) == hurt
+    by_hand = copy.deepcopy(small)
+    widen(by_hand, model, hurt)
+    expected = divergence(model(ids), small(ids)) - divergence(model(ids), by_hand(ids))
+    assert gain[hurt] == pytest.approx(expected.item(), rel=1e-4)
+    assert widen_worst(small, model, [ids], 1) == [hurt] and small.get_submodule(hurt).bits == 8
+    assert torch.equal(small(ids), by_hand(ids))
+    assert widen_worst(small, model, [ids], 0) == []
+
+
+def test_a_model_of_mixed_bits_can_be_tuned_and_survives_the_disk(model, tmp_path):
+    ids = torch.randint(50, (20, 6), generator=torch.Generator().manual_seed(1))
+    small = quantize_model(model, 8, wide=["model.layers.0.self_attn.v_proj"])
+    tune_scales(small, model, [ids] * 2)
+    save_quantized(tmp_path / "m.pt", small)
+    again = load_quantized(tmp_path / "m.pt")
+    assert torch.equal(again(ids), small(ids))
+    bits = [m.bits for name, m in again.named_modules() if name.endswith("_proj")]
+    assert sorted(bits) == [4] * 13 + [8] and again.get_submodule("model.layers.0.self_attn.v_proj").bits == 8
 
 
 def test_every_row_is_drawn_equally_often():
