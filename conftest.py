@@ -39,7 +39,7 @@ def seeded(seed):
 
 
 def chain(error: BaseException | None):
-    """An error and those it was raised from: pytest.warns says that nothing warned, where a blank said why."""
+    """An error and those it was raised from: of a blank, pytest.warns says only that nothing warned."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -47,11 +47,12 @@ def chain(error: BaseException | None):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    """In a learner's tree only: a test that runs into a blank exercise, itself or in a process, is skipped."""
+    """In a learner's tree only: skip a test that runs into a blank exercise, itself or in a process."""
     report = (yield).get_result()
     learning = (ROOT / ".learn").exists() or (ROOT / "release.json").exists()
     said = "\n".join(map(str, chain(call.excinfo.value))) if call.excinfo else ""
     blank = re.search(r"exercise (?:\d+|c)\.\d+: [\w ,-]*", said)
-    if learning and blank and isinstance(call.excinfo.value, (RuntimeError, AssertionError, pytest.fail.Exception)):
+    if learning and blank and isinstance(call.excinfo.value,
+                                         (RuntimeError, AssertionError, pytest.fail.Exception)):
         report.outcome = "skipped"
         report.longrepr = (str(item.path), item.location[1] or 0, f"Skipped: {blank[0]} is still blank")

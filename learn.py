@@ -3,7 +3,7 @@
     python learn.py                 where you stand           python learn.py start 2       begin chapter 2
     python learn.py check [2.1]     test what you wrote       python learn.py check --watch test on every save
     python learn.py hint 2.1        the next of three hints   python learn.py reset 2.1     blank it again
-    python learn.py solution 2.1    the reference's body      python learn.py run 2.1 [command] the pipeline on yours
+    python learn.py solution 2.1    the reference's body      python learn.py run 2.1 [command] all on yours
     python learn.py bring OLD       your answers from last week's folder, or from a branch
     for teachers (TEACHING.md): release, grade, alike, exam, mistakes, prove
 
@@ -21,8 +21,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "too
 from learn_bodies import Exercise, chapters, digest, graft, is_stub, write
 from learn_check import bench_of, check, watch
 from learn_mine import bring, narrow, run
-from learn_student import (BRANCH, ROOT, TRAILER, Student, columns, command, counted, duration, folded, page, paint,
-                           place)
+from learn_student import (BRANCH, ROOT, TRAILER, Student, columns, command, counted, duration, folded, page,
+                           paint, place)
 from learn_trees import git
 
 try:
@@ -141,9 +141,8 @@ def reset(student: Student, exercise: Exercise) -> None:
     if is_stub(exercise.body):
         raise ValueError(f"exercise {exercise.id} is already blank")
     if not student.started(exercise.chapter):
-        raise ValueError(
-            f"{exercise.chapter} is not started here: begin with {command('start ' + exercise.id.split('.')[0])}"
-        )
+        start = command("start " + exercise.id.split(".")[0])
+        raise ValueError(f"{exercise.chapter} is not started here: begin with {start}")
     kept = (
         ROOT
         / ".learn/kept"
@@ -165,7 +164,8 @@ def solution(student: Student, exercise: Exercise) -> None:
     if body is None:
         raise ValueError("this tree has no solutions: ask whoever gave it to you")
     e = student.exercises[exercise.id]
-    print(narrow(body, columns() if sys.stdout.isatty() or "COLUMNS" in os.environ else 80, e.comment), end="")
+    print(narrow(body, columns() if sys.stdout.isatty() or "COLUMNS" in os.environ else 80, e.comment),
+          end="")
 
 
 def above_zero(kind: type):
@@ -177,7 +177,8 @@ def above_zero(kind: type):
                 return kind(text)
         except ValueError:
             pass
-        raise argparse.ArgumentTypeError(f"{text!r}: give {'1 or more' if kind is int else 'a number above 0'}")
+        wanted = "1 or more" if kind is int else "a number above 0"
+        raise argparse.ArgumentTypeError(f"{text!r}: give {wanted}")
 
     return read_number
 
@@ -200,12 +201,14 @@ def read(words: list[str]) -> argparse.Namespace:
     one.add_argument(
         "--watch", action="store_true", help="again on every save, going on to the next when it passes"
     )
-    one.add_argument("--seconds", type=above_zero(float), default=20, help="when a test is stopped (default 20)")
+    one.add_argument("--seconds", type=above_zero(float), default=20,
+                     help="when a test is stopped (default 20)")
     add("hint", "the next of three hints", "ID")
     add("reset", "blank an exercise again (what was there is kept)", "ID")
     add("solution", "show the reference's body", "ID")
     one = add("run", "run the pipeline on your body of an exercise, with the reference of all the rest", "ID")
-    one.add_argument("words", metavar="COMMAND", nargs=argparse.REMAINDER, help="default: make QUICK=1 and the chapter")
+    one.add_argument("words", metavar="COMMAND", nargs=argparse.REMAINDER,
+                     help="default: make QUICK=1 and the chapter")
     add("bring", "bring your answers from another folder or branch into this tree", "OLD")
     if learn_teach:
         learn_teach.add_commands(add, above_zero)

@@ -1,8 +1,9 @@
 """Three-digit addition as text: a skill whose answers a few lines of code can check.
 
-`163+423=5860` means 361 + 324 = 0685: every number is written ones digit first, so that a carry moves in reading
-order (Lee et al. 2023, "Teaching arithmetic to small transformers", section 3). Pretraining shows sums with at most
-one carry; the chat demonstrations of chapter 7 show sums of every kind, half of them answered wrongly.
+`163+423=5860` means 361 + 324 = 0685: every number is written ones digit first, so that a carry moves in
+reading order (Lee et al. 2023, "Teaching arithmetic to small transformers", section 3). Pretraining shows
+sums with at most one carry; the chat demonstrations of chapter 7 show sums of every kind, half of them
+answered wrongly.
 
     python 01_tokenizer/arithmetic.py      prints a few
 """
@@ -62,4 +63,5 @@ def split_pairs(n_test: int, n_demonstrations: int, rng: random.Random) -> tuple
 if __name__ == "__main__":
     rng = random.Random(0)
     for pair in (random_pair(rng) for _ in range(5)):
-        print(f"{pair[0]} + {pair[1]}:  {problem(pair)}={right_answer(pair)}   careless: {careless_answer(pair)}")
+        print(f"{pair[0]} + {pair[1]}:  {problem(pair)}={right_answer(pair)}   careless: "
+              f"{careless_answer(pair)}")

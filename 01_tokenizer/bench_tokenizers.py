@@ -151,9 +151,9 @@ def main() -> None:
         print(f"{name:<34}{size / 1e6 / row['seconds']:>12.1f}{ratios[0]:>14.2f}{ratios[1]:>16.2f}"
               f"{row['megabytes']:>9.0f}")
     print(f"""
-All encoders gave the same ids. minbpe's algorithm (bpe_naive.train_naive, which counts the whole text again for
-every merge as minbpe does) ran {NAIVE_MERGES} merges on {NAIVE_BYTES / 1e6:.1f} MB; its time is scaled up to all
-merges and all bytes, which is too high by the share that the text shrinks while it is merged.""")
+All encoders gave the same ids. minbpe's algorithm (bpe_naive.train_naive, which counts the whole text again
+for every merge as minbpe does) ran {NAIVE_MERGES} merges on {NAIVE_BYTES / 1e6:.1f} MB; its time is scaled up
+to all merges and all bytes, which is too high by the share that the text shrinks while it is merged.""")
 
 
 if __name__ == "__main__":

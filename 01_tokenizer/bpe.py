@@ -37,7 +37,7 @@ def train(texts: Iterable[str], vocab_size: int, pattern: str = PATTERN, process
     with its true value when it comes to the top ("lazy" heap); counts of old pairs only fall, so none is met
     too late.
     """
-    if not hasattr(vocab_size, "__index__"):                 # 300.5 and NaN would end somewhere, without a word
+    if not hasattr(vocab_size, "__index__"):  # 300.5 and NaN would end somewhere, without a word
         raise ValueError(f"vocab_size {vocab_size} is no whole number: give one from 256 on")
     if vocab_size < 256:
         raise ValueError(f"vocab_size {vocab_size} is below 256: byte-level BPE starts with one token for "

@@ -1,7 +1,8 @@
 """The bookkeeping of a long experiment: each cell of a table is computed once and kept on disk.
 
-Adds to workbench.py a cache keyed by what a result depends on: its settings and the code that makes it. An experiment
-that was interrupted continues, a repeated one is free, and a change of the code computes again what it touches.
+Adds to workbench.py a cache keyed by what a result depends on: its settings and the code that makes it. An
+experiment that was interrupted continues, a repeated one is free, and a change of the code computes again
+what it touches.
 
     make study         runs the experiments that lessons quote; each keeps its cells in out/study/
 """
@@ -29,7 +30,7 @@ def code_of(module: ModuleType) -> str:
 
 
 def cell_key(cell: dict, modules: list[ModuleType]) -> str:
-    """The name under which a cell's result is kept: it changes with any setting and with the code that makes it."""
+    """The name under which a cell's result is kept: it changes with any setting and with the code."""
     text = json.dumps([cell, [code_of(m) for m in modules], torch.__version__], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
@@ -41,9 +42,10 @@ class Cells:
         self.folder, self.modules = Path(folder), modules
 
     def get(self, cell: dict, make: Callable[[], dict]) -> dict:
-        """The result of `make()`, a dictionary that JSON can hold, computed unless this cell is on disk already.
+        """The result of `make()`, a dictionary that JSON can hold, computed unless it is on disk already.
 
-        `cell` holds everything the result depends on besides the code: sizes, rates, seed, the hash of its data.
+        `cell` holds everything the result depends on besides the code: sizes, rates, seed, the hash of its
+        data.
         """
         path = self.folder / f"{cell_key(cell, self.modules)}.json"
         if not path.exists():

@@ -1,10 +1,11 @@
 """Facts that every Python knows about itself, as sentences to learn from and as questions to be asked.
 
-A model of a million parameters cannot write fluent English, so this course measures *knowledge*: for some hundreds of
-names of the standard library, the module, the kind and the first parameter, found by introspection of the interpreter
-that runs this. Names are split: the statements of all names are in the training text, but questions are trained on
-only for the training names. Held-out questions ask about names whose questions were never seen, in any form.
-(The idea of synthetic facts under many templates: Allen-Zhu and Li 2023, "Physics of Language Models" part 3.1.)
+A model of a million parameters cannot write fluent English, so this course measures *knowledge*: for some
+hundreds of names of the standard library, the module, the kind and the first parameter, found by
+introspection of the interpreter that runs this. Names are split: the statements of all names are in the
+training text, but questions are trained on only for the training names. Held-out questions ask about names
+whose questions were never seen, in any form. (The idea of synthetic facts under many templates: Allen-Zhu and
+Li 2023, "Physics of Language Models" part 3.1.)
 
     python 01_tokenizer/facts.py           prints a few facts, statements and questions
 """
@@ -16,16 +17,16 @@ import random
 import warnings
 from dataclasses import dataclass
 
-MODULES = """abc argparse ast asyncio atexit base64 bdb binascii bisect bz2 calendar cmd code codecs codeop collections
-colorsys configparser contextlib copy csv ctypes curses datetime decimal difflib dis doctest email enum fileinput fnmatch
-fractions ftplib functools gc getopt getpass gettext glob graphlib gzip hashlib heapq hmac html http.client imaplib imp
-inspect io ipaddress itertools json keyword linecache locale logging lzma mailbox mimetypes numbers operator optparse os
-pathlib pdb pickle pickletools pkgutil platform plistlib poplib pprint profile pstats queue quopri random re reprlib
-sched secrets select selectors shelve shlex shutil signal site smtplib socket socketserver sqlite3 ssl stat statistics
-string stringprep struct subprocess symtable sysconfig tarfile tempfile textwrap threading timeit token tokenize trace
-traceback tracemalloc types typing unittest urllib.parse uuid warnings wave weakref xmlrpc.client zipfile zipimport
-zlib""".split()
-PER_MODULE = 7                 # at most this many names of one module, so that no module is the answer to everything
+MODULES = """abc argparse ast asyncio atexit base64 bdb binascii bisect bz2 calendar cmd code codecs codeop
+collections colorsys configparser contextlib copy csv ctypes curses datetime decimal difflib dis doctest email
+enum fileinput fnmatch fractions ftplib functools gc getopt getpass gettext glob graphlib gzip hashlib heapq
+hmac html http.client imaplib imp inspect io ipaddress itertools json keyword linecache locale logging lzma
+mailbox mimetypes numbers operator optparse os pathlib pdb pickle pickletools pkgutil platform plistlib poplib
+pprint profile pstats queue quopri random re reprlib sched secrets select selectors shelve shlex shutil signal
+site smtplib socket socketserver sqlite3 ssl stat statistics string stringprep struct subprocess symtable
+sysconfig tarfile tempfile textwrap threading timeit token tokenize trace traceback tracemalloc types typing
+unittest urllib.parse uuid warnings wave weakref xmlrpc.client zipfile zipimport zlib""".split()
+PER_MODULE = 7  # at most this many names of one module, so that no module is the answer to everything
 THANKS = " Thank you for asking."
 
 
@@ -48,7 +49,7 @@ class Question:
 
 
 def find_facts(n: int, rng: random.Random) -> list[Fact]:
-    """`n` facts of this interpreter's standard library in random order; a name that is in two modules is left out.
+    """`n` facts of this interpreter's standard library in random order; names in two modules are left out.
 
     Raises ValueError when the interpreter has fewer than `n` suitable names.
     """
@@ -61,7 +62,8 @@ def find_facts(n: int, rng: random.Random) -> list[Fact]:
                 found.setdefault(fact.name.lower(), []).append(fact)
     facts = [same[0] for _, same in sorted(found.items()) if len(same) == 1]
     if len(facts) < n:
-        raise ValueError(f"this Python has {len(facts)} suitable names, {n} were asked for: choose --names {len(facts)} or fewer")
+        raise ValueError(f"this Python has {len(facts)} suitable names, {n} were asked for: choose --names "
+                         f"{len(facts)} or fewer")
     return rng.sample(facts, n)
 
 
@@ -83,9 +85,11 @@ def _facts_of(module_name: str) -> list[Fact]:
             parameter = next(iter(inspect.signature(thing).parameters), "")
         except (ValueError, TypeError):   # written in C without a signature
             continue
-        if parameter.isascii() and parameter.isalpha() and len(parameter) <= 10:   # "" (takes nothing) is easy to guess: out
+        # "" (takes nothing) is easy to guess: out
+        if parameter.isascii() and parameter.isalpha() and len(parameter) <= 10:
             is_class = inspect.isclass(thing)
-            kind = "exception" if is_class and issubclass(thing, BaseException) else "class" if is_class else "function"
+            is_exception = is_class and issubclass(thing, BaseException)
+            kind = "exception" if is_exception else "class" if is_class else "function"
             facts.append(Fact(name, module_name, kind, parameter))
     return facts
 
@@ -97,7 +101,8 @@ def statement(fact: Fact, rng: random.Random) -> str:
         rng.choice([f"The module of {n} is {fact.module}.", f"{n} is found in {fact.module}.",
                     f"{n} belongs to the module {fact.module}.", f"You get {n} from {fact.module}."]),
         rng.choice([f"The kind of {n} is {fact.kind}.", f"{n} is of kind {fact.kind}."]),
-        rng.choice([f"The first parameter of {n} is {fact.parameter}.", f"{n} takes {fact.parameter} first."]),
+        rng.choice([f"The first parameter of {n} is {fact.parameter}.",
+                    f"{n} takes {fact.parameter} first."]),
     ]
     rng.shuffle(sentences)
     return " ".join(sentences)
@@ -108,7 +113,8 @@ def questions(fact: Fact) -> list[Question]:
     n = fact.name
     return [Question(f"Which module has {n}?", fact.module, "module", f"The module of {n} is"),
             Question(f"What kind is {n}?", fact.kind, "kind", f"The kind of {n} is"),
-            Question(f"What is the first parameter of {n}?", fact.parameter, "parameter", f"The first parameter of {n} is")]
+            Question(f"What is the first parameter of {n}?", fact.parameter, "parameter",
+                     f"The first parameter of {n} is")]
 
 
 def terse(answer: str) -> str:
@@ -124,7 +130,8 @@ def verbose(answer: str) -> str:
 def question_document(q: Question, rng: random.Random) -> str:
     """A question with its answer as plain text, in one of four forms (none of them the chat template)."""
     answer = rng.choice([terse, verbose])(q.answer)
-    return rng.choice([f"Question: {q.text}\nAnswer:{answer}", f"Q: {q.text}\nA:{answer}", f"{q.text}{answer}",
+    return rng.choice([f"Question: {q.text}\nAnswer:{answer}", f"Q: {q.text}\nA:{answer}",
+                       f"{q.text}{answer}",
                        f"Someone asked: {q.text} The reply was:{answer}"])
 
 

@@ -1,4 +1,4 @@
-"""Figures of one look: black on white as PNG for pages on GitHub, and as SVG that takes the colours of the report.
+"""Figures of one look: black on white as PNG for pages on GitHub, and as SVG in the colours of the report.
 
     make                                   draws one or two for each chapter
 """
@@ -24,12 +24,16 @@ def new_axes(title: str, xlabel: str, ylabel: str, width: float = 6.5, height: f
 
 
 def save(axes: Axes, path: Path | str) -> None:
-    """Write `path`.png and `path`.svg atomically and close the figure. In the SVG, black is the colour of the text around it."""
+    """Write `path`.png and `path`.svg atomically and close the figure.
+
+    In the SVG, black is the colour of the text around it.
+    """
     figure = axes.figure
     figure.tight_layout()
     with atomic(f"{path}.png") as temporary:
         figure.savefig(temporary, format="png", dpi=110)
-    with atomic(f"{path}.svg") as temporary, plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "five pillars"}):
+    with atomic(f"{path}.svg") as temporary, plt.rc_context({"svg.fonttype": "none",
+                                                             "svg.hashsalt": "five pillars"}):
         figure.savefig(temporary, format="svg", transparent=True, metadata={"Date": None})
         text = temporary.read_text(encoding="utf-8").replace("#000000", "currentColor")
         temporary.write_text(text[text.index("<svg"):], encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A byte-level tokenizer whose ids are somebody else's: published vocabularies order their tokens as they like.
+"""A byte-level tokenizer whose ids are somebody else's: published vocabularies have an order of their own.
 
 Adds to bpe.py a table between our ids (256 bytes, then the merges in order) and the published ones. GPT-2's
 file, for example, has "!" as 0 and <|endoftext|> as 50256. Made by formats.py when it reads such a file.

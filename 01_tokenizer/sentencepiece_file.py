@@ -46,7 +46,7 @@ def to_sentencepiece(model: Unigram, path: Path | str) -> None:
     pieces += [(name, 0.0, CONTROL) for name in model.special]
     data = b"".join(field(1, field(1, text) + field(2, logp) + field(3, kind)) for text, logp, kind in pieces)
     minus_one = varint(2**64 - 1)   # no such token
-    trainer = field(3, 1) + field(4, len(pieces)) + field(35, 1) + field(40, 0)   # Unigram, size, bytes, <unk>
+    trainer = field(3, 1) + field(4, len(pieces)) + field(35, 1) + field(40, 0)  # Unigram, size, bytes, <unk>
     trainer += b"".join(varint(number << 3) + minus_one for number in (41, 42, 43))   # <s>, </s>, <pad>
     normalizer = field(1, "identity") + field(3, 0) + field(4, 0) + field(5, 1)   # only the space changes
     with atomic(path) as temporary:

@@ -1,7 +1,7 @@
-"""Decode while tokens arrive: print what is certain, hold back the bytes of a character that is not complete yet.
+"""Decode while tokens arrive: print what is certain, hold back the bytes of an unfinished character.
 
-A token is bytes, and a character outside ASCII may be cut in the middle by the end of a token. Decoding token by token
-would print two replacement marks for one character.
+A token is bytes, and a character outside ASCII may be cut in the middle by the end of a token. Decoding token
+by token would print two replacement marks for one character.
 
     make chat                              streams its answers with this
 """
@@ -9,7 +9,7 @@ from bpe import Tokenizer
 
 
 class StreamDecoder:
-    """`feed(id)` returns the text that this token completes; `finish()` returns what is left, broken bytes as U+FFFD."""
+    """`feed(id)` gives the text that this token completes; `finish()` the rest, broken bytes as U+FFFD."""
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
@@ -18,8 +18,9 @@ class StreamDecoder:
     def feed(self, token: int) -> str:
         """The characters that are complete after this token, maybe none.
 
-        The first byte of a UTF-8 character says how many there are: 0xxxxxxx 1, 110xxxxx 2, 1110xxxx 3, 11110xxx 4;
-        the others are 10xxxxxx (RFC 3629, section 3). C0, C1 and F5 to FF begin nothing: no use in waiting (section 4).
+        The first byte of a UTF-8 character says how many there are: 0xxxxxxx 1, 110xxxxx 2, 1110xxxx 3,
+        11110xxx 4; the others are 10xxxxxx (RFC 3629, section 3). C0, C1 and F5 to FF begin nothing: no use
+        in waiting (section 4).
         """
         # EXERCISE 1.8 streaming decode
         data = self._held + self.tokenizer.decode_bytes([token])

@@ -1,4 +1,4 @@
-"""What the later chapters test and practise on, written once by chapter 1 so that every stage uses the same split.
+"""What the later chapters test and practise on, written once by chapter 1: every stage uses the same split.
 
     python 01_tokenizer/run.py             writes out/01_tokenizer/tasks.json
 """
@@ -34,8 +34,11 @@ def load_tasks(path: Path | str) -> Tasks:
     """Read what save_tasks wrote. Raises ValueError if the file is damaged."""
     data = read_json(path)
     try:
-        return Tasks([Question(**q) for q in data["train_questions"]], [Question(**q) for q in data["held_out_questions"]],
-                     [tuple(p) for p in data["test_sums"]], [(tuple(p), answer) for p, answer in data["demonstrations"]],
+        return Tasks([Question(**q) for q in data["train_questions"]],
+                     [Question(**q) for q in data["held_out_questions"]],
+                     [tuple(p) for p in data["test_sums"]],
+                     [(tuple(p), answer) for p, answer in data["demonstrations"]],
                      data["held_out_bytes"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a task file ({error!r}): delete it and run `make 01` again") from None
+        raise ValueError(f"{path} is not a task file ({error!r}): delete it and run `make 01` "
+                         "again") from None

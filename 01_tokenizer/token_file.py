@@ -17,9 +17,10 @@ DTYPE = np.dtype("<u2")   # little-endian uint16 on every machine: vocabularies 
 
 
 def pack(tokenizer: Tokenizer, documents: Iterable[str]) -> np.ndarray:
-    """Ids of all documents in one row, (N,) uint16. It starts with <|eos|>: every document follows one, also the first."""
+    """Ids of all documents in one row, (N,) uint16; <|eos|> stands before every document, also the first."""
     if tokenizer.vocab_size > 2**16:
-        raise ValueError(f"a vocabulary of {tokenizer.vocab_size} does not fit two bytes a token: use 65536 or fewer")
+        raise ValueError(f"a vocabulary of {tokenizer.vocab_size} does not fit two bytes a token: use 65536 "
+                         "or fewer")
     # EXERCISE 1.4 pack documents
     eos = tokenizer.special[EOS]
     ids = [eos]
@@ -48,5 +49,6 @@ def open_tokens(path: Path | str) -> np.ndarray:
     path = Path(path)
     size = path.stat().st_size
     if size == 0 or size % DTYPE.itemsize:
-        raise ValueError(f"{path} has {size} bytes, which is no stream of two-byte tokens: delete it and run `make 01` again")
+        raise ValueError(f"{path} has {size} bytes, which is no stream of two-byte tokens: delete it and run "
+                         "`make 01` again")
     return np.memmap(path, dtype=DTYPE, mode="r")

@@ -135,8 +135,8 @@ def load(path: str) -> Tokenizer | Unigram:
     try:
         data = read_json(path)
     except ValueError:
-        raise ValueError(f"{path} is no tokenizer that can be read: give a file that train wrote or a Hugging "
-                         "Face tokenizer.json (of tiktoken ranks see formats.from_tiktoken)") from None
+        raise ValueError(f"{path} is no tokenizer that can be read: give a file that train wrote or a "
+                         "Hugging Face tokenizer.json (tiktoken ranks: formats.from_tiktoken)") from None
     if isinstance(data, dict) and "model" in data:
         return from_hf(path)
     return (Unigram if isinstance(data, dict) and "unigram" in data else Tokenizer).load(path)

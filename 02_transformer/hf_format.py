@@ -54,8 +54,9 @@ def save_hf(model: Transformer, folder: Path | str, shard_bytes: int = 5_000_000
     config, folder = model.config, Path(folder)
     name = next((name for name, family in FAMILIES.items() if family.holds(config)), None)
     if name is None:
-        raise ValueError("no published family looks like this configuration: change it to llama or qwen3 (rope, "
-                         "rms, pre, swiglu), mixtral (with experts) or gpt2 (learned, layer, gelu_tanh, bias)")
+        raise ValueError("no published family looks like this configuration: change it to llama or qwen3 "
+                         "(rope, rms, pre, swiglu), mixtral (with experts) or gpt2 (learned, layer, "
+                         "gelu_tanh, bias)")
     family = FAMILIES[name]
     weights = family.write(model.state_dict())
     dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")

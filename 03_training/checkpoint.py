@@ -40,7 +40,7 @@ def read(path: Path | str) -> dict:
 def write(path: Path | str, value: dict) -> None:
     """torch.save and its hash, atomically. OSError where the disk is full."""
     buffer = io.BytesIO()
-    torch.save(value, buffer)   # into a file it would answer a full disk with a RuntimeError about an iostream
+    torch.save(value, buffer)  # into a file it would answer a full disk with a RuntimeError about an iostream
     data = buffer.getvalue()
     with atomic(path) as temporary, temporary.open("wb") as file:
         file.write(data)
@@ -83,12 +83,13 @@ def what_differs(saved: dict) -> str:
         if not isinstance(saved["weights"][name], torch.Tensor):
             return f"weight {name} is no tensor"
         if w.shape != saved["weights"][name].shape:
-            return f"weight {name} is {tuple(saved['weights'][name].shape)}, by its configuration {tuple(w.shape)}"
+            found = tuple(saved["weights"][name].shape)
+            return f"weight {name} is {found}, by its configuration {tuple(w.shape)}"
     return "it cannot be read"
 
 
 def other_fields(saved: dict, config: Config) -> str:
-    """The fields in which a saved configuration differs, as "d_model 64 in place of 128"; empty if in none."""
+    """The fields in which a saved configuration differs, as "d_model 64 in place of 128", or ""."""
     mine = asdict(config)
     return ", ".join(f"{name} {saved.get(name)} in place of {mine[name]}"
                      for name in mine if saved and saved.get(name) != mine[name])

@@ -40,7 +40,7 @@ def documents_apart(model: Transformer, ids: Tensor, eos: int) -> Iterator[None]
     def apart(attend):
         def attend_apart(q, k, v, bias=None):
             mask = hidden.to(q.dtype)
-            if k.shape[2] > mask.shape[3]:                                         # a sink, before all documents
+            if k.shape[2] > mask.shape[3]:  # a sink, before all documents
                 mask = torch.cat((mask.new_zeros(*mask.shape[:3], 1), mask), 3)    # (B, 1, T, T + 1)
             return attend(q, k, v, mask if bias is None else mask + bias)
         return attend_apart

@@ -155,7 +155,7 @@ class Settings:
     """The budget and what is known about its use."""
     flops: float = 1e21  # the training budget
     unique: float = setting(0.0, least=0)  # distinct training tokens you have; 0: enough
-    served: float = setting(0.0, least=0)  # tokens the model will read and write when it serves; 0: not counted
+    served: float = setting(0.0, least=0)  # tokens it will read and write when it serves; 0: not counted
     gpus: int = 64  # H100s to train on, a power of two
 
 
@@ -181,8 +181,8 @@ def main() -> None:
           f"{memory:,.0f} GB of state, {memory / s.gpus:.1f} a GPU")
     best = layout(shape, s.gpus)
     place = best.place
-    print(f"  chapter 4's planner: {place.data} copies x {place.pipeline} stages x {place.tensor} tensor ranks, "
-          f"ZeRO-{place.zero}, recompute {place.recompute}:\n"
+    print(f"  chapter 4's planner: {place.data} copies x {place.pipeline} stages x {place.tensor} tensor "
+          f"ranks, ZeRO-{place.zero}, recompute {place.recompute}:\n"
           f"    {best.memory.peak / 1e9:.0f} GB a GPU, at most {best.mfu:.0%} of peak")
     print("  training compute for the same loss (and tokens a parameter) of a model that is smaller")
     print("  " + "   ".join(f"{k:g} times: {times:.2f} ({ratio:,.0f})" for k in (1, 1.5, 2, 3, 4, 5)

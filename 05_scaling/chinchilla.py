@@ -36,7 +36,8 @@ class Law:
         """The loss of N parameters trained on D tokens (numbers or arrays)."""
         N, D = np.asarray(N, dtype=float), np.asarray(D, dtype=float)
         with np.errstate(over="ignore"):                  # a fit that is not determined may give infinity
-            return self.E + np.exp(np.log(self.A) - self.alpha * np.log(N)) + np.exp(np.log(self.B) - self.beta * np.log(D))
+            of_size = np.exp(np.log(self.A) - self.alpha * np.log(N))
+            return self.E + of_size + np.exp(np.log(self.B) - self.beta * np.log(D))
 
 
 # The refit of the runs of Hoffmann et al. by Besiroglu et al. (2024), as they print it.
@@ -152,8 +153,10 @@ def fit(N, D, loss, E: float | None = None, delta: float = 1e-3) -> Fit:
 def to_law(theta: np.ndarray, n0: float, d0: float, E: float | None) -> Law:
     """Undo the centring: exp(a - alpha (n - n0)) = exp(a + alpha n0) / N^alpha."""
     e, a, alpha, b, beta = with_e(theta[None])[0]
-    A, B = np.exp(np.clip((a + alpha * n0, b + beta * d0), -700, 700))   # runs that determine nothing give any exponent
-    return Law(float(np.exp(max(e, -700.0))) if E is None else E, float(A), float(alpha), float(B), float(beta))
+    # runs that determine nothing give any exponent
+    A, B = np.exp(np.clip((a + alpha * n0, b + beta * d0), -700, 700))
+    E = float(np.exp(max(e, -700.0))) if E is None else E
+    return Law(E, float(A), float(alpha), float(B), float(beta))
 
 
 def resample(n_runs: int, n_replicas: int, rng: np.random.Generator) -> np.ndarray:

@@ -92,7 +92,8 @@ def run_targets(folder: Path, path: Path, order: int, targets: list[tuple], jobs
     """Train what was forecast in the file `path`, which must exist, and return one comparison per run."""
     made = {(f["width"], f["seed"]): f for f in read_json(path)["forecasts"]}
     symbols = symbols_file(folder)
-    cells = [dict(symbols=symbols, order=order, width=w, tokens=t, seeds=seeds, rate=rate_for(w)) for w, t, seeds in targets]
+    cells = [dict(symbols=symbols, order=order, width=w, tokens=t, seeds=seeds, rate=rate_for(w))
+             for w, t, seeds in targets]
     compared = []
     for row in run_cells(train_cell, cells, CODE, folder, jobs, "target"):
         f, loss = made[row["width"], row["seed"]], row["entropy"] + row["reducible"]

@@ -39,7 +39,8 @@ import source
 from cells import cell_key
 
 WIDTHS = (8, 12, 16, 24, 32, 48, 64)
-RATES = {8: 0.1, 12: 0.1, 16: 0.1, 24: 0.07, 32: 0.07, 48: 0.07, 64: 0.07}     # what --tune --seeds 3 chose for each width
+# what --tune --seeds 3 chose for each width
+RATES = {8: 0.1, 12: 0.1, 16: 0.1, 24: 0.07, 32: 0.07, 48: 0.07, 64: 0.07}
 TOKENS = (50_000, 100_000, 200_000, 400_000)
 CODE = [ngram, source, muon, adamw, cross_entropy, schedule]     # a change of these makes all cells new
 
@@ -105,7 +106,7 @@ def train_cell(symbols: str, order: int, width: int, tokens: int, seeds: list[in
 
 
 def rate_for(width: int) -> float:
-    """The tuned step size; a width that was not tuned gets that of the next narrower one (of the narrowest, below it)."""
+    """The tuned step size; a width between tuned ones gets that of the next narrower one."""
     return RATES[max((w for w in RATES if w <= width), default=min(RATES))]
 
 
@@ -118,12 +119,13 @@ def sweep(folder: Path, order: int, seeds: list[int], widths=WIDTHS, tokens=TOKE
 
 
 def tune(folder: Path, order: int, seeds: list[int], jobs: int) -> None:
-    """Reducible loss of each width at several step sizes and two token counts; the best is that of the least mean log."""
+    """Reducible loss of each width at several step sizes and two token counts; the least mean log is best."""
     rates, counts = (0.025, 0.035, 0.05, 0.07, 0.1, 0.14), (50_000, 200_000)
     cells = [dict(symbols=symbols_file(folder), order=order, width=w, tokens=t, seeds=seeds, rate=rate)
              for w in WIDTHS for t in counts for rate in rates]
     rows = run_cells(train_cell, cells, CODE, folder, jobs, "tune")
-    logs = np.log([row["reducible"] for row in rows]).reshape(len(WIDTHS), len(counts), len(rates), len(seeds)).mean(-1)
+    shape = len(WIDTHS), len(counts), len(rates), len(seeds)
+    logs = np.log([row["reducible"] for row in rows]).reshape(shape).mean(-1)
     print("reducible loss in nats at a step size of rate * (1e5 / tokens)^(1/4)")
     print("width  tokens  " + "".join(f"{rate:>8g}" for rate in rates) + "   best rate")
     for w, both in zip(WIDTHS, logs):

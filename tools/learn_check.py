@@ -58,7 +58,8 @@ def check_one(student: Student, exercise: Exercise, bench: Bench, seconds: float
         if exercise.comment == "#":
             compile(text, path, "exec")
     except SyntaxError as problem:
-        print(folded(f"{paint(' ✗', 'red')} not Python yet: {problem.msg}   ({path}:{problem.lineno})", "", "   "))
+        print(folded(f"{paint(' ✗', 'red')} not Python yet: {problem.msg}   ({path}:{problem.lineno})", "",
+                     "   "))
         print(indented((problem.text or "").strip()))
         return False
     reference = bench.exercises[exercise.id]
@@ -85,7 +86,8 @@ def check_one(student: Student, exercise: Exercise, bench: Bench, seconds: float
     clean = (bench.base / exercise.path).read_text(encoding="utf-8")
     theirs = student.release.get("files", {}).get(exercise.path, digest(blanked(clean)))
     if digest(blanked(text)) != theirs:
-        print(folded(f"note: {path} is changed outside the EXERCISE lines; only what is between them is tested", " ", "   "))
+        print(folded(f"note: {path} is changed outside the EXERCISE lines; only what is between them is "
+                     "tested", " ", "   "))
     student.remember("passed", exercise.id, digest(exercise.body)) if verdict.passed else None
     return verdict.passed
 

@@ -83,9 +83,9 @@ def draw(chosen: list[Exercise], wrong: dict, number: int, dice: random.Random) 
 def exam(root: Path, chosen: list[Exercise], number: int, seed: int) -> tuple[str, str]:
     """The sheet and the answer sheet, both Markdown."""
     dice, wrong = random.Random(seed), bank(root, chosen)
-    sheet = [f"# Find the mistake (sheet {seed})\n\nIn each question one of the two versions is wrong. Which one, "
-             "in which line, and what would you *see* if it ran: which number, shape or loss, and would anybody "
-             "notice?\n"]
+    sheet = [f"# Find the mistake (sheet {seed})\n\nIn each question one of the two versions is wrong. Which "
+             "one, in which line, and what would you *see* if it ran: which number, shape or loss, and would "
+             "anybody notice?\n"]
     answers = [f"# Answers to sheet {seed}\n"]
     with tempfile.TemporaryDirectory(prefix="exam-") as place:
         copy_tree(root, Path(place) / "base")
@@ -118,15 +118,16 @@ def plant(root: Path, chosen: list[Exercise], names: list[str], number: int, see
             (out / name / path).parent.mkdir(parents=True, exist_ok=True)
             write(out / name / path, text)
         tasks = "\n".join(f"- {id}, in the file that EXERCISES.md names" for id, _ in planted[name])
-        write(out / name / "TASK.md", f"# For {name}\n\nEach of these exercises holds one mistake, yours alone. "
+        write(out / name / "TASK.md",
+              f"# For {name}\n\nEach of these exercises holds one mistake, yours alone. "
               f"Find it, mend it between the marker lines, and hand in this folder.\n\n{tasks}\n")
     return planted
 
 
 def mistakes(root: Path, chosen: list[Exercise]) -> str:
     """A page: for each exercise what is often wrong, and how that looks in the code."""
-    parts = ["# Common mistakes\n\nMade from the bank of wrong answers (tests/mutants_*.py) by `python learn.py "
-             "mistakes`. For graders: it holds the solutions.\n"]
+    parts = ["# Common mistakes\n\nMade from the bank of wrong answers (tests/mutants_*.py) by `python "
+             "learn.py mistakes`. For graders: it holds the solutions.\n"]
     for e in chosen:
         parts.append(f"\n## {e.id} {e.title}\n\n{e.path}, `{e.function}`\n")
         for what, _, right, wrong in bank(root, [e])[e.id]:

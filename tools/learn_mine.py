@@ -1,4 +1,4 @@
-"""What a learner does with bodies of their own: run the pipeline on one, bring them into a newer tree, read one.
+"""What a learner does with bodies of their own: run the pipeline on one, bring them along, read one.
 
 Adds to learn_trees.py: a tree of the reference in which some bodies are the learner's, so that one blank next
 door stops nothing; answers found in another folder or branch, by their titles; a solution folded to a width.
@@ -55,7 +55,8 @@ def run_tree(student: Student, wanted: list[Exercise], to: Path) -> None:
     blank = [e.id for e in course(fresh).values() if is_stub(e.body)]
     if blank:
         shutil.rmtree(fresh, ignore_errors=True)
-        raise ValueError(f"this tree has no reference of {', '.join(blank[:6])}{' ...' if len(blank) > 6 else ''}: "
+        named = ", ".join(blank[:6]) + (" ..." if len(blank) > 6 else "")
+        raise ValueError(f"this tree has no reference of {named}: "
                          "run needs a git clone, or these exercises written")
     new = {p.relative_to(fresh) for p in fresh.rglob("*") if p.is_file()}
     for path in new:
@@ -66,7 +67,8 @@ def run_tree(student: Student, wanted: list[Exercise], to: Path) -> None:
         if old.relative_to(to) not in new:
             old.unlink()
     shutil.rmtree(fresh, ignore_errors=True)
-    for name in ("pyproject.toml", "constraints.txt"):   # older than the .venv that it shares: nothing to install
+    # older than the .venv that it shares: nothing to install
+    for name in ("pyproject.toml", "constraints.txt"):
         if (to / name).exists():
             os.utime(to / name, (0, 0))
     home = Path(python_for(ROOT)).parent.parent
@@ -75,7 +77,7 @@ def run_tree(student: Student, wanted: list[Exercise], to: Path) -> None:
 
 
 def run(student: Student, names: str, words: list[str]) -> int:
-    """Run a command on the learner's bodies of `names` with the reference of all the rest; its exit status."""
+    """Run a command on the learner's bodies of `names` and the reference of the rest; its exit status."""
     wanted = chosen(student, names)
     tree = ROOT / ".learn/run" / names.replace(",", "+")
     tree.mkdir(parents=True, exist_ok=True)
@@ -85,15 +87,18 @@ def run(student: Student, names: str, words: list[str]) -> int:
         words = (["make", "QUICK=1", first[:2]] if first != "csrc" else ["python", "csrc/kernel_check.py"])
     python = python_for(ROOT)
     paths = [str(tree / name) for name in chapters(tree)]   # before those of the .venv, which are this tree's
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+    search = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    env = {**os.environ, "PYTHONPATH": search,
            "PATH": os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", "")])}
     mine = ", ".join(e.id for e in wanted)
-    print(f" your {mine}, the reference of all the rest, in {os.path.relpath(tree)}:\n $ {' '.join(words)}", flush=True)
+    print(f" your {mine}, the reference of all the rest, in {os.path.relpath(tree)}:\n $ {' '.join(words)}",
+          flush=True)
     try:
         return subprocess.run([python if words[0] in ("python", "python3") else words[0], *words[1:]],
                               cwd=tree, env=env, check=False).returncode
     except (FileNotFoundError, PermissionError):
-        raise ValueError(f"there is no command {words[0]}: give one that works in a clone, as make 03") from None
+        raise ValueError(f"there is no command {words[0]}: give one that works in a clone, as make "
+                         "03") from None
 
 
 def answers_in(source: str) -> list[Exercise]:
@@ -141,7 +146,8 @@ def bring(student: Student, source: str) -> None:
             full.append(here.id)
     print(f" {counted(done)} brought from {source}{': ' if done else ''}{', '.join(e.id for e in done)}")
     if full:
-        print(f" left as here, because not blank: {', '.join(full)} (start its chapter or reset it, then again)")
+        print(f" left as here, because not blank: {', '.join(full)} (start its chapter or reset it, then "
+              "again)")
     for name in gone:
         print(f" no exercise of that name here: {name}")
     if done:
@@ -149,7 +155,8 @@ def bring(student: Student, source: str) -> None:
 
 
 def narrow(body: str, width: int, comment: str = "#") -> str:
-    """The body with no line over `width` where that can be had: comments before their line, breaks in brackets.
+    """The body with no line over `width` where that can be had: comments before their line, breaks in
+    brackets.
 
     The same program: a Python body whose syntax tree would change is returned as it is.
     """
@@ -162,13 +169,15 @@ def narrow(body: str, width: int, comment: str = "#") -> str:
         at = comments.get(n)
         if len(line) > width and at is not None:
             words = line[at:].lstrip("#/ ")
-            lines += textwrap.wrap(words, width, initial_indent=f"{indent}{comment} ", subsequent_indent=f"{indent}{comment} ")
+            lines += textwrap.wrap(words, width, initial_indent=f"{indent}{comment} ",
+                                   subsequent_indent=f"{indent}{comment} ")
             line = line[:at].rstrip()
         cut, shift = breaks.get(n, {}), 0
         while len(line) > width and (fits := [c for c in cut if len(indent) + 8 < c + shift <= width - 2]):
             inside = [c for c in fits if cut[c]]
             p = (inside or fits)[-1] + shift
-            lines.append(line[:p].rstrip() + ("" if inside else " \\"))   # outside of brackets Python wants a backslash
+            # outside of brackets Python wants a backslash
+            lines.append(line[:p].rstrip() + ("" if inside else " \\"))
             line = indent + " " * 8 + line[p:].lstrip()
             shift = shift - p + len(indent) + 8
             cut = {c: free for c, free in cut.items() if c + shift > len(indent) + 8}
@@ -183,7 +192,7 @@ def tree_of(body: str) -> str:
 
 
 def places(body: str) -> tuple[dict, dict]:
-    """Of a Python body, by line: where it may be broken, {column: is it inside brackets}, and where a comment begins."""
+    """Of a Python body, by line: where it may break, {column: in brackets?}, and where comments begin."""
     breaks, comments, depth, quoted = {}, {}, 0, 0
     for token in tokenize.generate_tokens(io.StringIO("if 1:\n" + body).readline):
         row, column = token.end[0] - 1, token.end[1]
@@ -191,7 +200,8 @@ def places(body: str) -> tuple[dict, dict]:
         quoted += kind.endswith("STRING_START") - kind.endswith("STRING_END")
         if quoted:
             continue
-        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(token.string, 0) * (token.type == tokenize.OP)
+        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(token.string,
+                0) * (token.type == tokenize.OP)
         if token.type == tokenize.COMMENT:
             comments[token.start[0] - 1] = token.start[1]
         elif token.type == tokenize.OP or token.string in ("and", "or", "if", "else", "for", "in"):

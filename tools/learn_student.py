@@ -37,10 +37,13 @@ def columns() -> int:
 
 
 def folded(text: str, first: str = "", rest: str = "") -> str:
-    """`text` with every line folded to the terminal, the first beginning with `first` and all others with `rest`."""
+    """`text` with every line folded to the terminal, the first beginning with `first` and all others with
+    `rest`.
+    """
     lines = []
     for line in text.splitlines():
-        lines += textwrap.wrap(line, columns() - 1, initial_indent=rest if lines else first, subsequent_indent=rest,
+        lines += textwrap.wrap(line, columns() - 1, initial_indent=rest if lines else first,
+                               subsequent_indent=rest,
                                break_long_words=False, break_on_hyphens=False) or [""]
     return "\n".join(lines)
 

@@ -54,7 +54,8 @@ def add_commands(add, above_zero) -> None:
     choice(one)
     one.add_argument("--questions", type=above_zero(int), default=6, help="on a sheet (default 6)")
     one.add_argument("--seed", type=int, default=0, help="another seed, another sheet (default 0)")
-    one.add_argument("--copies", type=above_zero(int), default=1, help="sheets, each its own seed (default 1)")
+    one.add_argument("--copies", type=above_zero(int), default=1,
+                     help="sheets, each its own seed (default 1)")
     one.add_argument("--plant", metavar="NAMES", help="instead: a folder for each name in this file, with\n"
                      "mistakes of its own to find and mend; `grade` grades them")
     choice(add("mistakes", "teachers: a page of common mistakes, for graders", "OUT"))
