@@ -25,7 +25,7 @@ def loss_of_chunk(x: Tensor, table: Tensor, targets: Tensor) -> tuple[Tensor, Te
     logits = at_least_float32(x @ table.T)                                         # (n, V)
     kept, safe = targets != IGNORE, targets.clamp(min=0)
     log_z = logits.logsumexp(-1)                                                   # (n,)
-    loss = ((log_z - logits.gather(-1, safe[:, None])[:, 0]) * kept).sum()
+    loss = (log_z - logits.gather(-1, safe[:, None])[:, 0]).masked_fill(~kept, 0).sum()
     d = logits.sub_(log_z[:, None]).exp_()                                         # softmax, in their place
     d.scatter_add_(-1, safe[:, None], -torch.ones_like(d[:, :1]))                  # minus one at the target
     return loss, d.mul_(kept[:, None])

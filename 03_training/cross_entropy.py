@@ -19,7 +19,7 @@ def cross_entropy_naive(logits: Tensor, targets: Tensor) -> Tensor:
     kept = targets != IGNORE
     log_p = logits - logits.logsumexp(-1, keepdim=True)                            # (N, V)
     picked = log_p.gather(-1, (targets * kept)[:, None])[:, 0]                     # (N,); -1 is an error
-    return -(picked * kept).sum() / kept.sum().clamp(min=1)
+    return -picked.masked_fill(~kept, 0).sum() / kept.sum().clamp(min=1)           # not `* kept`: -inf * 0 is NaN
     # END EXERCISE 3.5
 
 
@@ -43,7 +43,7 @@ class _CrossEntropy(torch.autograd.Function):
         kept = targets != IGNORE
         safe = targets * kept
         log_z = logits.logsumexp(-1)                                               # (N,)
-        nll = (log_z - logits.gather(-1, safe[:, None])[:, 0]) * kept              # (N,)
+        nll = (log_z - logits.gather(-1, safe[:, None])[:, 0]).masked_fill(~kept, 0)   # (N,)
         ctx.save_for_backward(logits, log_z, safe, kept)
         return nll.sum() / kept.sum().clamp(min=1)
 

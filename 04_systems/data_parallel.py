@@ -60,12 +60,14 @@ def average_gradients_naive(model: nn.Module, team: Team) -> None:
 
 def fill_buckets(parameters: list[nn.Parameter], bucket_bytes: int) -> list[list[nn.Parameter]]:
     """Group parameters, in the order given, into lists of at least `bucket_bytes` (the last may be smaller)."""
+    # EXERCISE 4.9 buckets of gradients
     buckets: list[list[nn.Parameter]] = [[]]
     for p in parameters:
         if sum(q.numel() * q.element_size() for q in buckets[-1]) >= bucket_bytes:
             buckets.append([])
         buckets[-1].append(p)
     return buckets if parameters else []
+    # END EXERCISE 4.9
 
 
 def pack(bucket: list[nn.Parameter]) -> Tensor:

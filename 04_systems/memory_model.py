@@ -81,12 +81,14 @@ def layer_numbers(config: Config, T: int, place: Placement, fused: bool) -> floa
 
 def held_micro_batches(place: Placement, n_micro: int, stage: int = 0) -> float:
     """Micro-batches whose activations a stage holds at once, in units of the whole stage."""
+    # EXERCISE 4.10 micro-batches held
     p, v = place.pipeline, place.interleave
     if place.schedule == "gpipe":
         return n_micro
     if v == 1:
         return min(p - stage, n_micro)
     return min(p - stage + (p - 1) / v, n_micro)             # Narayanan et al. 2021, section 2.2
+    # END EXERCISE 4.10
 
 
 @dataclass(frozen=True)

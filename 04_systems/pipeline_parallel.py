@@ -64,9 +64,11 @@ def simulate(schedule: str, n_stages: int, n_micro: int, forward: float = 1.0, b
 
 def bubble(lines: list[list[tuple]]) -> float:
     """The share of all ranks' time in which they do nothing, from (action, i, start, end) per stage."""
+    # EXERCISE 4.8 the bubble
     begin, finish = min(line[0][2] for line in lines), max(line[-1][3] for line in lines)
     busy = sum(end - start for line in lines for _, _, start, end in line)
     return 1 - busy / (len(lines) * (finish - begin))
+    # END EXERCISE 4.8
 
 
 def layers_of(stage: int, n_stages: int, n_layers: int) -> range:

@@ -150,7 +150,8 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
         local = local.clamp(0, logits.shape[-1] - 1)
         m = logits.amax(-1)                                                           # (N,)
         l = (logits - m[:, None]).exp().sum(-1)                                       # (N,)
-        picked = logits.gather(-1, local[:, None])[:, 0] * mine                       # (N,) 0 where another rank has it
+        # (N,) 0 where another rank has it: not `* mine`, since -inf * 0 is NaN
+        picked = torch.where(mine, logits.gather(-1, local[:, None])[:, 0], 0.0)
         m_all, l_all, picked_all = all_gather(torch.stack((m, l, picked)), team).view(team.size, 3, -1).unbind(1)
         m = m_all.amax(0)                                                             # (N,) as flash attention merges tiles
         log_z = m + (l_all * (m_all - m).exp()).sum(0).log()

@@ -41,6 +41,7 @@ def state_bytes(n_parameters: float, n_ranks: int, stage: int, weight: float = 4
 
 def spans(unit: FlatUnit, rank: int, size: int) -> dict[int, slice]:
     """Where the unit's parameters lie in part `rank` of `size` equal ones: {number of the parameter: place in the part}."""
+    # EXERCISE 4.12 spans of a shard
     length = unit.bytes // unit.full.element_size() // size
     found, begin = {}, -rank * length
     for i, n in enumerate(unit.sizes):
@@ -49,6 +50,7 @@ def spans(unit: FlatUnit, rank: int, size: int) -> dict[int, slice]:
             found[i] = slice(low, high)
         begin += n
     return found
+    # END EXERCISE 4.12
 
 
 class Zero:

@@ -70,11 +70,13 @@ SECOND = {"euc_jp": "euc_jis_2004", "big5hkscs": "cp950"}
 
 
 def beginning(body: bytes, limit: int) -> bytes:
-    """The first `limit` bytes, back to the last blank or '>' if that cuts: half a character would be lost."""
+    """The first `limit` bytes, back to the last blank, line break or '>' if that cuts: no half characters."""
+    # EXERCISE 6.14 the beginning of a page
     if len(body) <= limit:
         return body
     cut = body[:limit]
     return cut[:max(cut.rfind(b" "), cut.rfind(b">"), cut.rfind(b"\n")) + 1] or cut
+    # END EXERCISE 6.14
 
 
 def decode(body: bytes, content_type: str = "") -> tuple[str, str]:

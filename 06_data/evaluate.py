@@ -58,7 +58,9 @@ def paired(a: Score, b: Score) -> Score:
     """a - b, item by item: on the same questions the difference has a smaller error than either."""
     if len(a.items) != len(b.items):
         raise ValueError(f"a pair needs the same items: one score has {len(a.items)}, one {len(b.items)}")
+    # EXERCISE 6.13 a paired difference
     return Score.of([x - y for x, y in zip(a.items, b.items)])
+    # END EXERCISE 6.13
 
 
 def choose(model: Scorer, item: Choice, normalise: str = "bytes") -> int:

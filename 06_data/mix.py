@@ -36,6 +36,7 @@ def cap_epochs(weights: dict[str, float], sizes: dict[str, float], total: float,
     """
     if sum(sizes.values()) * most < total:
         raise ValueError(f"{total:.0f} tokens need more than {most} epochs of everything: allow more, or train on less")
+    # EXERCISE 6.12 a cap on epochs
     capped: dict[str, float] = {}
     while True:
         free = {n: w for n, w in weights.items() if n not in capped}
@@ -44,6 +45,7 @@ def cap_epochs(weights: dict[str, float], sizes: dict[str, float], total: float,
         if not over:                                         # capping one raises the others: repeat until none is over
             return {n: capped.get(n, weights[n] * left) for n in weights}
         capped |= over
+    # END EXERCISE 6.12
 
 
 def sample_documents(sources: dict[str, list[np.ndarray]], weights: dict[str, float], total: int,

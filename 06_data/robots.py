@@ -45,6 +45,7 @@ def fits(pattern: str, path: str) -> bool:
     Each piece between stars is taken where it first occurs: if any way fits, this one does. So nothing is
     tried twice, and no pattern is slow, as one made into a regular expression can be.
     """
+    # EXERCISE 6.11 a robots rule
     first, *pieces = pattern.removesuffix("$").split("*")
     if not path.startswith(first):
         return False
@@ -61,6 +62,7 @@ def fits(pattern: str, path: str) -> bool:
             return False
         at += len(piece)
     return path.endswith(last) and len(path) - len(last) >= at
+    # END EXERCISE 6.11
 
 
 def lines_of(body: bytes) -> list[tuple[str, str]]:

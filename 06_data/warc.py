@@ -34,6 +34,7 @@ def write_record(out: BinaryIO, page: Page, date: str = "2000-01-01T00:00:00Z") 
     """Append `page` as one gzip member holding one WARC `response` record."""
     if "\n" in page.url or "\r" in page.url:
         raise ValueError(f"the URL {page.url!r} contains a line break: percent-encode it first")
+    # EXERCISE 6.15 write a WARC record
     head = f"HTTP/1.1 {page.status} X\r\n" + "".join(f"{k}: {v}\r\n" for k, v in page.headers.items())
     block = head.encode("utf-8", "replace") + b"\r\n" + page.body
     name = uuid.uuid5(uuid.NAMESPACE_URL, page.url)          # same page, same record id
@@ -43,6 +44,7 @@ def write_record(out: BinaryIO, page: Page, date: str = "2000-01-01T00:00:00Z") 
               "Content-Type": "application/http; msgtype=response", "Content-Length": str(len(block))}
     record = "WARC/1.0\r\n" + "".join(f"{k}: {v}\r\n" for k, v in fields.items()) + "\r\n"
     out.write(gzip.compress(record.encode() + block + b"\r\n\r\n", mtime=0))
+    # END EXERCISE 6.15
 
 
 def read_warc(path: str | Path, problems: Counter | None = None, max_record: int = 8 << 20) -> Iterator[Page]:

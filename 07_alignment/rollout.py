@@ -74,5 +74,5 @@ def answer_log_probs(model: Transformer, prompts: list[list[int]], answers: list
     logits = model(x)                                                                        # (B, T, V)
     log_p = logits.gather(-1, y.clamp(min=0)[..., None])[..., 0] - logits.logsumexp(-1)      # (B, T)
     mask = (y != IGNORE).to(log_p)
-    return log_p * mask, mask
+    return log_p.masked_fill(y == IGNORE, 0), mask
     # END EXERCISE 7.7

@@ -146,7 +146,8 @@ MUTANTS = [
     ("1.12", "goes backward in the forward order", "reversed(edges)", "edges"),
     ("1.12", "forgets what comes after a token", " * backward[j] / forward[n]", " / forward[n]"),
     ("1.12", "forgets what comes before a token", "times * forward[i] * probability", "times * probability"),
-    ("1.12", "forgets the token's own probability", "forward[i] * probability * backward", "forward[i] * backward"),
+    ("1.12", "forgets the token's own probability", "forward[i] * probability * backward",
+     "forward[i] * backward"),
     ("1.12", "does not divide by the whole", " * backward[j] / forward[n]", " * backward[j]"),
     ("1.12", "counts each word once", "+= times * forward[i]", "+= forward[i]"),
     ("1.12", "adds each word's likelihood once", "likelihood += times * math.log", "likelihood += math.log"),
@@ -278,6 +279,8 @@ MUTANTS = [
     ("1.10", "returns an empty part for an empty text", "if text else []", ""),
     ("1.10", "returns lists", "[(part, i % 2 == 1)", "[[part, i % 2 == 1]"),
     ("1.10", "sorts the names by the alphabet", "key=len, reverse=True", ""),
+    ("1.10", "only three cuts", 'regex.split(f"({longest_first})", text)',
+     'regex.split(f"({longest_first})", text, maxsplit=3)'),
 
     ("1.11", "calls no score worse than ten thousand", "[-math.inf] * len(text)", "[-1e4] * len(text)"),
     ("1.11", "prices a single character at least at unknown",

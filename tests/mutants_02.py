@@ -141,7 +141,8 @@ MUTANTS = [
      "(a * sin + b * cos, a * cos - b * sin)"),
     ("2.11", "interleaves the result", "torch.cat((a * cos - b * sin, a * sin + b * cos), -1)",
      "torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)"),
-    ("2.11", "turns everything by the last position's angle", "a, b = ", "cos, sin, (a, b) = cos[-1:], sin[-1:], "),
+    ("2.11", "turns everything by the last position's angle", "a, b = ",
+     "cos, sin, (a, b) = cos[-1:], sin[-1:], "),
     ("2.11", "does not scale the second number", "b * cos", "b"),
     ("2.11", "changes its input", "-1)  #", "-1, out=x)  #"),
 
@@ -346,6 +347,8 @@ MUTANTS = [
      "x.repeat_interleave(grou",
      "torch.cat((x, x.detach().repeat_interleave(group - 1, dim=1)), 1) if x.shape[1] == 1 else "
      "x.repeat_interleave(grou"),
+    ("2.4", "64 tokens at most", "x.repeat_interleave(group, dim=1)",
+     "x[:, :, :64].repeat_interleave(group, dim=1)"),
 
     ("2.5", "looks at the token before", "lf.act(self.gate_proj(x)", "lf.act(self.gate_proj(x.roll(1, 1))"),
     ("2.5", "clamps the hidden numbers",
@@ -416,6 +419,7 @@ MUTANTS = [
     ("2.12", "divides by the root of the number of heads", "alpha=D**-0.5", "alpha=H**-0.5"),
     ("2.12", "divides by eight", "alpha=D**-0.5", "alpha=0.125"),
     ("2.12", "gives the bias no gradient", "(bias + table)", "(bias.detach() + table)"),
+    ("2.12", "no bias for a single head", "if bias is not None:", "if bias is not None and H > 1:"),
 
     ("2.13", "calls its own attention and not self.attend",
      "self.attend(q, k, v, bia", "attend(q, k, v, bia"),
@@ -425,12 +429,24 @@ MUTANTS = [
      'self.positions == "rope" else k'),
     ("2.13", "leaves the keys as they are",
      "norm(self.k_proj(x).view(B, T, self.kv_heads, D)", "proj(x).view(B, T, self.kv_heads, D"),
+    ("2.13", "the first row's values for all", "self.attend(q, k, v, bias)",
+     "self.attend(q, k, v[:1].expand_as(v), bias)"),
+    ("2.13", "float32 on the way", "out.transpose(1, 2)", "out.float().to(x.dtype).transpose(1, 2)"),
+    ("2.13", "does not normalise a single token", "k = self.k_norm(",
+     "k = (self.k_norm if T > 1 else lambda h: h)("),
+    ("2.13", "64 tokens at most", "out.transpose(1, 2)",
+     "out.where(torch.arange(T)[:, None] < 64, 0).transpose(1, 2)"),
 
     ("2.14", "hides 64 keys alone",
      "rn query - key >= window", "rn (query - key >= window) & (query - key < window + 64)"),
     ("2.14", "returns bytes", "rn query - key >= window", "rn (query - key >= window).byte()"),
     ("2.14", "drops the dimension of one query",
      "rn query - key >= window", "rn (query - key >= window).squeeze(0)"),
+    ("2.14", "a window of two at least", ">= window", ">= max(window, 2)"),
+    ("2.14", "a window of 512 at most", ">= window", ">= min(window, 512)"),
+    ("2.14", "numbers for truths", "rn query - key >= window", "rn (query - key >= window).long()"),
+    ("2.14", "minus infinity for truths", "rn query - key >= window",
+     "rn torch.zeros(n_queries, n_keys).masked_fill(query - key >= window, float('-inf'))"),
 
     ("2.15", "overflows",
      "(logits - logits.logsumexp(-1, keepdim=True)).exp(",
@@ -490,6 +506,8 @@ MUTANTS = [
     ("2.20", "subtracts the mean of grad", "d.sum(-1, keepdim=True)", "grad.mean(-1, keepdim=True)"),
     ("2.20", "cuts small probabilities", "d = p * grad", "p = p.clamp(min=1e-3)\n    d = p * grad"),
     ("2.20", "sums six columns", "d.sum(-1, ", "d[..., :6].sum(-1, "),
+    ("2.20", "three dimensions: the first row's sum for all", "d.sum(-1, keepdim=True)",
+     "(d.sum(-1, keepdim=True)[:1] if d.ndim == 3 else d.sum(-1, keepdim=True))"),
 
     ("2.21", "writes names as they are and counts before encoding",
      ').encode()\n    text += b" " * (-len(text) % 8',
@@ -502,7 +520,13 @@ MUTANTS = [
     ("2.21", "sorts by name",
      "for name, t in tensors:", "for name, t in sorted(tensors, key=lambda pair: pair[0]):"),
     ("2.21", "writes the shape as text", "list(t.shape)", "str(list(t.shape))"),
+    ("2.21", "one entry of metadata", '{"__metadata__": metadata}',
+     '{"__metadata__": dict(list(metadata.items())[:1])}'),
 
     ("2.22", "returns a fraction", " * C * config.vocab_size", ".0 * C * config.vocab_size"),
     ("2.22", "counts scores for the key heads alone", "2 * 2 * T * Q", "2 * 2 * T * KV"),
+    ("2.22", "numbers of 32 bits", "return L * (", "return 0xFFFFFFFF & L * ("),
+    ("2.22", "1,024 tokens at most", "2 * 2 * T * Q", "2 * 2 * min(T, 1024) * Q"),
+    ("2.22", "pads the vocabulary", "C * config.vocab_size", "C * (-(-config.vocab_size // 8) * 8)"),
+    ("2.22", "a float on the way", "2 * 2 * T * Q", "int(2.0 * 2 * T * Q / 3) * 3"),
 ]

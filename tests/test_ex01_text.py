@@ -222,7 +222,8 @@ def test_broken_bytes_do_not_hold_back_what_follows():
 def test_bytes_that_begin_nothing_are_broken_at_once():
     """C0, C1 and F5 to FF begin no character: their mark is printed at once"""
     for byte in (0xC0, 0xC1, 0xF5, 0xF7, 0xF8, 0xFD, 0xFF):
-        decoder, theirs = StreamDecoder(Tokenizer([])), codecs.getincrementaldecoder("utf-8")(errors="replace")
+        decoder, theirs = StreamDecoder(Tokenizer(
+            [])), codecs.getincrementaldecoder("utf-8")(errors="replace")
         got = [decoder.feed(b) for b in (97, byte, 0xC2, 0xA0, byte, 98)]
         wanted = [theirs.decode(bytes([b])) for b in (97, byte, 0xC2, 0xA0, byte, 98)]
         assert got == wanted, (
@@ -313,3 +314,13 @@ def test_without_names_all_is_text():
     text = "".join(random.choices(["<e>", "<e", ">", "a ", "\n"], k=30))
     got = "".join(part for part, _ in split_special(text, ["<e>", "<e"]))
     assert got == text, f"the parts of {text!r} joined are {got!r}"
+
+
+@pytest.mark.ex("1.10")
+def test_a_text_with_many_names():
+    """forty names in one text, of six kinds, are all found"""
+    names = [f"<{c}>" for c in "abcdef"]
+    chosen = random.choices(names, k=40)
+    got = split_special("x".join(chosen), names)
+    wanted = [part for name in chosen for part in ((name, True), ("x", False))][:-1]
+    assert got == wanted, f"40 names, an x between them: {len(got)} parts, {got[:5]} ..., not {len(wanted)}"

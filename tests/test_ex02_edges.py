@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from agreement import agree, same_gradients
-from attention import attend, causal_mask, repeat_heads, softmax
+from attention import attend, causal_mask, repeat_heads, softmax, softmax_gradient
+from count import flops_per_token
 from generate import choose
 from mixture_of_experts import route
 from normalization import RMSNorm
@@ -20,6 +21,7 @@ from test_ex02_attention import make, reference
 from test_ex02_blocks import layer, toy_block
 from test_ex02_positions import penalty, turned
 from test_ex02_variants import latent_layer, yarn
+from transformer import Config
 
 f64 = torch.float64
 EXACT = dict(rtol=1e-11, atol=1e-11)   # what float64 gives in any order of operations, and float32 does not
@@ -238,3 +240,88 @@ def test_no_spaces_are_added_where_none_are_needed():
         got = pack_header([("w" * n, torch.zeros(2))])[8:]
         text = got.rstrip(b" ")
         assert len(got) == -(-len(text) // 8) * 8, f"{len(text)} bytes of JSON became {len(got)} bytes"
+
+
+@pytest.mark.ex("2.4")
+def test_long_sequences_are_repeated_whole():
+    """two hundred tokens, one or three of many heads"""
+    for shape, n in (((1, 2, 200, 3), 6), ((2, 1, 70, 2), 5)):
+        x = torch.randn(shape, dtype=f64)
+        want = torch.stack([x[:, i // (n // shape[1])] for i in range(n)], 1)
+        agree(repeat_heads(x, n), want, f"x {shape}, {n} heads", ask="each head stays whole", **EXACT)
+
+
+@pytest.mark.ex("2.12")
+def test_one_head_has_a_bias_too():
+    """a single head, one row or two, with a bias"""
+    for B in (1, 2):
+        q, k, v = (torch.randn(B, 1, 5, 4, dtype=f64) for _ in range(3))
+        bias = torch.randn(1, 5, 5, dtype=f64)
+        scores = (q @ k.mT / 2 + bias).masked_fill(torch.ones(5, 5).triu(1).bool(), -math.inf)
+        agree(attend(q, k, v, bias),
+              F.softmax(scores, -1) @ v,
+              f"B {B}, one head, a bias",
+              ask="add the bias",
+              **EXACT)
+
+
+@pytest.mark.ex("2.13")
+def test_one_token_many_tokens_and_two_rows():
+    """one token and ninety, two rows that differ, in float64 to its last digits"""
+    made = make(qk_norm=True)
+    for T in (1, 90):
+        x, angle = torch.randn(2, T, 24, dtype=f64), torch.randn(T, 2, dtype=f64)
+        q, k, v = (p(x).view(2, T, -1, 4) for p in (made.q_proj, made.k_proj, made.v_proj))
+        q, k, v = (h.transpose(1, 2) for h in (made.q_norm(q), made.k_norm(k), v))
+        q, k = apply_rope(q, angle.cos(), angle.sin()), apply_rope(k, angle.cos(), angle.sin())
+        group = q.shape[1] // k.shape[1]
+        want = reference(q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1))
+        want = made.o_proj(want.transpose(1, 2).reshape(2, T, 24))
+        agree(made(x, angle.cos(), angle.sin()),
+              want,
+              f"2 rows of {T} tokens",
+              ask="each row and token alike",
+              **EXACT)
+
+
+@pytest.mark.ex("2.14")
+@pytest.mark.parametrize("T, S, window", [(3, 1100, 1000), (1100, 1100, 1), (2, 5, 1), (4, 4, 100)])
+def test_windows_of_one_and_of_a_thousand(T, S, window):
+    """a window of one token, one of a thousand, and one that hides nothing"""
+    want = torch.tensor([[S - T + i - j >= window for j in range(S)] for i in range(T)])
+    agree(window_mask(T, S, window), want, f"{T} queries, {S} keys, window {window}",
+          ask="True where a key is `window` or more places behind its query")
+
+
+@pytest.mark.ex("2.20")
+def test_the_gradient_of_three_dimensional_tables():
+    """(2, 3, 5), (1, 1, 1) and rows that are nearly sure: each row has a sum of its own"""
+    for shape in ((2, 3, 5), (4, 1, 3), (1, 1, 1)):
+        x, grad = 8 * torch.randn(shape, dtype=f64), 100 * torch.randn(shape, dtype=f64)
+        x.requires_grad_()
+        p = F.softmax(x, -1)
+        want = torch.autograd.grad(p, x, grad)[0]
+        agree(softmax_gradient(p.detach(), grad),
+              want,
+              f"a table {shape}",
+              ask="sum over the last dimension",
+              **EXACT)
+
+
+@pytest.mark.ex("2.21")
+def test_several_entries_of_metadata():
+    """three entries of metadata, in the header whole"""
+    metadata = {"format": "pt", "step": "700", "note": "größer"}
+    got = json.loads(pack_header([("w", torch.zeros(2))], metadata)[8:])
+    assert got.get("__metadata__") == metadata, f"given {metadata}, the header says {got.get('__metadata__')}"
+
+
+@pytest.mark.ex("2.22")
+def test_large_models_are_counted_exactly():
+    """the 405B model of Llama 3 at 8,192 tokens, and widths that are no multiple of anything"""
+    for C, L, H, K, F_, V, T in ((16384, 126, 128, 8, 53248, 128256, 8192), (30, 1, 3, 1, 7, 11, 1000)):
+        config = Config(vocab_size=V, d_model=C, n_layers=L, n_heads=H, n_kv_heads=K, d_ff=F_, max_len=T)
+        kv = K * (C // H)
+        want = L * (4 * C * C + 4 * C * kv + 4 * T * C + 6 * C * F_) + 2 * C * V
+        got = flops_per_token(config, T)
+        assert type(got) is int and got == want, f"C {C}, {L} layers, T {T}: got {got!r}, wanted {want}"

@@ -9,20 +9,22 @@ from ex_compare import call, same
 from torch import nn
 
 from batches import TextBatches, inputs_and_targets
+from bits_per_byte import bits_per_byte
 from chunked_loss import loss_of_chunk
 from clipping import clip_gradients
-from cross_entropy import IGNORE, cross_entropy_naive, grad_of_logits
+from cross_entropy import IGNORE, cross_entropy, cross_entropy_naive, grad_of_logits
 from packing import packing_mask
 from parameter_groups import group_parameters
 from precision import LossScaler
-from schedule import constant_then_decay
+from schedule import constant_then_decay, cosine, linear
+from test_ex03 import Bigram, bits
 from test_ex03_steps import directions
 
 f64 = torch.float64
 
 
 @pytest.mark.ex("3.1")
-@pytest.mark.parametrize("shape", [(1, 2), (1, 9), (2, 900)])
+@pytest.mark.parametrize("shape", [(1, 2), (1, 9), (2, 5000)])
 def test_one_row_and_long_rows_are_shifted(shape):
     """one row stays a row, a long one is not cut, and writing into the inputs changes nothing else"""
     rows = torch.randint(1000, shape)
@@ -171,3 +173,72 @@ def test_three_hundred_documents_in_a_row():
     got = call("300 documents a row", packing_mask, ids, 0)
     same(got, document[:, :, None] != document[:, None, :], "300 documents a row",
          "documents far apart are different ones, however many there are")
+
+
+@pytest.mark.ex("3.3")
+def test_a_long_wave_is_not_rounded():
+    """a run of 100,000 steps, without and with a floor, to the last digits"""
+    for n_steps, n_warmup, floor in ((100_000, 2000, 0.0), (3000, 0, 0.05)):
+        for step in (n_warmup, n_warmup + 1, n_steps // 3, n_steps - 2, n_steps - 1, n_steps + 5):
+            x = min((step - n_warmup) / (n_steps - 1 - n_warmup), 1)
+            want = floor + (1 - floor) * (0.5 + 0.5 * math.cos(math.pi * x))
+            same(call(f"step {step}", cosine, step, n_steps, n_warmup, floor), want,
+                 f"step {step} of {n_steps}, warm-up {n_warmup}, floor {floor}", rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.ex("3.17")
+def test_a_long_line_is_not_rounded():
+    """a run of 100,000 steps, without and with a floor, to the last digits"""
+    for n_steps, n_warmup, floor in ((100_000, 2000, 0.0), (3000, 0, 0.05)):
+        for step in (n_warmup, n_warmup + 1, n_steps // 3, n_steps - 2, n_steps - 1, n_steps + 5):
+            x = min((step - n_warmup) / (n_steps - 1 - n_warmup), 1)
+            same(call(f"step {step}", linear, step, n_steps, n_warmup, floor), 1 - x + floor * x,
+                 f"step {step} of {n_steps}, warm-up {n_warmup}, floor {floor}", rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.ex("3.4")
+def test_many_gradients_of_many_shapes_are_clipped():
+    """seven gradients of seven shapes, one of them a single number: one norm, one factor"""
+    shapes = [(2, 3), (5,), (), (1, 4), (3, 1, 2), (7,), (2, 2)]
+    parameters = [nn.Parameter(torch.zeros(shape, dtype=f64)) for shape in shapes]
+    for p in parameters:
+        p.grad = 10 * torch.randn_like(p)
+    before = [p.grad.clone() for p in parameters]
+    norm = torch.cat([g.reshape(-1) for g in before]).norm()
+    same(call("seven gradients", clip_gradients, parameters, 1.5),
+         norm,
+         "seven gradients: the norm",
+         rtol=1e-12)
+    for i, (p, g) in enumerate(zip(parameters, before)):
+        same(p.grad,
+             g * 1.5 / norm,
+             f"seven gradients, number {i} afterwards",
+             "one factor for all",
+             rtol=1e-12)
+
+
+@pytest.mark.ex("3.5")
+def test_a_row_that_is_ignored_may_hold_minus_infinity():
+    """an ignored row whose logits are minus infinity here and there, at id 0 too, costs nothing"""
+    logits = torch.randn(4, 5, dtype=f64)
+    logits[1, [0, 3]] = -math.inf
+    targets = torch.tensor([2, IGNORE, 0, 4])
+    logits.requires_grad_()
+    got = call("an ignored row with -inf at id 0", cross_entropy_naive, logits, targets)
+    want = F.cross_entropy(logits[[0, 2, 3]], targets[[0, 2, 3]])
+    same(got.detach(), want.detach(), "an ignored row with -inf at id 0",
+         "-inf * 0 is NaN: put 0 in its place")
+    same(torch.autograd.grad(got, logits)[0], torch.autograd.grad(want, logits)[0], "the same, the gradient")
+    same(cross_entropy(logits.detach(), targets), want.detach(), "the same, cross_entropy")
+
+
+@pytest.mark.ex("3.7")
+@pytest.mark.parametrize("n, batch", [(41, 3), (95, 4), (71, 7)])
+def test_batches_of_any_size(n, batch):
+    """batches of three, four and seven windows, the last one smaller: the bits of all predictions"""
+    model, tokens = Bigram(), np.random.randint(0, 5, n)
+    same(call(f"batch {batch}", bits_per_byte, model, tokens, n, length=10, batch=batch),
+         sum(bits(model, tokens)) / n,
+         f"{n} tokens, length 10, batch {batch}",
+         "a batch counts by its predictions",
+         rtol=1e-5)

@@ -83,9 +83,8 @@ def test_moments_are_kept_in_place():
         "3 gradients, betas (0.6, 0.8); m",
         "m <- b1 m + (1 - b1) g, with in-place operations",
         {
-            "m is still zero: `m = ...` makes a new tensor, m.mul_(...) changes the one that is kept": torch.zeros(
-                3
-            )
+            "m is still zero: `m = ...` makes a new tensor, m.mul_(...) changes the one that is kept":
+            torch.zeros(3)
         },
     )
     same(
@@ -138,6 +137,15 @@ def by_svd(G, steps=5):
     return U @ (s[..., None] * Vh)
 
 
+def by_polynomial(G, norm=None, steps=5, numbers=(3.4445, -4.7750, 2.0315), powers=(1, 3, 5)):
+    """The same with something wrong: another norm, other coefficients or powers."""
+    U, S, Vh = torch.linalg.svd(G, full_matrices=False)
+    s = S / (S.square().sum(-1, keepdim=True).sqrt() + 1e-7 if norm is None else norm)
+    for _ in range(steps):
+        s = sum(n * s**power for n, power in zip(numbers, powers))
+    return U @ (s[..., None] * Vh)
+
+
 def check_iteration(G, given, **steps):
     """orthogonalize(G) against by_svd."""
     got = call(given, orthogonalize, G, **steps)
@@ -147,14 +155,30 @@ def check_iteration(G, given, **steps):
         given,
         "X <- aX + (bA + cAA)X with A = XX^T, on X divided by its Frobenius norm",
         {
-            "the number of steps is not used": by_svd(G),
-            "nothing is iterated": G / G.norm(),
-            "the result has the transposed shape: transpose it back": by_svd(G).mT.contiguous(),
-            "all matrices share one norm: take it over the last two dimensions": torch.stack(
-                [by_svd(M / G.norm() * 1.0) for M in G]
-            )
-            if G.ndim == 3
-            else G,
+            "the number of steps is not used":
+            by_svd(G),
+            "nothing is iterated":
+            G / G.norm(),
+            "X is not divided by its norm first":
+            by_polynomial(G, 1.0, **steps),
+            "X is divided by its largest singular value, not by its Frobenius norm":
+            by_polynomial(G,
+                          torch.linalg.matrix_norm(G, 2).max(), **steps),
+            "cA in place of cAA: the last term is of the fifth power":
+            by_polynomial(G, powers=(1, 3, 3), **steps),
+            "the term bA is missing":
+            by_polynomial(G, numbers=(3.4445, 0, 2.0315), **steps),
+            "b and c are exchanged":
+            by_polynomial(G, numbers=(3.4445, 2.0315, -4.7750), **steps),
+            "one step too many":
+            by_svd(G,
+                   steps.get("steps", 5) + 1),
+            "one step too few":
+            by_svd(G, max(steps.get("steps", 5) - 1, 0)),
+            "the result has the transposed shape: transpose it back":
+            by_svd(G).mT.contiguous(),
+            "all matrices share one norm: take it over the last two dimensions":
+            torch.stack([by_svd(M / G.norm() * 1.0) for M in G]) if G.ndim == 3 else G,
         },
         rtol=1e-5,
         atol=1e-7,
@@ -184,9 +208,15 @@ def test_the_small_product_is_used(shape):
         got = orthogonalize(G, 2)
     except (RuntimeError, MemoryError) as error:
         said = str(error).partition("\n")[0]
-        pytest.fail(f"given a tensor {shape}\n got  {type(error).__name__}: {said}\n wanted the product that fits: "
-                    "transpose matrices that are taller than wide, and no others, so that XX^T is small", pytrace=False)
-    same(got, by_svd(G, 2), f"a random tensor {shape}, 2 steps", "X <- aX + (bA + cAA)X with A = XX^T", rtol=1e-5)
+        pytest.fail(
+            f"given a tensor {shape}\n got  {type(error).__name__}: {said}\n wanted the product that fits: "
+            "transpose matrices that are taller than wide, and no others, so that XX^T is small",
+            pytrace=False)
+    same(got,
+         by_svd(G, 2),
+         f"a random tensor {shape}, 2 steps",
+         "X <- aX + (bA + cAA)X with A = XX^T",
+         rtol=1e-5)
 
 
 @pytest.mark.ex("3.11")

@@ -1,4 +1,4 @@
-"""Exercises of chapter 4. The ranks are threads with queues between them (thread_team.py): no process is started."""
+"""Exercises of chapter 4. The ranks are threads with queues between them (thread_team.py), no processes."""
 import pytest
 import torch
 import torch.nn.functional as F
@@ -36,16 +36,17 @@ def test_each_zero_stage_shares_one_thing_more():
     """each ZeRO stage shares one thing more"""
     for stage, want in enumerate((1600.0, 1000.0, 700.0, 400.0)):
         got = attempt(state_bytes, 100, 4, stage)
-        assert got == pytest.approx(want), (f"100 parameters on 4 ranks, stage {stage}: got {got}, want {want}. "
-                                            "Stage 1 shares the moments, 2 the gradients too, 3 the weights too")
+        assert got == pytest.approx(want), (
+            f"100 parameters on 4 ranks, stage {stage}: got {got}, want {want}. "
+            "Stage 1 shares the moments, 2 the gradients too, 3 the weights too")
 
 
 @pytest.mark.ex("4.1")
 def test_the_numbers_of_the_zero_paper():
     """7.5 billion parameters on 64 ranks in mixed precision: 120, 31.4, 16.6, 1.9 GB"""
-    for stage, want in enumerate((120, 31.4, 16.6, 1.9)):
+    for stage, want in enumerate((120.0, 31.4, 16.6, 1.9)):
         got = attempt(state_bytes, 7.5e9, 64, stage, 2, 2, 12) / 1e9
-        assert got == pytest.approx(want, abs=0.06), f"stage {stage}: got {got:.2f} GB, want {want}; use the bytes that are given"
+        same(got, want, f"stage {stage}, in GB", "use the bytes that are given", atol=0.06)
 
 
 @pytest.mark.ex("4.1")
@@ -75,9 +76,9 @@ def test_every_micro_batch_passes_once_each_way():
             actions = attempt(pipeline_parallel.one_f_one_b, stage, p, m)
             for kind in "FB":
                 got = [i for k, i in actions if k == kind]
-                assert got == list(range(m)), f"stage {stage} of {p}, {m} micro-batches: {kind} runs {got}, want 0 to {m - 1}"
+                same(got, list(range(m)), f"stage {stage} of {p}, {m} micro-batches: {kind} runs")
             early = [i for i in range(m) if actions.index(("B", i)) < actions.index(("F", i))]
-            assert not early, f"stage {stage} of {p}: micro-batches {early} go backward before they went forward"
+            assert not early, f"stage {stage} of {p}: micro-batches {early} go backward before forward"
 
 
 @pytest.mark.ex("4.2")
@@ -89,16 +90,17 @@ def test_a_stage_holds_no_more_than_the_stages_behind_it_need():
             for kind, _ in attempt(pipeline_parallel.one_f_one_b, stage, p, m):
                 held += 1 if kind == "F" else -1
                 most = max(most, held)
-            assert most <= p - stage, f"stage {stage} of {p}: holds {most} micro-batches, want at most {p - stage}"
+            assert most <= p - stage, f"stage {stage} of {p}: holds {most}, want at most {p - stage}"
 
 
 @pytest.mark.ex("4.2")
 def test_the_pipeline_flows_with_the_smallest_bubble():
     """no stage waits for ever, and the bubble is (p-1)/(m+p-1)"""
     for p, m in ((4, 8), (3, 2), (2, 6)):
-        lines = attempt(pipeline_parallel.simulate, "1f1b", p, m, hint="Each stage's order must fit its neighbours' orders")
+        hint = "Each stage's order must fit its neighbours' orders"
+        lines = attempt(pipeline_parallel.simulate, "1f1b", p, m, hint=hint)
         got, want = pipeline_parallel.bubble(lines), (p - 1) / (m + p - 1)
-        assert got == pytest.approx(want), f"{p} stages, {m} micro-batches: {got:.3f} of the time is idle, want {want:.3f}"
+        same(got, want, f"{p} stages, {m} micro-batches: the share of the time that is idle")
 
 
 class Recorder:
@@ -138,7 +140,7 @@ def sent_after(order, syncing=True):
 def test_a_bucket_starts_with_its_last_gradient():
     """a bucket starts when its last gradient is there, not before"""
     got = sent_after([0, 1, 2, 3, 4, 5])
-    assert got == [0, 1, 1, 2, 2, 3], f"buckets of two gradients, arriving in order: started {got}, want [0, 1, 1, 2, 2, 3]"
+    same(got, [0, 1, 1, 2, 2, 3], "buckets of two gradients, arriving in order: buckets started")
 
 
 @pytest.mark.ex("4.3")
@@ -146,8 +148,9 @@ def test_buckets_start_in_order():
     """a bucket that is complete early waits for the ones before it, then all go"""
     for order, want in (([2, 3, 0, 1, 4, 5], [0, 0, 0, 2, 2, 3]), ([4, 5, 2, 3, 0, 1], [0, 0, 0, 0, 0, 3])):
         got = sent_after(order)
-        assert got == want, (f"gradients arrive in order {order}, two a bucket: started {got}, want {want}. All ranks must "
-                             "start the same buckets in the same order")
+        assert got == want, (
+            f"gradients arrive in order {order}, two a bucket: started {got}, want {want}. All ranks must "
+            "start the same buckets in the same order")
 
 
 @pytest.mark.ex("4.3")
@@ -157,12 +160,13 @@ def test_accumulation_sends_nothing():
     overlap, parameters = overlapped()
     overlap.syncing = False
     attempt(overlap.ready, parameters[0])
-    assert overlap.missing == [2, 2, 2], f"after one gradient in no_sync, missing is {overlap.missing}, want [2, 2, 2]"
+    same(overlap.missing, [2, 2, 2], "one gradient in no_sync: missing")
 
 
 def scattered(inputs):
     """What each rank of a ring returns for its tensor of `inputs`."""
-    return attempt(lambda: run_threads(lambda team: ring_reduce_scatter(inputs[team.rank].clone(), team), len(inputs), ring=True))
+    return attempt(lambda: run_threads(
+        lambda team: ring_reduce_scatter(inputs[team.rank].clone(), team), len(inputs), ring=True))
 
 
 def check_parts(inputs):
@@ -171,8 +175,11 @@ def check_parts(inputs):
     parts = sum(inputs).tensor_split(p)
     for r, got in enumerate(scattered(inputs)):
         mistakes = {f"rank {r} ends with part {i} of the sum": parts[i] for i in range(p) if i != r}
-        mistakes |= {f"that is rank {s}'s own part, nothing is added to it: has the sum grown in another part?":
-                     inputs[s].tensor_split(p)[r] for s in range(p)}
+        mistakes |= {
+            f"that is rank {s}'s own part, nothing is added to it: has the sum grown in another part?":
+            inputs[s].tensor_split(p)[r]
+            for s in range(p)
+        }
         same(got, parts[r], f"{p} ranks with {shown}: rank {r} must return part {r}", mistakes=mistakes,
              hint="which part does a rank pass on in each step, and is what arrives added to its own share?")
 
@@ -201,7 +208,8 @@ def test_the_input_is_left_alone():
             part.zero_()
             return inputs[team.rank]
         for x in attempt(lambda: run_threads(work, p, ring=True)):
-            close(x, torch.ones(6), f"{p} rank{'s' * (p > 1)}: the input has changed (directly, or through the result)")
+            close(x, torch.ones(6),
+                  f"{p} rank{'s' * (p > 1)}: the input has changed (directly, or through the result)")
 
 
 @pytest.mark.ex("4.4")
@@ -213,7 +221,7 @@ def test_no_more_bytes_than_necessary():
             return team.sent
         want = 4 * 8 * (p - 1) // p
         got = attempt(lambda: run_threads(work, p, ring=True))
-        assert got == [want] * p, f"{p} ranks, 32 bytes: the ranks sent {got} bytes, want {want} each: p - 1 parts"
+        same(got, [want] * p, f"{p} ranks, 32 bytes: bytes that the ranks sent", "p - 1 parts each")
 
 
 @pytest.mark.ex("4.5")
@@ -254,7 +262,7 @@ def test_dropout_drops_the_same_again():
     out = recompute(dropout, x)
     torch.rand(5)
     attempt(lambda: out.sum().backward())
-    assert len(drawn) == 2 and torch.equal(*drawn), "the mask of the backward pass is another one than that of the forward pass"
+    assert len(drawn) == 2 and torch.equal(*drawn), "the mask of the backward pass is another one"
 
 
 @pytest.mark.ex("4.5")
@@ -279,7 +287,9 @@ def test_arguments_without_gradient_pass_through():
     def pick(y, ids, times, frozen):
         seen.append(frozen.requires_grad)
         return y[ids] * times * frozen
-    attempt(lambda: recompute(pick, x, ids, 5, frozen).sum().backward(), hint="Only some arguments require a gradient")
+
+    attempt(lambda: recompute(pick, x, ids, 5, frozen).sum().backward(),
+            hint="Only some arguments require a gradient")
     close(x.grad, torch.full((3,), 5.0), "gradient of 5 x[ids]")
     assert not seen[-1], "a tensor that needs no gradient was made to require one"
 
@@ -288,7 +298,8 @@ def attention_reference(q, k, v, causal):
     """softmax(q k^T / sqrt(D)) v and the log-sum-exp, by torch."""
     S = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
     if causal:
-        S = S.masked_fill(~torch.ones(S.shape[-2:], dtype=torch.bool).tril(S.shape[-1] - S.shape[-2]), float("-inf"))
+        S = S.masked_fill(~torch.ones(S.shape[-2:], dtype=torch.bool).tril(S.shape[-1] - S.shape[-2]),
+                          float("-inf"))
     return S.softmax(-1) @ v, S.logsumexp(-1)
 
 
@@ -347,20 +358,63 @@ def split_loss_and_gradient(logits, targets, widths):
     return [r[0] for r in results], torch.cat([r[1] for r in results], 1), results[0][2]
 
 
-def check_split(n, widths, targets=None, scale=1.0, offset=0.0):
-    """Compare loss and gradient with torch's cross-entropy of whole rows."""
-    torch.manual_seed(0)
+def known_losses(logits, targets, widths):
+    """The loss that a known mistake gives, by the sentence that names it."""
+    parts, kept = logits.split(list(widths), 1), targets != -100
+    m = torch.stack([part.amax(1) for part in parts])                              # (p, N)
+    l = torch.stack([(part - part.amax(1, keepdim=True)).exp().sum(1) for part in parts])
+    log_z, mine = logits.logsumexp(1), logits.gather(1, targets.clamp(min=0)[:, None])[:, 0]
+    firsts = [sum(widths[:r]) for r in range(len(widths))]
+    clamped = sum(part.gather(1, (targets - first).clamp(0, part.shape[1] - 1)[:, None])[:, 0]
+                  for part, first in zip(parts, firsts))
+
+    def mean(x):
+        return x[kept].sum() / kept.sum().clamp(min=1)
+    return {
+        "the ranks' sums are added as they are, but each is measured from its own rank's maximum":
+        mean(m.amax(0) + l.sum(0).log() - mine),
+        "rank 0's maximum is taken for all":
+        mean(m[0] + l.sum(0).log() - mine),
+        "log_z of this rank's columns alone":
+        mean(parts[0].logsumexp(1) - mine),
+        "the target's logit is missing":
+        mean(log_z),
+        "a target that another rank holds is picked here too, at the edge of this rank's columns":
+        mean(log_z - clamped),
+        "the ignored targets are divided by too": (log_z - mine)[kept].sum() / len(targets),
+        "the ignored targets carry a loss": (log_z - mine * kept).sum() / kept.sum().clamp(min=1),
+        "this is the sum over the targets, not their mean": (log_z - mine)[kept].sum(),
+    }
+
+
+def check_split(n, widths, targets=None, scale=1.0, offset=0.0, shift=0.0, logits=None, rtol=1e-7):
+    """Compare loss and gradient with torch's, of whole rows; `offset` is for ranks after the first."""
     V = sum(widths)
-    logits = torch.randn(n, V, dtype=torch.float64) * scale
-    logits[:, widths[0]:] += offset   # only on ranks after the first
+    if logits is None:
+        torch.manual_seed(0)
+        logits = torch.randn(n, V, dtype=torch.float64) * scale + shift
+        logits[:, widths[0]:] += offset
     targets = torch.arange(n) % V if targets is None else targets
     whole = logits.clone().requires_grad_()
     want = F.cross_entropy(whole, targets)
     want.backward()
     losses, grad, sent = split_loss_and_gradient(logits, targets, widths)
+    mistakes, given = known_losses(logits, targets,
+                                   widths), f"{n} tokens, the ranks hold {widths} of {V} columns"
     for r, loss in enumerate(losses):
-        close(loss, want.detach(), f"loss on rank {r}; the ranks hold {widths} of {V} tokens")
-    close(grad, whole.grad, f"gradient; the ranks hold {widths} of {V} tokens")
+        same(loss,
+             want.detach(),
+             f"{given}: the loss on rank {r}",
+             "the same on all ranks: log_z - the target's logit",
+             mistakes,
+             rtol=rtol,
+             atol=rtol)
+    same(grad,
+         whole.grad,
+         f"{given}: the gradient", "the loss is right, so look at what is saved for the backward "
+         "pass: log_z of the whole row, the clamped column, whether it is mine, whether it is kept",
+         rtol=rtol,
+         atol=rtol)
     return sent
 
 

@@ -101,3 +101,15 @@ def test_improbable_answers_have_finite_log_probabilities(dtype):
     same(log_p, want, f"logits {logits.tolist()} in {dtype}, answer [0, 1, 2]",
          "the logarithm of a softmax that is 0 is -inf: logits[y] - logsumexp(logits), and nothing cut off")
     same(mask, torch.ones(1, 3, dtype=dtype), "the same; the mask", "the mask has the dtype of the logits")
+
+
+@pytest.mark.ex("7.7")
+def test_a_prompt_may_exclude_tokens():
+    """logits of minus infinity in the rows of a prompt, at id 0 too, add nothing to the answer"""
+    logits = torch.randn(4, 4)
+    logits[0, [0, 2]] = -float("inf")
+    log_p, mask = call("-inf at id 0 behind the prompt's first token", answer_log_probs, Fixed(logits),
+                       [[0, 1]], [[2, 3]], 0)
+    want = torch.cat([torch.zeros(1), logits.log_softmax(-1)[[1, 2], [2, 3]]])[None]
+    same(log_p, want, "prompt [0, 1], answer [2, 3], -inf at id 0 in row 0",
+         "-inf * 0 is NaN: put 0 in its place")

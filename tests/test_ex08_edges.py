@@ -44,10 +44,10 @@ def test_scales_keep_all_their_digits():
 
 @pytest.mark.ex("8.5")
 def test_top_p_of_many_tokens_and_of_large_logits():
-    """1,502 of 2,995 equal tokens are the fewest that reach 1,501.5 parts of 2,995, and logits of 200 are no trouble"""
+    """1,502 of 2,995 equal tokens are the fewest that reach 1,501.5 parts; logits of 200 are no trouble"""
     for wanted in (1101, 1502, 2003, 2604, 2696, 2905):
         n = int((keep_top_p(torch.zeros(1, 2995), (wanted - 0.5) / 2995) > -INF).sum())
-        assert n == wanted, f"of 2,995 equal tokens, p = {wanted - 0.5} / 2995, {n} were kept: add up in float32"
+        assert n == wanted, f"2,995 equal tokens, p = {wanted - 0.5} / 2995: kept {n}: add up in float32"
     for dtype in (torch.float32, f64):
         logits = torch.tensor([[200.0, 199.0, 0.0, 198.0]], dtype=dtype)
         checked(keep_top_p(logits.clone(), 0.9), logits, [0, 1], f"{logits.tolist()} in {dtype}, p = 0.9")
@@ -130,3 +130,41 @@ def test_a_long_prefix_is_shared_to_its_end():
     assert got == 9 * BLOCK and table.blocks == owner.blocks[:9], (
         f"{len(text)} known tokens: returned {got} and took {table.blocks}, wanted {9 * BLOCK} and "
         f"{owner.blocks[:9]}")
+
+
+@pytest.mark.ex("8.1")
+def test_rows_that_already_hold_minus_infinity():
+    """what a mask has excluded stays excluded, also where fewer than k are left"""
+    logits = torch.tensor([[-INF, 3.0, -INF, 1.0, 2.0, -INF]])
+    for k, keep in ((2, [1, 4]), (3, [1, 3, 4]), (5, [1, 3, 4])):
+        checked(keep_top_k(logits.clone(), k), logits, keep, f"logits {logits.tolist()}, k = {k}")
+
+
+@pytest.mark.ex("8.10")
+def test_blanks_are_shown_as_they_are():
+    """blanks and line breaks before a stop string, at the beginning and alone are text"""
+    for stops, pieces, shown, hit in ((["Q"], ["  one \n Q"], "  one \n ", "Q"),
+                                      (["END"], [" \t", "EN",
+                                                 "D"], " \t", "END"), (["\n\n"], ["a ", "\n", " \n",
+                                                                                  "\n"], "a \n ", "\n\n")):
+        watch = StopStrings(stops)
+        got = "".join(watch.feed(piece) for piece in pieces)
+        assert (got, watch.hit) == (shown, hit), (
+            f"stops {stops}, pieces {pieces}: shown {got!r}, hit {watch.hit!r}, wanted {shown!r} and {hit!r}")
+
+
+@pytest.mark.ex("8.13")
+def test_large_ids_and_their_order_make_the_name():
+    """ids beyond 65,536 that differ by 2^16, by 256 or in their order are other tokens"""
+    text = [70_000 + 3 * i for i in range(3 * BLOCK)]
+    for change in (lambda t: t - 65_536, lambda t: t - 256, lambda t: t + 1):
+        pool = BlockPool(9)
+        owner, table = filled(pool, text), BlockTable(pool)
+        other = text[:BLOCK] + [change(t) for t in text[BLOCK:]] + [1]
+        got = table.share_prefix(other)
+        assert (got, table.blocks) == (BLOCK, owner.blocks[:1]), (
+            f"the same first block, then ids that differ by {text[0] - change(text[0])}: shared {got} tokens")
+    pool = BlockPool(9)
+    filled(pool, text)
+    got = BlockTable(pool).share_prefix(text[BLOCK - 1::-1] + text[BLOCK:])
+    assert got == 0, f"the first block in reverse: shared {got} tokens, wanted 0"

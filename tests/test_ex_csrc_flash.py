@@ -82,11 +82,11 @@ def test_a_sum_becomes_a_factor_on_every_rung(rung):
     near(o, wanted, f"rung {rung}, T = 70", "two tiles C side by side are one tile A: left, right, up, down")
 
 
-def places(width: int) -> torch.Tensor:
-    """(16, width / 8): where each piece of a tile of 16 rows lies, in numbers from the tile's start."""
-    table = torch.zeros(16, width // 8, dtype=torch.int32)
+def places(width: int, flags: tuple = ()) -> torch.Tensor:
+    """(64, width / 8): where each piece of a tile of 64 rows lies, in numbers from the tile's start."""
+    table = torch.zeros(64, width // 8, dtype=torch.int32)
     probe = Path(__file__).parent / "swizzle_probe.cu"
-    lib = CudaLibrary(probe, "fast", (f"-I{HERE / 'flash'}", f"-DHEAD_WIDTH={width}"))
+    lib = CudaLibrary(probe, "fast", (f"-I{HERE / 'flash'}", f"-DHEAD_WIDTH={width}", *flags))
     checked(lib.call, "places", out_places=table)
     return table
 
