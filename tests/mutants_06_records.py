@@ -16,7 +16,8 @@ MUTANTS = [
     ("6.11", "a pattern covers the whole path", 'if not pattern.endswith("$"):\n        last = ""\n    elif',
      'if not pattern.endswith("$") and not pieces:\n        return path == first\n    elif'),
     ("6.11", "is an unescaped regular expression", 'first, *pieces = pattern.removesuffix("$").split("*")',
-     'try:\n        return bool(re.match(pattern.replace("*", ".*"), path))\n    except re.error:\n        return False\n'
+     'try:\n        return bool(re.match(pattern.replace("*", ".*"), path))\n'
+     '    except re.error:\n        return False\n'
      '    first, *pieces = pattern.removesuffix("$").split("*")'),
     ("6.11", "is a slow regular expression", 'first, *pieces = pattern.removesuffix("$").split("*")',
      'parts = map(re.escape, pattern.removesuffix("$").split("*"))\n'
@@ -36,8 +37,6 @@ MUTANTS = [
      "most = min(most, 1.0)\n        over = {n: most * sizes"),
     ("6.12", "whole epochs", "over = {n: most * sizes", "most = int(most)\n        over = {n: most * sizes"),
     ("6.12", "compares before the rest is given out", "if w * left > most", "if w > most"),
-    ("6.12", "caps one source a time, the last", "capped |= over",
-     "capped |= dict(list(over.items())[-1:]); weights = {**weights, **capped}"),
     ("6.12", "leaves capped sources out", "for n in weights}", "for n in weights if n not in capped}"),
     ("6.12", "changes the caller's weights", "capped |= over", "capped |= over; weights.update(over)"),
     ("6.12", "rounds", "capped.get(n, weights[n] * left)", "round(capped.get(n, weights[n] * left), 4)"),

@@ -211,7 +211,7 @@ def test_a_page_that_fits_stays_whole():
         check_beginning(b"one two", limit, b"one two", the_limit_itself_is_enough=b"one ")
     check_beginning(b"", 0, b"")
     check_beginning("é é".encode(), 5, "é é".encode(), "the limit counts bytes")
-    check_beginning("é é".encode(), 4, "é ".encode(), "the limit counts bytes")
+    check_beginning("é é é é".encode(), 4, "é ".encode(), "the limit counts bytes")
 
 
 @pytest.mark.ex("6.14")
@@ -253,6 +253,8 @@ def written(*pages: Page, **date) -> list[tuple[str, dict, bytes, bytes]]:
         lines = head.decode().split("\r\n")
         assert blank and not any(
             "\n" in line for line in lines), f"{page.url}: lines end with \\r\\n, the head with two: {head}"
+        strange = [line for line in lines[1:] if ": " not in line]
+        assert not strange, f"{page.url}: not a field: {strange[0]!r}; a blank line ends the fields"
         fields = dict(line.split(": ", 1) for line in lines[1:])
         size = int(fields.get("Content-Length", 0))
         found.append((lines[0], fields, rest[:size], rest[size:]))
