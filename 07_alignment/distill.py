@@ -4,10 +4,10 @@ Adds to sft.py three sources of lessons beside the data, all with the same sums,
 
 - the teacher's *probabilities*: its whole distribution at every token (Hinton, Vinyals, Dean 2015);
 - its *samples*: text and answers that it wrote, taken as data (Kim and Rush 2016, section 3.2);
-- *on-policy*: the student answers, and at each token of its own answer it moves towards what the teacher would
-  have said there, by the reverse divergence (Agarwal et al. 2023, "GKD"; Gu et al. 2023).
+- *on-policy*: the student answers, and at each token of its own answer it moves towards what the teacher
+  would have said there, by the reverse divergence (Agarwal et al. 2023, "GKD"; Gu et al. 2023).
 
-    python 07_alignment/distill.py         all of them, three seeds; after `make 07`, some minutes (make study)
+    python 07_alignment/distill.py         all of them, three seeds; after `make 07`, some minutes
 """
 import random
 from collections.abc import Callable
@@ -58,15 +58,16 @@ def student_config(teacher: Config, share: float = 0.25) -> Config:
     most = share * sum(count_parameters(teacher).values())
     half = replace(teacher, d_model=teacher.d_model // 2, d_ff=max(teacher.d_ff // 2, 1),
                    head_width=teacher.head_width // 2)
-    sizes = [sum(count_parameters(replace(half, n_layers=n)).values()) for n in range(1, teacher.n_layers + 1)]
+    sizes = [sum(count_parameters(replace(half, n_layers=n)).values())
+             for n in range(1, teacher.n_layers + 1)]
     return replace(half, n_layers=max(sum(size <= most for size in sizes), 1))
 
 
 def forward_kl(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
     """T² KL(teacher || student), both softened by T: the mean over tokens with mask 1.
 
-    Logits are (B, T, V), mask (B, T). Hinton et al. 2015, section 2: a high T shows how the teacher ranks what
-    is unlikely, and T² keeps the gradient's size. The student must cover all that the teacher may say.
+    Logits are (B, T, V), mask (B, T). Hinton et al. 2015, section 2: a high T shows how the teacher ranks
+    what is unlikely, and T² keeps the gradient's size. The student must cover all that the teacher may say.
     """
     # EXERCISE 7.18 distillation from probabilities
     log_p = (at_least_float32(teacher) / temperature).log_softmax(-1)              # (B, T, V)
@@ -77,7 +78,7 @@ def forward_kl(student: Tensor, teacher: Tensor, mask: Tensor, temperature: floa
 
 
 def reverse_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """KL(student || teacher), the mean over tokens with mask 1: dear where the teacher would not have said it."""
+    """KL(student || teacher), the mean over tokens with mask 1: dear where the teacher would not say it."""
     return forward_kl(teacher, student, mask)
 
 
@@ -96,7 +97,8 @@ class Plan:
 class Lessons:
     """What is asked at each step, the data's answers to it, and text; the same for every method."""
 
-    def __init__(self, tokenizer: Tokenizer, demonstrations: list[tuple[Pair, str]], tokens, plan: Plan, seed: int):
+    def __init__(self, tokenizer: Tokenizer, demonstrations: list[tuple[Pair, str]], tokens, plan: Plan,
+                 seed: int):
         self.tokenizer, self.demonstrations, self.plan, self.seed = tokenizer, demonstrations, plan, seed
         self.text = TextBatches(tokens, plan.text_rows, 128, seed)
 
@@ -108,24 +110,26 @@ class Lessons:
         if writer is None:
             answers = [answer_ids(t, answer) for _, answer in shown]
         else:
-            dice = torch.Generator(next(writer.parameters()).device).manual_seed(self.seed * 1_000_003 + step)
+            device = next(writer.parameters()).device
+            dice = torch.Generator(device).manual_seed(self.seed * 1_000_003 + step)
             answers = [a for [a] in sample(writer, prompts, SUM_TOKENS, t.special[EOS], 1.0, 1, dice)]
         return answer_batch(prompts, answers, pad_id(t))
 
 
 def written_text(teacher: Transformer, eos: int, rows: int, seed: int, length: int = 128) -> Tensor:
-    """`rows` rows that the teacher writes at temperature 1 behind <|eos|>, documents of its own: (rows, length + 1)."""
+    """`rows` rows that the teacher writes at temperature 1 behind <|eos|>: (rows, length + 1)."""
     device, made = next(teacher.parameters()).device, []
     dice = torch.Generator(device).manual_seed(seed)
     for begin in range(0, rows, 128):   # the keys and values of all rows at once would fill the memory
         n = min(128, rows - begin)
-        [texts] = sample(teacher, [[eos]], length, -1, 1.0, n, dice)   # no id is -1: it goes on behind <|eos|>
+        [texts] = sample(teacher, [[eos]], length, -1, 1.0, n, dice)   # no id is -1: none ends it
         made += [[eos, *text] for text in texts]
     return torch.tensor(made)
 
 
-def distill_loss(student: Transformer, teacher: Transformer, lessons: Lessons, method: str) -> Callable[[int], Tensor]:
-    """The loss of a step. "on-policy" begins as "probabilities" does and answers itself in the last third."""
+def distill_loss(student: Transformer, teacher: Transformer, lessons: Lessons,
+                 method: str) -> Callable[[int], Tensor]:
+    """The loss of a step. "on-policy" begins as "probabilities" and answers itself in the last third."""
     if method not in METHODS:
         raise ValueError(f"method {method!r} is unknown: choose one of {', '.join(METHODS)}")
     plan, device = lessons.plan, next(student.parameters()).device
@@ -133,7 +137,8 @@ def distill_loss(student: Transformer, teacher: Transformer, lessons: Lessons, m
     texts = None
     if method == "samples" and plan.steps > plan.sum_steps:
         rows = (plan.steps - plan.sum_steps) * plan.text_rows
-        texts = written_text(teacher, lessons.tokenizer.special[EOS], rows, lessons.seed).split(plan.text_rows)
+        texts = written_text(teacher, lessons.tokenizer.special[EOS], rows, lessons.seed)
+        texts = texts.split(plan.text_rows)
 
     def loss_of(step: int) -> Tensor:
         own = method == "on-policy" and step >= plan.steps * 2 // 3
@@ -158,14 +163,14 @@ def distill_loss(student: Transformer, teacher: Transformer, lessons: Lessons, m
     return loss_of
 
 
-def distill(student: Transformer, teacher: Transformer, lessons: Lessons, method: str, state: Path | None = None,
-            key: str = "") -> list[dict]:
+def distill(student: Transformer, teacher: Transformer, lessons: Lessons, method: str,
+            state: Path | None = None, key: str = "") -> list[dict]:
     """Train the student by one of METHODS; returns the log of its losses."""
     plan = lessons.plan
     return train(student, muon_and_adamw(student, plan.matrix_lr, plan.other_lr),
                  distill_loss(student, teacher, lessons, method), plan.steps,
-                 lambda i: constant_then_decay(i, plan.steps, n_warmup=min(10, plan.steps)), method, state=state,
-                 key=key)
+                 lambda i: constant_then_decay(i, plan.steps, n_warmup=min(10, plan.steps)), method,
+                 state=state, key=key)
 
 
 @dataclass

@@ -22,6 +22,7 @@ from batches import TextBatches
 from bpe import Tokenizer
 from chat_template import initialize_chat_tokens
 from checkpoint import load_model, save_model
+from distill import Lessons, Plan, distill, student_config
 from dpo import dpo_objective, make_pairs
 from figures import new_axes, save
 from grpo import grpo_objective
@@ -71,10 +72,12 @@ class Settings(RunSettings):
     rated: int = 300               # reward model: questions of which two answers are compared
     reward_steps: int = 40         # reward model: optimizer steps
     ppo_steps: int = 12            # PPO: batches of 32 answers
+    distill_steps: int = 260       # distillation: optimizer steps of the student
+    distill_sum_steps: int = setting(200, least=0)      # distillation: the first of them see sums alone
 
 
 QUICK = dict(sft_steps=20, dpo_questions=30, dpo_steps=2, grpo_steps=4, grpo_prompts=8, samples=4,
-             lora_steps=4, rated=30, reward_steps=2, ppo_steps=1)
+             lora_steps=4, rated=30, reward_steps=2, ppo_steps=1, distill_steps=4, distill_sum_steps=2)
 
 
 class Course:
@@ -164,13 +167,19 @@ class Course:
         return [{"pairs_right": judged, "raters_right": agreement(experiment.test_pairs, experiment.truths),
                  "before": before, "after": after, "best_of": experiment.best_of_n(reward, (1, 8))[-1]}]
 
+    def distil(self, method: str, teacher: Transformer) -> Callable[[Transformer, Path], list[dict]]:
+        """The training of a student of this teacher by one method of distill.py."""
+        plan = Plan(self.s.distill_steps, self.s.distill_sum_steps)
+        lessons = Lessons(self.tokenizer, self.tasks.demonstrations, self.tokens, plan, self.s.seed)
+        return lambda model, state: distill(model, teacher, lessons, method, state, self.key)
+
     def prefer(self, model: Transformer, state: Path) -> list[dict]:
         """Direct preference optimization on the model's own answers."""
         s = self.s
         pairs = make_pairs(model, self.tokenizer, self.tasks, s.dpo_questions, s.dpo_samples, s.seed)
         if not pairs:
-            print("  no preference pairs: the model never answered one question both well and badly, so DPO has "
-                  "nothing to learn")
+            print("  no preference pairs: the model never answered one question both well and badly, so DPO "
+                  "has nothing to learn")
             return []
         print(f"  {len(pairs)} preference pairs, e.g. {pairs[0].chosen!r} over {pairs[0].rejected!r}")
         loss = dpo_objective(model, self.tokenizer, pairs, s.dpo_batch, s.dpo_beta, s.dpo_anchor, s.seed)
@@ -222,6 +231,10 @@ def main() -> None:
         seed_everything(s.seed)
         return Transformer(base.config).to(course.device)
 
+    def small():
+        seed_everything(s.seed)
+        return Transformer(student_config(base.config)).to(course.device)
+
     def fine_tuned(steps: int, seed: int):
         return lambda model, state: course.fine_tune(model, state, steps, seed)
 
@@ -232,6 +245,8 @@ def main() -> None:
     course.stage("control_more", lambda: copy.deepcopy(sft), fine_tuned(s.grpo_steps, s.seed + 50))
     course.stage("lora", with_tokens, course.adapt)
     course.stage("ppo", lambda: copy.deepcopy(sft), course.please_raters)
+    course.stage("student", small, course.distil("probabilities", grpo))
+    course.stage("student_data", small, course.distil("data", grpo))
 
     hard = next((p for p in course.tasks.test_sums if carries(p) >= 2), course.tasks.test_sums[0])
     asked = [q.text for q in course.tasks.held_out_questions[:3]] + [problem(hard)]

@@ -62,6 +62,8 @@ def collect(out: Path | str) -> list[dict]:
          raters and raters["pairs_right"], raters and raters["raters_right"], spent["ppo"]),
         ("ppo", "  true reward, 0 to 3 (control: its best of 8)",
          *(raters and raters[at]["true"] for at in ("before", "after", "best_of")), None),
+        ("distill", "addition, teacher > student (control: data alone)", grpo["addition"],
+         skills["student"]["addition"], skills["student_data"]["addition"], spent["student"]),
         ("cache", "decoding speed, uncached = 1", 1.0, _speed(cache), None, cache["seconds"]),
         ("cache", "16 requests together, one by one = 1", 1.0, _speed(inference["batching"]), None,
          inference["batching"]["seconds"]),

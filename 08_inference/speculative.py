@@ -7,7 +7,8 @@ q(x), is accepted with probability min(1, p(x) / q(x)), and at the first refusal
 q, 0), scaled to 1. What comes out is distributed exactly as p, whatever the draft is (Leviathan, Kalman and
 Matias 2023, appendix A.1).
 
-Two drafts: a smaller model, and *prompt look-up*, which costs nothing: if the last tokens occurred before,
+Two drafts: a smaller model (half the layers, or the student that chapter 7 distilled from this very model),
+and *prompt look-up*, which costs nothing: if the last tokens occurred before,
 propose what followed them then (Saxena 2023).
 
     python 08_inference/speculative.py     after make 08: where it wins and where it loses
@@ -26,12 +27,15 @@ except ModuleNotFoundError:
 import torch
 from torch import Tensor
 
+from arithmetic import problem
 from bpe import EOS, Tokenizer
+from chat_template import chat_prompt
 from checkpoint import load_model
 from fused_model import FusedModel
 from paged_attention import PagedAttention, PagedMemory, Piece
 from paged_cache import BLOCK, BlockPool, BlockTable
 from sampling import Sampling, draw, filtered
+from tasks import load_tasks
 from token_file import open_tokens
 from transformer import Transformer
 
@@ -155,7 +159,7 @@ class Settings:
     out: str = "out"                                    # folder that make wrote
     seed: int = setting(0, least=0, most=2**32 - 1)     # seed of the choice of texts and of the sampling
     new_tokens: int = 100                               # tokens to write behind each text
-    # a smaller model's file; none: the first half of the layers
+    # a smaller model's file; none: the first half of the layers, and chapter 7's student if there is one
     draft: str = ""
 
 
@@ -175,27 +179,39 @@ def texts(tokenizer: Tokenizer, held_out, dice: random.Random, n: int = 6) -> di
             "text that repeats": [[eos, *p, *p[:24]] for p in passages]}
 
 
+def drafts(s: Settings, model: Transformer) -> dict[str, FusedModel]:
+    """The models that may propose, by the name of their rows."""
+    if s.draft:
+        return {"model": FusedModel(load_model(s.draft))}
+    student = Path(s.out, "07_alignment", "student.pt")
+    found = {"half": first_half(model)} | ({"student": load_model(student)} if student.exists() else {})
+    return {name: FusedModel(small) for name, small in found.items()}
+
+
 def main() -> None:
     """Greedy and sampled, with each draft and several k: acceptance, tokens a call, speed against k = 0."""
     s = parse_settings(Settings, __doc__)
     out = Path(s.out)
     tokenizer = Tokenizer.load(out / "01_tokenizer" / "tokenizer.json")
     model = load_model(out / "07_alignment" / "grpo.pt")
-    small = load_model(s.draft) if s.draft else first_half(model)
-    large, small, V = FusedModel(model), FusedModel(small), model.config.vocab_size
+    small, large, V = drafts(s, model), FusedModel(model), model.config.vocab_size
+    eos = tokenizer.special[EOS]
     prompts = texts(tokenizer, open_tokens(out / "01_tokenizer" / "valid.bin"), random.Random(s.seed))
+    asked = load_tasks(out / "01_tokenizer" / "tasks.json").test_sums[:24]
+    prompts["sums"] = [chat_prompt(tokenizer, problem(pair)) for pair in asked]
     print(f"seed {s.seed}")
     print(f"{'':<20}{'':<14}{'draft':<12}{'k':>3}{'accepted':>10}{'tokens/call':>13}{'speed':>7}  same")
     for kind, rows in prompts.items():
         for how in (Sampling(), Sampling(temperature=1.0)):
             plain = None
-            for name, k in (("none", 0), ("look-up", 2), ("look-up", 4), ("look-up", 8), ("model", 2),
-                            ("model", 4)):
+            for name, k in (("none", 0), ("look-up", 2), ("look-up", 4), ("look-up", 8),
+                            *((name, k) for name in small for k in (2, 4))):
                 def draft(prompt):
-                    return ModelDraft(small, how,
-                                      s.seed) if name == "model" else lambda ids, k: look_up(ids, k, V)
+                    return ModelDraft(small[name], how,
+                                      s.seed) if name in small else lambda ids, k: look_up(ids, k, V)
                 begin = time.process_time()
-                tallies = [speculate(large, draft(p), p, s.new_tokens, k, how, s.seed) for p in rows]
+                tallies = [speculate(large, draft(p), p, s.new_tokens, k, how, s.seed,
+                                     eos if kind == "sums" else None) for p in rows]
                 seconds = time.process_time() - begin
                 calls, proposed, accepted = (sum(getattr(t, f) for t in tallies)
                                              for f in ("calls", "proposed", "accepted"))

@@ -1,0 +1,122 @@
+"""Data that a model makes: what a document states, what is a copy, what is kept, and what collapses."""
+import math
+import random
+
+import numpy as np
+import pytest
+
+import model_collapse
+from bpe import EOS, Tokenizer
+from facts import Fact, questions, statement
+from model_collapse import Lineage, diversity, entropy
+from synthetic import documents_of, facts_in, keep_verified, rouge_l, subject, verified, without_copies
+
+BYTES = Tokenizer([])
+FACTS = [Fact("loads", "json", "function", "s"), Fact("urlopen", "http.client", "function", "url"),
+         Fact("Empty", "queue", "exception", "args")]
+
+
+# The verifier.
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_every_wording_of_a_statement_is_read(fact):
+    want = {(fact.name, "module"): fact.module, (fact.name, "kind"): fact.kind,
+            (fact.name, "parameter"): fact.parameter}
+    for seed in range(60):
+        assert facts_in(statement(fact, random.Random(seed))) == want
+    assert [subject(q.text) for q in questions(fact)] == list(want)
+
+
+@pytest.mark.parametrize("question", [
+    "", "Which module has ?", "Which module has loads", "What kind is a b?",
+    "Which module has loads? What kind is loads?", "which module has loads?"])
+def test_what_is_no_question_has_no_subject(question):
+    assert subject(question) is None
+
+
+@pytest.mark.parametrize("question, answer, ok", [
+    ("Which module has loads?", " json.", True),
+    ("Which module has loads?", " json. Thank you for asking.", True),
+    ("Which module has loads?", " pickle.", False),
+    ("Which module has loads?", " json", False),
+    ("Which module has dumps?", " json.", False),        # the document does not say
+    ("Where is loads?", " json.", False),                # no question that can be judged
+    ("What kind is loads?", " function.", True)])
+def test_an_answer_is_verified_by_the_document_alone(question, answer, ok):
+    document = "loads is found in json. loads is of kind function. loads takes s first."
+    assert verified(question, answer, document) == ok
+
+
+def test_documents_are_found_in_the_stream_and_only_whole_statements_about_one_name():
+    texts = [statement(FACTS[0], random.Random(0)), "You get loads from json.",
+             f"{statement(FACTS[1], random.Random(1))} {statement(FACTS[2], random.Random(2))}", "Some text.",
+             statement(FACTS[2], random.Random(3)), statement(FACTS[2], random.Random(4))]
+    ids = [BYTES.special[EOS]]
+    for text in texts:
+        ids += [*BYTES.encode(text), BYTES.special[EOS]]
+    assert documents_of(np.array(ids), BYTES) == {"loads": texts[0], "Empty": texts[4]}
+
+
+# Copies.
+
+def test_rouge_l_of_lins_example():
+    # Lin 2004, section 3.1: S1 is the reference, and S2 beats S3, which has the same bigrams
+    s1, s2, s3 = "police killed the gunman", "police kill the gunman", "the gunman kill police"
+    assert rouge_l(s1.split(), s2.split()) == 3 / 4 and rouge_l(s1.split(), s3.split()) == 2 / 4
+
+
+def test_rouge_l_is_the_longest_common_subsequence_by_brute_force():
+    rng = random.Random(0)
+    for _ in range(40):
+        a, b = ([rng.randrange(3) for _ in range(rng.randrange(1, 7))] for _ in range(2))
+        subsequences = [{tuple(s[i] for i in range(len(s)) if m >> i & 1) for m in range(2 ** len(s))}
+                        for s in (a, b)]
+        longest = max(map(len, subsequences[0] & subsequences[1]))
+        assert rouge_l(a, b) == pytest.approx(2 * longest / (len(a) + len(b)))
+    assert rouge_l([], []) == 0 and rouge_l([1], []) == 0
+
+
+def test_the_first_of_several_copies_stays_unless_it_is_known():
+    some = ["a b c d".split(), "a b c e".split(), "a b c d".split(), "x y".split()]
+    assert without_copies(some, 1.0) == [0, 1, 3]
+    assert without_copies(some, 0.7) == [0, 3]
+    assert without_copies(some, 1.0, known=["x y".split()]) == [0, 1]
+
+
+# Rejection sampling.
+
+def test_at_most_k_different_verified_answers_in_the_order_they_came():
+    answers = [["b", "a", "b", "c"], ["x"], ["y", "y"]]
+    right = [[True, True, True, True], [False], [True, True]]
+    assert keep_verified(answers, right, 2) == [["b", "a"], [], ["y"]]
+    with pytest.raises(ValueError, match="1 or more"):
+        keep_verified(answers, right, 0)
+
+
+# Collapse.
+
+def test_entropy_in_bits():
+    assert entropy(list("abcd")) == pytest.approx(2) and entropy(list("aaaa")) == 0 and entropy([]) == 0
+    assert entropy(list("aab")) == pytest.approx(math.log2(3) - 2 / 3)
+
+
+def test_diversity_by_hand():
+    truths = {("loads", "module"): "json", ("loads", "kind"): "function", ("dumps", "kind"): "function"}
+    written = [("Which module has loads?", " json."), ("Which module has loads?", " os."),
+               ("What kind is dumps?", " function."), ("What kind is nobody?", " function."), ("rubbish", "")]
+    assert diversity(written, truths) == {"well formed": 3 / 5, "questions": 2, "right": 2 / 3, "answers": 3,
+                                          "bits": pytest.approx(entropy(list("aab")))}
+
+
+@pytest.mark.parametrize("way, learned", [
+    ("replaced", [["p"], ["w1", "bad1"], ["w2", "bad2"]]),
+    ("accumulated", [["p"], ["p", "w1", "bad1"], ["p", "w1", "bad1", "w2", "bad2"]]),
+    ("verified", [["p"], ["w1"], ["w2"]])])
+def test_each_generation_learns_from_what_its_way_says(monkeypatch, way, learned):
+    lineage, seen = object.__new__(Lineage), []
+    lineage.s, lineage.people, lineage.truths = model_collapse.Settings(generations=3), [("p", "")], {}
+    monkeypatch.setattr(Lineage, "learn", lambda self, data, g: seen.append([q for q, _ in data]))
+    monkeypatch.setattr(Lineage, "write", lambda self, model, g: [(f"w{g}", ""), (f"bad{g}", "")])
+    monkeypatch.setattr(Lineage, "confirmed", lambda self, some: [d for d in some if d[0][0] == "w"])
+    points = lineage.descend(way)
+    assert seen == learned and len(points) == 4
