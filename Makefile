@@ -139,6 +139,7 @@ bench: setup  ## speeds, as ratios measured side by side in one run (installs th
 STUDIES = 03_training/ablations.py 03_training/look_inside.py 03_training/long_context.py 03_training/stretch_trained.py \
 	03_training/what_breaks.py 03_training/recipe.py \
 	07_alignment/program_reward.py 07_alignment/lora.py 07_alignment/overoptimization.py \
+	07_alignment/distill.py 07_alignment/synthetic.py 07_alignment/model_collapse.py \
 	08_inference/prefill_decode.py 08_inference/arrivals.py 08_inference/scorecard.py
 study:  ## the longer experiments that the lessons quote: hours, resumable, each cell computed once
 study: $(O)/07_alignment/metrics.json
