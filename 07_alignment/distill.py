@@ -85,11 +85,11 @@ def reverse_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Plan:
     """How long a student learns, and from how much a step."""
-    steps: int = setting(260, least=1)         # optimizer steps, the same for every method
-    sum_steps: int = setting(200, least=0)     # the first of them see sums alone, as in pretraining
+    steps: int = setting(340, least=1)         # optimizer steps, the same for every method
+    sum_steps: int = setting(300, least=0)     # the first of them see sums alone, as in pretraining
     sums: int = 32                             # sums a step
     text_rows: int = 8                         # rows of 128 tokens of text a step, after those
-    matrix_lr: float = 0.012                   # learning rate of Muon
+    matrix_lr: float = 0.015                   # learning rate of Muon
     other_lr: float = 4e-3                     # learning rate of AdamW
     temperature: float = setting(1.0, above=0)  # of both distributions in "probabilities"
 
@@ -176,8 +176,8 @@ def distill(student: Transformer, teacher: Transformer, lessons: Lessons, method
 @dataclass
 class Settings(RunSettings):
     """The comparison."""
-    steps: int = 260         # optimizer steps of each student
-    sum_steps: int = 200     # the first of them see sums alone
+    steps: int = 340         # optimizer steps of each student
+    sum_steps: int = 300     # the first of them see sums alone
     seeds: int = 3           # students of one teacher for each method
 
 
@@ -205,8 +205,8 @@ def main() -> None:
     text, teacher = Path(s.out, "01_tokenizer"), Path(s.out, "07_alignment", "grpo.pt")
     data = content_hash(teacher, text / "tasks.json", text / "train.bin")
     plan = Plan(s.steps, s.sum_steps)
-    tries = {"teacher": plan, "data": plan, "samples": plan, "probabilities": plan,
-             "probabilities, T = 2": replace(plan, temperature=2.0), "on-policy": plan}
+    tries = {"teacher": plan, "data": plan, "probabilities": plan,
+             "probabilities, T = 2": replace(plan, temperature=2.0), "samples": plan, "on-policy": plan}
     table, results = [], {}
     for name, plan in tries.items():
         method, seeds = name.partition(",")[0], 1 if name == "teacher" else s.seeds

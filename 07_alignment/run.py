@@ -72,8 +72,8 @@ class Settings(RunSettings):
     rated: int = 300               # reward model: questions of which two answers are compared
     reward_steps: int = 40         # reward model: optimizer steps
     ppo_steps: int = 12            # PPO: batches of 32 answers
-    distill_steps: int = 260       # distillation: optimizer steps of the student
-    distill_sum_steps: int = setting(200, least=0)      # distillation: the first of them see sums alone
+    distill_steps: int = 340       # distillation: optimizer steps of the student
+    distill_sum_steps: int = setting(300, least=0)      # distillation: the first of them see sums alone
 
 
 QUICK = dict(sft_steps=20, dpo_questions=30, dpo_steps=2, grpo_steps=4, grpo_prompts=8, samples=4,

@@ -127,7 +127,7 @@ def documents_of(tokens: np.ndarray, tokenizer: Tokenizer) -> dict[str, str]:
 class Settings(RunSettings):
     """How much is made, and how long a model learns from it."""
     human: int = setting(8, least=1)      # names that people have asked about, three rows each
-    asked: int = 3                        # questions written to each document
+    asked: int = 10                       # questions written to each document
     samples: int = setting(8, least=2)    # answers to each question
     copies: float = setting(1.0, above=0, most=1)   # ROUGE-L from which a question is a copy of another
     steps: int = 40                       # optimizer steps of every model
