@@ -91,7 +91,8 @@ class Plan:
     text_rows: int = 8                         # rows of 128 tokens of text a step, after those
     matrix_lr: float = 0.015                   # learning rate of Muon
     other_lr: float = 4e-3                     # learning rate of AdamW
-    temperature: float = setting(1.0, above=0)  # of both distributions in "probabilities"
+    decay: float = setting(0.3, above=0, most=1)   # share of the steps in which the rates decay
+    temperature: float = setting(1.0, above=0)     # of both distributions in "probabilities"
 
 
 class Lessons:
@@ -169,7 +170,7 @@ def distill(student: Transformer, teacher: Transformer, lessons: Lessons, method
     plan = lessons.plan
     return train(student, muon_and_adamw(student, plan.matrix_lr, plan.other_lr),
                  distill_loss(student, teacher, lessons, method), plan.steps,
-                 lambda i: constant_then_decay(i, plan.steps, n_warmup=min(10, plan.steps)), method,
+                 lambda i: constant_then_decay(i, plan.steps, min(10, plan.steps), plan.decay), method,
                  state=state, key=key)
 
 
