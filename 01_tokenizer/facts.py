@@ -57,7 +57,7 @@ def find_facts(n: int, rng: random.Random) -> list[Fact]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")   # some modules say at import that they will be removed one day
         for module in MODULES:
-            here = _facts_of(module)
+            here = facts_of(module)
             for fact in rng.sample(here, min(PER_MODULE, len(here))):
                 found.setdefault(fact.name.lower(), []).append(fact)
     facts = [same[0] for _, same in sorted(found.items()) if len(same) == 1]
@@ -67,7 +67,7 @@ def find_facts(n: int, rng: random.Random) -> list[Fact]:
     return rng.sample(facts, n)
 
 
-def _facts_of(module_name: str) -> list[Fact]:
+def facts_of(module_name: str) -> list[Fact]:
     """All facts of one module: callables it defines itself, with short alphabetic names."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):

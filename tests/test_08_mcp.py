@@ -190,14 +190,13 @@ def test_an_answer_that_comes_too_late_is_passed_over():
         assert client.call("x", {}) == ("", False)
 
 
-def test_a_server_that_ignores_its_end_is_killed_with_its_children(tmp_path, monkeypatch):
+def test_a_server_that_ignores_its_end_is_killed_with_its_children(monkeypatch):
     monkeypatch.setattr("mcp_client.PATIENCE", 0.2)
-    file = tmp_path / "child"
-    code = f"""
+    code = """
 import signal, subprocess
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 child = subprocess.Popen([sys.executable, '-I', '-S', '-c', 'import time; time.sleep(60)'])
-answer({{'content': [{{'type': 'text', 'text': str(child.pid)}}]}})
+answer({'content': [{'type': 'text', 'text': str(child.pid)}]})
 time.sleep(60)
 """
     with server(code) as client:
