@@ -189,6 +189,7 @@ class McpClient:
             status = self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             return ", which closed its stdout"
+        self._threads[-1].join(PATIENCE)                   # until all of its stderr is read
         lines = self._said.decode(errors="replace").strip().splitlines()
         return f" (status {status})" + (f": {lines[-1][:200]}" if lines else "")
 

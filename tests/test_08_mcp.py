@@ -182,7 +182,15 @@ def test_a_server_that_does_not_answer_is_given_up(code, monkeypatch):
 
 
 def test_an_answer_that_comes_too_late_is_passed_over():
-    with server("time.sleep(0.5); answer({'tools': []})\nwhile True: answer({'content': []})") as client:
+    code = """
+while "id" not in (ask := json.loads(sys.stdin.readline())):
+    pass
+time.sleep(0.5)
+print(json.dumps({"jsonrpc": "2.0", "id": ask["id"], "result": {"tools": []}}), flush=True)
+while True:
+    answer({'content': []})
+"""
+    with server(code) as client:
         client.seconds = 0.2
         with pytest.raises(McpError, match="no answer"):
             client.tools()
