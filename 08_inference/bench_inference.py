@@ -17,6 +17,7 @@ except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
                      "`make setup`") from None
 import torch
+from torch import Tensor
 
 from engine import Engine
 from generate import generate

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from bench_inference import packed_and_whole
 from kv_cache import generate_cached
 from packed_model import PackedTransformer, PackedWeight
 from quantize import QuantizedWeight, quantize_matrix, quantize_model
@@ -58,3 +59,11 @@ def test_it_holds_no_float32_matrix():
     own = sum(t.numel() * t.element_size() for t in packed.state_dict().values())
     assert own < sum(t.numel() * t.element_size() for t in small.state_dict().values()) + 15 * 1024
     assert all(t.ndim < 2 or t.dtype in (torch.uint8, torch.int8) for t in packed.state_dict().values())
+
+
+@torch.no_grad()
+def test_the_benchmark_compares_a_model_with_itself():
+    packed, whole = packed_and_whole(Config(**SMALL))
+    ids = torch.randint(96, (2, 9))
+    assert_close(packed(ids), whole(ids), atol=2e-5, rtol=1e-5)
+    assert len(whole.model.layers[0].mlp.up_proj.weight.unique()) > 300      # random, and not a constant
