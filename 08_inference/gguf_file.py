@@ -27,7 +27,6 @@ from bpe import BOT, EOS, PAD, USER, Tokenizer
 from formats import byte_alphabet, check_spelling
 from ggml_blocks import FORMATS
 from gguf_container import Stored, read_container, write_container
-from hf_families import FAMILIES
 from hf_format import compare_names
 from model_config import Config
 from pretokenize import PATTERNS
@@ -38,6 +37,8 @@ NAMES = {   # ours in a layer, theirs
     "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
     "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+QWEN3 = dict(positions="rope", norm="rms", placement="pre", activation="swiglu", qk_norm=True, bias=False,
+             rope_scaling="none", attention="full", softcap=0.0, sinks=False, n_experts=0)   # their "qwen3"
 NEAREST = {"this repository": "smollm", "GPT-2": "gpt-2", "GPT-4 (cl100k)": "dbrx", "Llama 3": "llama-bpe"}
 PATTERN_KEY = "five_pillars.tokenizer.pattern"
 LONGEST = 1 << 20     # context of a file that we read: the table of RoPE is made whole
@@ -70,9 +71,10 @@ def write_gguf(path: Path | str, model: Transformer, tokenizer: Tokenizer, kind:
     c = model.config
     if kind not in FORMATS:
         raise ValueError(f"the kind {kind!r} is unknown: choose one of {', '.join(FORMATS)}")
-    if not FAMILIES["qwen3"].holds(c) or c.rope_scaling != "none":
-        raise ValueError("only models of Qwen3's form can be written: qk_norm, rope without scaling, rms, "
-                         "pre, swiglu, dense")
+    other = [f"{name}={getattr(c, name)!r}" for name, value in QWEN3.items() if getattr(c, name) != value]
+    if other:
+        raise ValueError(f"we write GGUF of models of Qwen3's form, not of one with {', '.join(other)}: "
+                         "hf_format.py may have a family for it")
     if c.vocab_size != tokenizer.vocab_size:
         raise ValueError(f"the model has {c.vocab_size} tokens, the tokenizer {tokenizer.vocab_size}: they "
                          "do not belong together")

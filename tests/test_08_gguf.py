@@ -1,6 +1,7 @@
 """GGUF: blocks by hand, a file by hand, what is written is read, and files that lie."""
 import math
 import struct
+from dataclasses import fields
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from ggml_blocks import FORMATS, pack, pack_six_bits, unpack, unpack_six_bits
 from gguf_container import read_container, write_container
 from gguf_file import read_gguf, write_gguf
 from hf_format import load_hf
+from model_config import CHOICES
 from pretokenize import PATTERNS
 from transformer import Config, Transformer
 
@@ -115,8 +117,9 @@ def test_untied_models_and_other_patterns_come_back(tmp_path):
 
 
 @pytest.mark.parametrize("config, kind, says", [
-    (dict(qk_norm=False), "F32", "Qwen3's form"), (dict(norm="layer"), "F32", "Qwen3's form"),
-    (dict(rope_scaling="linear", rope_factor=2.0), "F32", "without scaling"),
+    (dict(qk_norm=False), "F32", "Qwen3's form, not of one with qk_norm=False:"),
+    (dict(norm="layer", bias=True), "F32", "norm='layer', bias=True"),
+    (dict(rope_scaling="linear", rope_factor=2.0), "F32", "rope_scaling='linear'"),
     (dict(vocab_size=300), "F32", "do not belong together"), (dict(), "Q5_1", "choose one of")])
 def test_what_cannot_be_said_in_the_file_is_refused(config, kind, says, tmp_path):
     _, tokenizer = tiny_model()
@@ -124,6 +127,41 @@ def test_what_cannot_be_said_in_the_file_is_refused(config, kind, says, tmp_path
     with pytest.raises(ValueError, match=says):
         write_gguf(tmp_path / "f", model, tokenizer, kind)
     assert not list(tmp_path.iterdir())
+
+
+OTHER = {"window": 7, "softcap": 30.0, "rope_base": 5e5, "norm_eps": 1e-6,
+         "head_width": 8, "n_kv_heads": 1, "trained_len": 8}
+ALSO = {"rope_scaling": {"rope_factor": 2.0}, "attention": {"window": 4, "rope_width": 8, "qk_norm": True}}
+
+
+def every_change() -> list[tuple]:
+    """(field, a value of its own) for each field of Config that is not a plain size."""
+    changes = []
+    for f in fields(Config):
+        values = [v for v in CHOICES.get(f.name, ()) if v != f.default]
+        if f.type in (bool, "bool"):
+            values = [not f.default]
+        if f.name == "n_experts":      # what goes with experts or scaling alone is not tried
+            values = [2]
+        changes += [(f.name, v) for v in values or [OTHER.get(f.name)] if v is not None]
+    return changes
+
+
+@pytest.mark.parametrize("field, value", every_change())
+def test_every_kind_of_model_comes_back_equal_or_is_refused_by_name(field, value, tmp_path):
+    _, tokenizer = tiny_model()
+    config = Config(**{"vocab_size": tokenizer.vocab_size, "d_model": 32, "n_heads": 2, "n_kv_heads": 2,
+                       "n_layers": 2, "d_ff": 32, "max_len": 16, **ALSO.get(field, {}), field: value})
+    torch.manual_seed(0)
+    model, ids = Transformer(config).requires_grad_(False), torch.randint(259, (2, 12))
+    for p in model.parameters():
+        p.add_(torch.randn_like(p) * 0.1)                   # biases and gains count
+    try:
+        write_gguf(tmp_path / "f", model, tokenizer, "F32")
+    except ValueError as error:
+        assert f"{field}={value!r}" in str(error) and str(error).count("\n") == 0
+    else:
+        assert_close(read_gguf(tmp_path / "f")[0](ids), model(ids), rtol=1e-5, atol=1e-5)
 
 
 def test_weights_that_a_format_cannot_hold_are_refused():
