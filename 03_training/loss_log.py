@@ -40,13 +40,14 @@ def first_bad(log: list[dict], new: int, spike: float = math.inf) -> int | None:
     """Index of the first bad row among the last `new` of the log, or None.
 
     Bad is a loss or a gradient that is not finite, or a loss above `spike` times the median of the 50 steps
-    before it.
+    before it. A policy's loss can be negative, where "times" says nothing: only a positive median is usual.
     """
     for i in range(len(log) - new, len(log)):
         if not (math.isfinite(log[i]["loss"]) and math.isfinite(log[i]["grad_norm"])):
             return i
         before = [row["loss"] for row in log[max(i - USUAL, 0):i] if math.isfinite(row["loss"])]
-        if len(before) == USUAL and log[i]["loss"] > spike * statistics.median(before):
+        usual = statistics.median(before) if len(before) == USUAL else 0
+        if usual > 0 and log[i]["loss"] > spike * usual:
             return i
     return None
 

@@ -107,6 +107,11 @@ def test_a_spike_is_a_loss_far_above_the_median_before_it():
     assert first_bad(log, 60, 3.0) == 3
 
 
+def test_a_negative_loss_as_of_a_policy_is_no_spike():
+    log = [{"step": i, "loss": -0.02 + 0.001 * (i % 7), "grad_norm": 1.0} for i in range(60)]
+    assert first_bad(log, 60) is None and first_bad(log, 60, 3.0) is None
+
+
 @pytest.mark.parametrize("damage", ["cut", "one bit"])
 def test_a_damaged_state_is_named_and_the_one_before_it_is_used(tmp_path, capsys, damage):
     straight, broken = tiny(), tiny()
