@@ -17,7 +17,7 @@ from adamw import AdamW
 from bpe import EOS, Tokenizer
 from chat_template import answer_batch, chat_prompt, pad_id
 from clipping import clip_gradients
-from grpo import clipped_policy_loss
+from grpo import clipped_policy_loss, kl_k3
 from reward_model import ScalarModel
 from rollout import answer_log_probs, sample
 from skills import ANSWER_TOKENS
@@ -52,14 +52,6 @@ def clipped_value_loss(values: Tensor, old: Tensor, returns: Tensor, mask: Tenso
     error = torch.maximum((values - returns) ** 2, (near - returns) ** 2)
     return 0.5 * (error * mask).sum() / mask.sum().clamp(min=1)
     # END EXERCISE 7.13
-
-
-def kl_k3(log_p: Tensor, ref_log_p: Tensor) -> Tensor:
-    """Schulman's estimate k3 of KL(p || ref) from samples of p: q - 1 - log q, q = ref/p; never negative."""
-    # EXERCISE 7.14 an estimate of KL that is never negative
-    log_q = ref_log_p - log_p
-    return log_q.exp() - 1 - log_q
-    # END EXERCISE 7.14
 
 
 @dataclass(frozen=True)

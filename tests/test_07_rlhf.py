@@ -9,7 +9,8 @@ import ppo
 from bpe import EOS, Tokenizer
 from chat_template import chat_prompt
 from dpo import PreferencePair
-from ppo import PPO, Knobs, clipped_value_loss, gae, kl_k3, token_rewards, whitened
+from grpo import kl_k3
+from ppo import PPO, Knobs, clipped_value_loss, gae, token_rewards, whitened
 from preferences import Rater, agreement, bradley_terry_loss
 from results_table import mean_and_spread
 from reward_model import ScalarModel, accuracy, calibration_error, reward_objective, score_texts, scores

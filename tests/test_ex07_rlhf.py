@@ -4,9 +4,10 @@ import pytest
 import torch
 from ex_compare import call, same
 
+from grpo import kl_k3
 from linear import Linear
 from lora import LoRALinear
-from ppo import clipped_value_loss, gae, kl_k3
+from ppo import clipped_value_loss, gae
 from preferences import bradley_terry_loss
 
 # 7.9 a low-rank correction, 7.10 merge
