@@ -169,7 +169,8 @@ MUTANTS = [
      "pack(fminf(right[0], 1.f), fminf(right[1], 1.f))"),
     ("c.9", "no signs", "pack(left[2], left[3])", "pack(fabsf(left[2]), fabsf(left[3]))"),
     ("c.9", "cuts in place of rounding", "a[3] = pack(right[2], right[3]);",
-     "a[3] = __float_as_uint(right[2]) >> 16 | (__float_as_uint(right[3]) & 0xffff0000u);"),
+     "union { float f; uint32_t u; } lo = {right[2]}, hi = {right[3]};\n"
+     "  a[3] = lo.u >> 16 | (hi.u & 0xffff0000u);"),
 
     ("c.10", "no swizzle", "SWIZZLE ? r / ROWS_PER_LINE % COLUMNS : 0", "0"),
     ("c.10", "the row's number as it is, too large for a row", "r / ROWS_PER_LINE % COLUMNS",
