@@ -149,6 +149,9 @@ def by_polynomial(G, norm=None, steps=5, numbers=(3.4445, -4.7750, 2.0315), powe
 def check_iteration(G, given, **steps):
     """orthogonalize(G) against by_svd."""
     got = call(given, orthogonalize, G, **steps)
+    if isinstance(got, torch.Tensor) and not got.isfinite().all():
+        pytest.fail(f"given {given}\n got  {show(got)}\n likely: X is not divided by its norm first: singular values "
+                    "above 1 grow without end", pytrace=False)
     same(
         got,
         by_svd(G, **steps),
