@@ -77,10 +77,12 @@ def answer_weights(lengths: Tensor, mean: str, budget: int) -> Tensor:
     those (DeepSeekMath), so that a token of a long answer counts less, a wrong one's too. "budget": the sum
     divided by what all answers could have used (Dr. GRPO): all alike, and long batches count more.
     """
+    # EXERCISE 7.19 what a token counts
     average = lengths.mean()
     if mean == "answers":
         return average / lengths
     return torch.full_like(lengths, 1.0 if mean == "tokens" else (average / budget).item())
+    # END EXERCISE 7.19
 
 
 def clipped_policy_loss(log_p: Tensor, old_log_p: Tensor, advantages: Tensor, mask: Tensor,
@@ -108,9 +110,11 @@ def kl_k3(log_p: Tensor, ref_log_p: Tensor) -> Tensor:
 
 def clipped_share(log_p: Tensor, old_log_p: Tensor, advantages: Tensor, mask: Tensor, clip: float) -> float:
     """The share of answer tokens on which the clip binds: they moved far enough where they were pushed."""
+    # EXERCISE 7.20 where the clip binds
     ratio, a = (log_p - old_log_p).exp(), advantages[:, None]                      # (N, T), (N, 1)
     bound = ((ratio > 1 + clip) & (a > 0)) | ((ratio < 1 - clip) & (a < 0))
     return ((bound * mask).sum() / mask.sum().clamp(min=1)).item()
+    # END EXERCISE 7.20
 
 
 def rollout(model: Transformer, tokenizer: Tokenizer, tasks: list, group: int, seed: int,
