@@ -108,6 +108,7 @@ MUTANTS = [
     ("c.6", "a maximum of at least -10,000", "m_new = row_max(m_new);",
      "m_new = fmaxf(row_max(m_new), -1e4f);"),
     ("c.6", "shrinks by e^-20 at most", "__expf(m - m_new)", "__expf(fmaxf(m - m_new, -20.f))"),
+    ("c.6", "the scale of heads of 16", "keep ? scale * dot", "keep ? 0.25f * dot"),
 
     ("c.7", "delta is not subtracted", "(dot(dO[r], V[j]) - Delta)", "dot(dO[r], V[j])"),
     ("c.7", "delta is added", "V[j]) - Delta", "V[j]) + Delta"),
@@ -129,6 +130,7 @@ MUTANTS = [
      "lse[(size_t)(head % 2) * T + row]"),
     ("c.7", "clips the gradient", "p * (dot(dO[r], V[j]) - Delta)",
      "p * fminf(dot(dO[r], V[j]) - Delta, 1e4f)"),
+    ("c.7", "the scale of heads of 16", "- Delta) * scale;", "- Delta) * 0.25f;"),
 
     ("c.8", "g and t exchanged", "&K[8 * n + g][16 * d + 2 * t]", "&K[8 * n + t][16 * d + 2 * g]"),
     ("c.8", "neighbouring lanes one number apart, not two", "16 * d + 2 * t", "16 * d + t"),
@@ -242,4 +244,6 @@ MUTANTS = [
      "fast_exp2(fmaxf(m[i][half] * unit - shift, -20.f))"),
     ("c.12", "a maximum of at least -10,000", "m_new = row_max(m_new);",
      "m_new = fmaxf(row_max(m_new), -1e4f);"),
+    ("c.12", "the scale of heads of 32", "shift = m_new * unit, alpha = fast_exp2(m[i][half] * unit - shift)",
+     "unit = 0.2550348f, shift = m_new * unit, alpha = fast_exp2(m[i][half] * unit - shift)"),
 ]

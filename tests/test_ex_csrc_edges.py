@@ -15,7 +15,7 @@ from test_ex_csrc_flash import forward, near, places
 import attention_traffic as traffic
 import kernels
 from cuda_library import CudaLibrary
-from flash_rungs import HERE
+from flash_rungs import FORWARD, HERE, flash_forward, library
 from kernel_ladder import matmul, online_softmax, reduction, transpose, vector_add
 
 pytestmark = pytest.mark.skipif(bool(kernels.why_not()), reason=kernels.why_not() or "runs")
@@ -87,7 +87,7 @@ def test_softmax_of_a_long_row_with_one_number_far_away(last):
     """66,000 numbers beside one that is 60 larger, or smaller: what is nearly zero stays nearly zero"""
     x = torch.zeros(1, 66000)
     x[0, -1], x[0, 0] = last, -last
-    got = checked(online_softmax, x).max().item()          # 2,062 zeros a lane: at e^-20 each they would be 4e-6
+    got = checked(online_softmax, x).max().item()  # 2,062 zeros a lane: at e^-20 each they would be 4e-6
     assert abs(got - 1) < 1e-6, (
         f"given 66,000 zeros, the first {-last}, the last {last}: the largest weight is {got:.9g}, wanted 1: "
         "no limit inside exp, neither where the sum is rescaled nor where lanes meet")
@@ -116,28 +116,28 @@ def test_weights_that_are_nearly_zero_count_for_nearly_nothing(far, at, value):
 
 @pytest.mark.ex("c.6")
 def test_scores_far_below_zero_under_a_mask():
-    """all scores near -16,000, causal, two batch rows, 130 tokens: what is masked is lower still"""
+    """all scores near -32,000, causal, two batch rows, 130 tokens, a scale of 0.5: what is masked is lower"""
     q, k, v = torch.full((2, 2, 130, 16), -64.0), torch.full((2, 1, 130, 16), 64.0), normal(2, 1, 130, 16)
-    k[..., 0] += torch.arange(130) % 7 / 16                     # scores of exactly -16384, -16385, ...
-    o, lse = checked(kernels.flash_forward, traffic.flash_library(16), q, k, v, True)
-    scores = (q.double() @ k.double().mT / 4).masked_fill(torch.ones(130, 130).triu(1).bool(), float("-inf"))
-    same(o,
-         scores.softmax(-1) @ v.double(), "scores near -16,384, causal", "minus infinity is the only floor")
-    same(lse, scores.logsumexp(-1), "scores near -16,384, the log-sum-exp", "m + log l")
+    k[..., 0] += torch.arange(130) % 7 / 16                     # scores of exactly -32768, -32770, ...
+    o, lse = checked(kernels.flash_forward, traffic.flash_library(16), q, k, v, True, scale=0.5)
+    scores = (q.double() @ k.double().mT / 2).masked_fill(torch.ones(130, 130).triu(1).bool(), float("-inf"))
+    wanted = scores.softmax(-1) @ v.double()
+    same(o, wanted, "scores near -32,768, causal", "minus infinity is the only floor, `scale` the scale")
+    same(lse, scores.logsumexp(-1), "scores near -32,768, the log-sum-exp", "m + log l")
 
 
 @pytest.mark.ex("c.7")
 def test_gradients_of_several_tiles_and_batch_rows():
-    """two batch rows, 100 tokens, gradients of thousands"""
+    """two batch rows, 100 tokens, gradients of thousands, a scale of 0.3"""
     q, k, v = normal(2, 2, 100, 16), normal(2, 1, 100, 16), normal(2, 1, 100, 17)[..., :16].contiguous()
     d_o, lib = 3000 * normal(2, 2, 100, 16).flip(2), traffic.flash_library(16)
-    o, lse = checked(kernels.flash_forward, lib, q, k, v, True)
+    o, lse = checked(kernels.flash_forward, lib, q, k, v, True, scale=0.3)
     leaves = [x.double().requires_grad_() for x in (q, k, v)]
     hidden = torch.ones(100, 100).triu(1).bool()
-    scores = (leaves[0] @ leaves[1].mT / 4).masked_fill(hidden, float("-inf"))
+    scores = (leaves[0] @ leaves[1].mT * 0.3).masked_fill(hidden, float("-inf"))
     wanted = torch.autograd.grad(scores.softmax(-1) @ leaves[2], leaves, d_o.double())
-    for name, got, want in zip(("dQ", "dK", "dV"),
-                               checked(kernels.flash_backward, lib, q, k, v, o, lse, d_o, True), wanted):
+    gradients = checked(kernels.flash_backward, lib, q, k, v, o, lse, d_o, True, scale=0.3)
+    for name, got, want in zip(("dQ", "dK", "dV"), gradients, wanted):
         same(got, want, f"B 2, T 100, gradients of thousands: {name}", "which head, which row, which key?")
 
 
@@ -156,7 +156,6 @@ def test_a_key_without_weight_gets_no_gradient(far, large):
 @pytest.mark.ex("c.8")
 def test_scores_of_wide_heads_and_many_keys():
     """a head of 64 numbers is four steps, and 40 keys are five tiles of 8"""
-    from flash_rungs import FORWARD, flash_forward, library
     q, k, v = (torch.randn(1, 1, 40, 64).bfloat16() for _ in range(3))
     o, _ = checked(flash_forward, library(FORWARD[2], 64, "check"), q, k, v, False)
     near(o, (q.double() @ k.double().mT / 8).softmax(-1) @ v.double(), "head width 64, T = 40",
@@ -232,12 +231,11 @@ def test_powers_of_two_that_are_nearly_zero(far, at, value):
 
 @pytest.mark.ex("c.12")
 def test_unscaled_scores_far_below_zero():
-    """all unscaled scores near -131,000, causal, 70 tokens"""
+    """all unscaled scores near -131,000, causal, 70 tokens, a scale of 0.25"""
     q, k = torch.full((1, 1, 70, 32), -64.0), torch.full((1, 1, 70, 32), 64.0)
     k[..., 0] += torch.arange(70) % 3 / 2
     q, k, v = q.bfloat16(), k.bfloat16(), torch.randn(1, 1, 70, 32).bfloat16()
-    o, *_ = forward(4, q, k, v, True)
-    scores = (q.double() @ k.double().mT * 32 ** -0.5).masked_fill(
-        torch.ones(70, 70).triu(1).bool(), float("-inf"))
-    near(o,
-         scores.softmax(-1) @ v.double(), "unscaled scores near -131,000", "minus infinity is the only floor")
+    o, _ = checked(flash_forward, library(FORWARD[4], 32, "check"), q, k, v, True, scale=0.25)
+    hidden = torch.ones(70, 70).triu(1).bool()
+    wanted = (q.double() @ k.double().mT * 0.25).masked_fill(hidden, float("-inf")).softmax(-1) @ v.double()
+    near(o, wanted, "unscaled scores near -131,000", "minus infinity is the only floor")
