@@ -172,6 +172,30 @@ def test_a_browser_lets_it_run_and_stops(window):
     window.until("!state.running && document.getElementById('run').textContent === 'Run'")
 
 
+def test_a_browser_asks_for_the_key_until_it_is_the_right_one(window, running, model):
+    it = Running(api_key="the key")
+    it.server.pages["/"] = ("text/html; charset=utf-8", page_html())
+    it.server.posts = Page({"base": model}, TOKENIZER, "base").posts()
+    try:
+        window.open(f"http://127.0.0.1:{it.port}/")
+        window.until("!document.getElementById('keyform').hidden")
+        assert "Authorization: Bearer" in window.run("return document.getElementById('problem').textContent")
+        assert window.name("#key")[1] == "The server's key"
+        window.type("#key", "a wrong one\ue007")                   # the return key
+        window.until("!document.getElementById('keyform').hidden && document.getElementById('key').value === ''")
+        window.type("#key", "the key\ue007")
+        window.until("document.body.dataset.ready && document.querySelectorAll('#bars button').length")
+        assert window.run("return document.getElementById('keyform').hidden"
+                          " && document.getElementById('problem').hidden")
+        assert window.run("return !location.href.includes('key') && !localStorage.length"
+                          " && !sessionStorage.length"), "the key is kept nowhere"
+    finally:
+        window.open(f"http://127.0.0.1:{running.port}/")
+        window.until("document.body.dataset.ready")
+        window.logs()                                              # of the 401 that were wanted
+        it.stop()
+
+
 def test_every_view_is_reached_by_the_keyboard_and_has_names(window):
     window.click("#tab-next")
     window.type("#tab-next", "\ue014")

@@ -62,5 +62,11 @@ async function begin() {
 $("ask").onsubmit = askAll;
 $("raw").oninput = later(drawPieces, 200);
 $("model").onchange = () => refresh();
-$("keyform").onsubmit = event => { event.preventDefault(); state.key = $("key").value; $("keyform").hidden = true; begin(); };
+$("keyform").onsubmit = event => {
+  event.preventDefault();
+  state.key = $("key").value;
+  $("key").value = "";                        // a wrong one must not be in the way of the next
+  $("keyform").hidden = true;
+  begin();
+};
 begin();
