@@ -33,14 +33,16 @@ class GrowingCache:
 
 
 @torch.no_grad()
-def sample(model: Transformer, prompts: list[list[int]], n_new: int, eos: int, temperature: float = 0.0,
-           n_samples: int = 1, generator: torch.Generator | None = None) -> list[list[list[int]]]:
+def sample(model: Transformer, prompts: list[list[int]], n_new: int, eos: int | tuple[int, ...],
+           temperature: float = 0.0, n_samples: int = 1,
+           generator: torch.Generator | None = None) -> list[list[list[int]]]:
     """`n_samples` answers to each prompt: ids up to and including `eos`, at most `n_new`; greedy at temperature 0.
 
-    Prompts of one length run as one batch, and rows that have finished leave it.
+    Prompts of one length run as one batch, and rows that have finished leave it. Several ids may end a row.
     """
     answers: list[list[list[int]]] = [[[] for _ in range(n_samples)] for _ in prompts]
     device = next(model.parameters()).device
+    ends = torch.tensor([eos] if isinstance(eos, int) else eos, device=device)                         # (E,)
     for length in sorted({len(p) for p in prompts}):
         same = [i for i, p in enumerate(prompts) if len(p) == length]
         cache = GrowingCache()
@@ -56,7 +58,7 @@ def sample(model: Transformer, prompts: list[list[int]], n_new: int, eos: int, t
                 tokens = torch.multinomial(softmax(logits / temperature), 1, generator=generator)[:, 0]
             for answer, token in zip(live, tokens.tolist()):
                 answer.append(token)
-            rows = (tokens != eos).nonzero()[:, 0]
+            rows = (tokens[:, None] != ends).all(1).nonzero()[:, 0]
             if step == n_new - 1 or not len(rows):
                 break
             live = [live[i] for i in rows.tolist()]
