@@ -1,5 +1,5 @@
 """Chapter 7: from text model to assistant. One model through SFT, DPO and GRPO, each beside its control; and
-side branches: LoRA in place of SFT, a learned reward and PPO in place of DPO.
+side branches: LoRA in place of SFT, a learned reward and PPO in place of DPO, a calculator, a small student.
 
     make 07        or  python 07_alignment/run.py --help
 """
@@ -38,6 +38,7 @@ from sft import sft_loss
 from skills import chat_answers, fact_skill, sampled_sum_skill, sum_skill
 from tasks import load_tasks
 from token_file import open_tokens
+from tool_use import Lesson, ask, product_item, right, teach, unseen_pairs
 from train import train
 from transformer import Transformer
 
@@ -72,12 +73,15 @@ class Settings(RunSettings):
     rated: int = 300               # reward model: questions of which two answers are compared
     reward_steps: int = 40         # reward model: optimizer steps
     ppo_steps: int = 12            # PPO: batches of 32 answers
+    tool_steps: int = 70           # tool use: optimizer steps of 16 products
+    tool_lr: float = 3e-2          # tool use: learning rate of Muon
     distill_steps: int = 340       # distillation: optimizer steps of the student
     distill_sum_steps: int = setting(300, least=0)      # distillation: the first of them see sums alone
 
 
 QUICK = dict(sft_steps=20, dpo_questions=30, dpo_steps=2, grpo_steps=4, grpo_prompts=8, samples=4,
-             lora_steps=4, rated=30, reward_steps=2, ppo_steps=1, distill_steps=4, distill_sum_steps=2)
+             lora_steps=4, rated=30, reward_steps=2, ppo_steps=1, distill_steps=4, distill_sum_steps=2,
+             tool_steps=3)
 
 
 class Course:
@@ -167,6 +171,20 @@ class Course:
         return [{"pairs_right": judged, "raters_right": agreement(experiment.test_pairs, experiment.truths),
                  "before": before, "after": after, "best_of": experiment.best_of_n(reward, (1, 8))[-1]}]
 
+    def use_tools(self, tools: bool) -> Callable[[Transformer, Path], list[dict]]:
+        """Products with a calculator, or (the control) without; the log ends with the share of right ones."""
+        def work(model, state):
+            s, pairs = self.s, unseen_pairs(100, self.s.seed)
+            log = teach(model, self.tokenizer, self.tasks, Lesson(use_tools=tools), s.tool_steps, s.tool_lr,
+                        s.seed, {*pairs, *self.tasks.test_sums}, state=state, key=self.key)
+            return [*log, {"products": self.products(model)}]
+        return work
+
+    def products(self, model: Transformer) -> float:
+        """The share of 100 products that come out right, in conversations with a calculator."""
+        items = [product_item(pair) for pair in unseen_pairs(100, self.s.seed)]
+        return right(ask(model, self.tokenizer, items), items)
+
     def distil(self, method: str, teacher: Transformer) -> Callable[[Transformer, Path], list[dict]]:
         """The training of a student of this teacher by one method of distill.py."""
         plan = Plan(self.s.distill_steps, self.s.distill_sum_steps)
@@ -245,6 +263,8 @@ def main() -> None:
     course.stage("control_more", lambda: copy.deepcopy(sft), fine_tuned(s.grpo_steps, s.seed + 50))
     course.stage("lora", with_tokens, course.adapt)
     course.stage("ppo", lambda: copy.deepcopy(sft), course.please_raters)
+    course.stage("tools", lambda: copy.deepcopy(grpo), course.use_tools(True))
+    course.stage("control_tools", lambda: copy.deepcopy(grpo), course.use_tools(False))
     course.stage("student", small, course.distil("probabilities", grpo))
     course.stage("student_data", small, course.distil("data", grpo))
 
@@ -258,6 +278,8 @@ def main() -> None:
         "seed": s.seed, "skills": {k: r["skills"] for k, r in course.records.items()},
         "stage_seconds": {k: r["seconds"] for k, r in course.records.items()},
         "logs": {k: r["log"] for k, r in course.records.items() if r["log"]},
+        "products": {"grpo": course.products(grpo), **{name: course.records[name]["log"][-1]["products"]
+                                                       for name in ("tools", "control_tools")}},
         "samples": [{"question": q, **{k: v[i][0] for k, v in samples.items()}} for i, q in enumerate(shown)],
         "seconds": time.perf_counter() - begin, "settings": asdict(s)})
 

@@ -42,7 +42,8 @@ def parse_call(text: str) -> Call:
     """"calc(723*540)" gives Call("calc", "723*540"); ValueError with the reason for everything else.
 
     The name is of small letters a to z; the argument is all between the first "(" and the ")" at the very
-    end, 1 to LONGEST printable characters, in which brackets are balanced and never closed before they are opened.
+    end, 1 to LONGEST printable characters, in which brackets are balanced and never closed before they are
+    opened.
     """
     name, bracket, rest = text.partition("(")
     if not bracket or not rest.endswith(")"):
@@ -86,8 +87,7 @@ def run_tool(tools: dict[str, Tool], text: str, seconds: float = 1.0) -> tuple[s
     """What the model reads, and for the log what went wrong ("" if nothing did).
 
     A tool that does not answer in time is left behind in its thread, which ends with this process. Whatever
-    can take the machine with it, such as a program that a model wrote, belongs in chapter 6's sandbox, which is
-    killed.
+    can take the machine with it, such as a program that a model wrote, belongs in chapter 6's sandbox.
     """
     try:
         call = parse_call(text)

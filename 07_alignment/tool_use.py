@@ -2,8 +2,8 @@
 
 Adds to tool_calls.py the demonstrations. Products of three-digit numbers are beyond this model, and so are
 names that were invented a moment ago; both can be copied from a tool. The control is shown the same questions
-for as many steps, with the answers alone. Loss falls on what the model says: its calls and its answers, never on a
-result.
+for as many steps, with the answers alone. Loss falls on what the model says, its calls and its answers, never
+on a result.
 
     python 07_alignment/tool_study.py      measures all of it; run.py teaches products alone
 """

@@ -28,11 +28,13 @@ def out(tmp_path):
                    "dpo": skills(0.79, 1.0, 0.3), "grpo": skills(0.8, 0.99, 0.95, **sampled),
                    "control_random": skills(0.2, 0.2, 0.0), "control_more": skills(0.8, 0.1, 0.33),
                    "lora": skills(0.9, 0.1, 0.3), "student": skills(0.2, 1.0, 0.9),
-                   "student_data": skills(0.2, 0.0, 0.2)},
+                   "student_data": skills(0.2, 0.0, 0.2),
+                   "tools": skills(0.8, 1.0, 0.94), "control_tools": skills(0.8, 1.0, 0.93)},
+        "products": {"grpo": 0.0, "tools": 0.95, "control_tools": 0.01},
         "logs": {"ppo": [{"pairs_right": 0.7, "raters_right": 0.8, "before": {"true": 2.0},
                           "after": {"true": 2.3}, "best_of": {"true": 2.4}}]},
         "stage_seconds": {"sft": 20.0, "dpo": 5.0, "grpo": 30.0, "lora": 9.0, "ppo": 20.0,
-                          "student": 12.0}, "seconds": 100.0,
+                          "student": 12.0, "tools": 9.0}, "seconds": 100.0,
         "samples": [{"question": "Which <module>?", "pretrained": "a\nb", "sft": " os.", "dpo": " os.",
                      "grpo": " os."}]})
     write_json(tmp_path / "08_inference" / "metrics.json", {
@@ -52,8 +54,8 @@ def test_rows_have_the_six_fields_and_the_stages_in_order(out):
     rows = collect(out)
     assert {tuple(r) for r in rows} == {("stage", "metric", "before", "after", "control", "seconds")}
     assert list(dict.fromkeys(r["stage"] for r in rows)) == ["pretrain", "facts", "sft", "dpo", "grpo",
-                                                             "lora", "ppo", "distill", "cache", "int4",
-                                                             "gguf"]
+                                                             "lora", "ppo", "tool use", "distill", "cache",
+                                                             "int4", "gguf"]
     assert all(v is None or isinstance(v, (int, float)) for r in rows for k,
                v in r.items() if k not in ("stage", "metric"))
     assert broken_promises(rows) == []
