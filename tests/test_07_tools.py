@@ -1,4 +1,4 @@
-"""Tool calls: read strictly, run within limits, out of reach of what the user types, and learned from own words."""
+"""Tool calls: read strictly, run within limits, out of reach of what the user types, learned from own words."""
 import random
 import threading
 
@@ -13,15 +13,16 @@ from cross_entropy import IGNORE
 from facts import Question
 from rollout import sample
 from tool_calls import ERROR, TOOL, Call, calculate, converse, look_up, parse_call, run_tool
-from tool_use import (DOUBT, Lesson, ask, demonstration, invented_item, other_digit, product_item, real_item, right,
-                      said_batch)
+from tool_use import (DOUBT, Lesson, ask, demonstration, invented_item, other_digit, product_item, real_item,
+                      right, said_batch)
 from transformer import Config, Transformer
 
 BYTES = Tokenizer([])
 
 
-@pytest.mark.parametrize("text, call", [("calc(723*540)", Call("calc", "723*540")), ("find(a b)", Call("find", "a b")),
-                                        ("f((1))", Call("f", "(1)")), ("f(a(b)c(d))", Call("f", "a(b)c(d)"))])
+@pytest.mark.parametrize("text, call", [
+    ("calc(723*540)", Call("calc", "723*540")), ("find(a b)", Call("find", "a b")), ("f((1))", Call("f", "(1)")),
+    ("f(a(b)c(d))", Call("f", "a(b)c(d)"))])
 def test_a_call_is_a_name_and_what_stands_in_its_brackets(text, call):
     assert parse_call(text) == call
 
@@ -40,8 +41,8 @@ def test_the_calculator_agrees_with_python_and_evaluates_nothing_else():
         left, right_ = f"{a:03d}"[::-1], f"{b:03d}"[::-1]
         assert int(calculate(f"{left}*{right_}")[::-1]) == a * b
         assert int(calculate(f"{left}+{right_}")[::-1]) == a + b
-    for text in ("", "1*2", "1234*123", "123*12", "123**12", "12a*123", "__import__('os')", "123*123*123", "-12*123",
-                 "١٢٣*123", "123-123"):
+    for text in ("", "1*2", "1234*123", "123*12", "123**12", "12a*123", "__import__('os')", "123*123*123",
+                 "-12*123", "١٢٣*123", "123-123"):
         with pytest.raises(ValueError):
             calculate(text)
 
@@ -64,7 +65,8 @@ def test_whatever_a_tool_does_the_model_reads_one_word_and_the_log_says_why():
 def test_a_tool_that_hangs_is_left_behind():
     for_ever = threading.Event()
     try:
-        assert run_tool({"hang": lambda _: str(for_ever.wait())}, "hang(1)", seconds=0.05) == (ERROR, "no answer in 0.05 s")
+        got = run_tool({"hang": lambda _: str(for_ever.wait())}, "hang(1)", seconds=0.05)
+        assert got == (ERROR, "no answer in 0.05 s")
     finally:
         for_ever.set()
 
@@ -155,8 +157,8 @@ def test_items_say_which_call_helps(seed):
 
 def test_several_ids_can_end_a_sampled_row():
     torch.manual_seed(0)
-    model = Transformer(Config(vocab_size=260, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=16, max_len=64))
-    model.eval()
+    model = Transformer(Config(vocab_size=260, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=16,
+                               max_len=64)).eval()
     for p in model.parameters():
         p.data *= 4
 
@@ -172,7 +174,8 @@ def test_the_control_is_shown_no_call(monkeypatch):
     shown = []
     monkeypatch.setattr(tool_use, "said_batch", lambda rows, pad: shown.append(rows) or said_batch(rows, pad))
     tasks = type("Tasks", (), {"train_questions": [Question("Which module has loads?", "json", "module", "")]})
-    model = Transformer(Config(vocab_size=260, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=16, max_len=200))
+    model = Transformer(Config(vocab_size=260, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=16,
+                               max_len=200))
     for use in (True, False):
         tool_use.tool_loss(model, BYTES, tasks, Lesson(3, 2, 4, use_tools=use), 0, set())(0).backward()
     tool = BYTES.special[TOOL]
