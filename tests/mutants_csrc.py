@@ -84,7 +84,7 @@ MUTANTS = [
     ("c.5", "a maximum of at least -10,000", "m_new = fmaxf(m, value);",
      "m_new = fmaxf(fmaxf(m, value), -1e4f);"),
     ("c.5", "a maximum of at least zero", "m_new = fmaxf(m, value);", "m_new = fmaxf(fmaxf(m, value), 0.f);"),
-    ("c.5", "weights of at least e^-20", "__expf(value - m_new);", "__expf(fmaxf(value - m_new, -20.f));"),
+    ("c.5", "weights of at least e^-15", "__expf(value - m_new);", "__expf(fmaxf(value - m_new, -15.f));"),
     ("c.5", "shrinks by e^-20 at most", "l * __expf(m - m_new) + __expf(value",
      "l * __expf(fmaxf(m - m_new, -20.f)) + __expf(value"),
     ("c.5", "between lanes shrinks by e^-10 at most", "l_other * __expf(m_other - m_new)",
