@@ -231,38 +231,29 @@ def test_parts_of_any_type_and_shape():
     check_gather(torch.arange(70001.0), 2)
 
 
-def check_spans(sizes: list[int],
-                rank: int,
-                size: int,
-                dtype=torch.float32,
-                multiple: int | None = None) -> None:
+def places(owner: list) -> dict[int, tuple[int, int]]:
+    """Where each number stands in a list in which equal ones stand together: (first, last + 1)."""
+    return {
+        i: (owner.index(i), owner.index(i) + owner.count(i))
+        for i in dict.fromkeys(owner) if i is not None
+    }
+
+
+def check_spans(sizes: list[int], rank: int, size: int, dtype=torch.float32, multiple: int = 0) -> None:
     """spans against a list that says for each number of the flat vector whose it is."""
     n = -(-sum(sizes) // (multiple or size)) * (multiple or size)
-    full = torch.empty(n, dtype=dtype)
+    full, at = torch.empty(n, dtype=dtype), rank * n // size
     owner = [i for i, m in enumerate(sizes) for _ in range(m)] + [None] * (n - sum(sizes))
-    mine = owner[rank * n // size:(rank + 1) * n // size]
-    want = {i: (mine.index(i), mine.index(i) + mine.count(i)) for i in mine if i is not None}
+    want = places(owner[at:at + n // size])
     unit = SimpleNamespace(full=full, sizes=sizes, bytes=n * full.element_size())
     given = f"parameters of {sizes} numbers in {dtype}, {n} with padding, rank {rank} of {size}"
     got = call(given, spans, unit, rank, size)
     assert type(got) is dict and all(type(s) is slice and s.step in (None, 1) for s in got.values()), (
         f"given {given}: got {got!r}, wanted a dictionary of slices")
-    same({
-        i: (s.start, s.stop)
-        for i, s in got.items()
-    },
-         want,
-         given,
-         mistakes={
-             "places in the whole vector, not in the part": {
-                 i: (a + rank * n // size, b + rank * n // size)
-                 for i, (a, b) in want.items()
-             },
-             "that is rank 0's part": {
-                 i: (owner[:n // size].index(i), owner[:n // size].index(i) + owner[:n // size].count(i))
-                 for i in owner[:n // size] if i is not None
-             }
-         })  # fmt: skip
+    whole = {i: (a + at, b + at) for i, (a, b) in want.items()}
+    same({i: (s.start, s.stop) for i, s in got.items()}, want, given, mistakes={
+        "places in the whole vector, not in the part": whole,
+        "that is rank 0's part": places(owner[:n // size])})
 
 
 @pytest.mark.ex("4.12")
