@@ -53,7 +53,7 @@ Rows = tuple[Tensor, Tensor]   # inputs and targets (B, T), IGNORE where no loss
 def student_config(teacher: Config, share: float = 0.25) -> Config:
     """Half the width, and as many layers as fit into `share` of the teacher's parameters, at least one.
 
-    As many heads as before, each half as wide: with half the heads this student never learned to add.
+    As many heads as before, each half as wide: a first student with half the heads learned no sums.
     """
     most = share * sum(count_parameters(teacher).values())
     half = replace(teacher, d_model=teacher.d_model // 2, d_ff=max(teacher.d_ff // 2, 1),
