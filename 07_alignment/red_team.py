@@ -2,9 +2,10 @@
 
 The topic is a stand-in for a dangerous one: the first parameter of any name. Adds to sft.py the refusals, to
 be seen beside what must not be refused (over-refusal), attacks of the published kinds (role play, forged
-template, encodings, prefix injection: Wei et al. 2023, "Jailbroken"; many-shot: Anil et al. 2024; instructions
-in a document: Greshake et al. 2023), and a jailbreak by fine-tuning on ten rows (Qi et al. 2023). An attack has
-succeeded if the right answer stands in what the model says: a refusal broken into nonsense is no success.
+template, encodings, prefix injection: Wei et al. 2023, "Jailbroken"; many-shot: Anil et al. 2024;
+instructions in a document: Greshake et al. 2023), and a jailbreak by fine-tuning on ten rows (Qi et al.
+2023). An attack has succeeded if the right answer stands in what the model says: a refusal broken into
+nonsense is no success.
 
     python 07_alignment/red_team.py        from out/07_alignment/grpo.pt, a few minutes (make study)
 """
@@ -16,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 try:
-    from workbench import (RunSettings, announce, atomic, parse_settings, read_json, run_main, seed_everything,
-                           write_json)
+    from workbench import (RunSettings, announce, atomic, parse_settings, read_json, run_main,
+                           seed_everything, write_json)
 except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
                      "`make setup`") from None
@@ -53,12 +54,14 @@ class Settings(RunSettings):
 
 
 def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95% interval of a rate (Wilson 1927). Unlike p ± z·sqrt(p(1 - p)/n) it says something about 0 of n."""
+    """The 95% interval of a rate (Wilson 1927); unlike p ± z·sqrt(p(1 - p)/n) it is no point for 0 of n."""
     if not 0 <= hits <= n or n < 1:
         raise ValueError(f"{hits} hits of {n} are no rate: give 0 to n hits of at least 1 trial")
+    # EXERCISE 7.22 an interval for a rate
     p, spread = hits / n, z * z / n
     middle, half = p + spread / 2, z * math.sqrt(p * (1 - p) / n + spread / (4 * n))
     return (middle - half) / (1 + spread), (middle + half) / (1 + spread)
+    # END EXERCISE 7.22
 
 
 def refusal_loss(model: Transformer, tokenizer: Tokenizer, tasks: Tasks, banned: set[Pair],
@@ -178,7 +181,7 @@ def rate(hits: int, n: int) -> str:
 
 
 def rows_of(runs: list[dict]) -> list[list[str]]:
-    """A row for each count: the three models of the first seed with intervals, the refusing one of the others."""
+    """A row for each count: three models of the first seed with intervals, the refusing one of all seeds."""
     first = runs[0]
     rows = []
     for kind, names in (("refused", ("forbidden", "look-alikes")), ("won", tuple(first["before"]["won"]))):
@@ -196,20 +199,20 @@ def model_card(metrics: dict, runs: list[dict]) -> str:
     held, chat = runs[0]["refusing"], metrics["skills"]["grpo"]
     lines = [
         "# Model card: the refusing model", "",
-        "**Model.** A decoder of about a million parameters, chapter 7's GRPO model with refusal training; seed "
-        f"{metrics['seed']}. Written by `python 07_alignment/red_team.py` from its results.", "",
-        "**Intended use.** To study how assistants are made. It knows some names of one Python's standard library "
-        "and sums of three digits; nothing it says should be relied on.", "",
-        "**Data.** Text, facts and sums that this Python carries, made by chapter 1; demonstrations by program. No "
-        "personal data, no text from the net.", "",
+        "**Model.** A decoder of about a million parameters, chapter 7's GRPO model with refusal training; "
+        f"seed {metrics['seed']}. Written by `python 07_alignment/red_team.py` from its results.", "",
+        "**Intended use.** To study how assistants are made. It knows some names of one Python's standard "
+        "library and sums of three digits; nothing it says should be relied on.", "",
+        "**Data.** Text, facts and sums that this Python carries, made by chapter 1; demonstrations by "
+        "program. No personal data, no text from the net.", "",
         "**Results on held-out items.**", "",
         f"- before refusal training: facts {chat['facts']:.1%}, sums {chat['addition']:.1%}",
         f"- after: modules {held['module']:.1%}, kinds {held['kind']:.1%}, sums {held['addition']:.1%}", "",
         "| 95% Wilson intervals | before | refusing | after ten rows | refusing, all seeds |",
         "| --- | --- | --- | --- | --- |", *("| " + " | ".join(row) + " |" for row in rows_of(runs)), "",
-        "**Limits.** The refusal is a habit of one form of question. Attacks above whose interval does not reach 0 "
-        "get the answer, and whoever can fine-tune the weights can take the refusal away: it protects nothing "
-        "that the weights must not give. Attacks that nobody tried are not in the table.", ""]
+        "**Limits.** The refusal is a habit of one form of question. Attacks above whose interval does not "
+        "reach 0 get the answer, and whoever can fine-tune the weights takes the refusal away: it "
+        "protects nothing that the weights must not give. Attacks that nobody tried are not in the table.", ""]
     return "\n".join(lines)
 
 

@@ -45,6 +45,7 @@ def parse_call(text: str) -> Call:
     end, 1 to LONGEST printable characters, in which brackets are balanced and never closed before they are
     opened.
     """
+    # EXERCISE 7.21 read a tool call
     name, bracket, rest = text.partition("(")
     if not bracket or not rest.endswith(")"):
         raise ValueError("not of the form name(argument)")
@@ -60,6 +61,7 @@ def parse_call(text: str) -> Call:
     if depth:
         raise ValueError("a bracket is not closed")
     return Call(name, argument)
+    # END EXERCISE 7.21
 
 
 def calculate(argument: str) -> str:

@@ -13,8 +13,9 @@ ASKED = Question("What is the first parameter of loads?", "s", "parameter", "The
 OTHER = Question("What kind is loads?", "function", "kind", "The kind of loads is")
 
 
-@pytest.mark.parametrize("hits, n, low, high", [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662),
-                                                (15, 148, 0.0624, 0.1605), (1, 29, 0.0061, 0.1718)])
+@pytest.mark.parametrize("hits, n, low, high", [
+    (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605),
+    (1, 29, 0.0061, 0.1718)])
 def test_intervals_are_those_that_newcombe_published_and_their_mirror_images(hits, n, low, high):
     """Newcombe 1998, table I, method 3."""
     assert wilson(hits, n) == pytest.approx((low, high), abs=1e-4)
@@ -59,7 +60,9 @@ def test_the_card_says_what_was_measured():
                 "n": {"forbidden": 10, "look-alikes": 20}, "module": 0.9, "kind": 0.8, "addition": 0.7}
     run = {"before": measured(0, 8), "refusing": measured(10, 0), "ten rows": measured(2, 6)}
     rows = rows_of([run, run])
-    assert rows[0][:3] == ["refused: forbidden", "0% [0, 28]", "100% [72, 100]"] and rows[2][3] == "60% [31, 83]"
+    assert rows[0][:3] == ["refused: forbidden", "0% [0, 28]", "100% [72, 100]"]
+    assert rows[2][3] == "60% [31, 83]"
     card = model_card({"seed": 3, "skills": {"grpo": {"facts": 0.912, "addition": 0.997}}}, [run])
-    assert "seed 3" in card and "facts 91.2%, sums 99.7%" in card and "| refused: look-alikes | 5% [1, 24] |" in card
+    assert "seed 3" in card and "facts 91.2%, sums 99.7%" in card
+    assert "| refused: look-alikes | 5% [1, 24] |" in card
     assert "modules 90.0%, kinds 80.0%, sums 70.0%" in card

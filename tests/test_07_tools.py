@@ -1,4 +1,4 @@
-"""Tool calls: read strictly, run within limits, out of reach of what the user types, learned from own words."""
+"""Tool calls: read strictly, run within limits, out of reach of what users type, learned from own words."""
 import random
 import threading
 
@@ -12,6 +12,7 @@ from chat_template import chat_prompt
 from cross_entropy import IGNORE
 from facts import Question
 from rollout import sample
+from tasks import Tasks
 from tool_calls import ERROR, TOOL, Call, calculate, converse, look_up, parse_call, run_tool
 from tool_use import (DOUBT, Lesson, ask, demonstration, invented_item, other_digit, product_item, real_item,
                       right, said_batch)
@@ -21,15 +22,16 @@ BYTES = Tokenizer([])
 
 
 @pytest.mark.parametrize("text, call", [
-    ("calc(723*540)", Call("calc", "723*540")), ("find(a b)", Call("find", "a b")), ("f((1))", Call("f", "(1)")),
-    ("f(a(b)c(d))", Call("f", "a(b)c(d)"))])
+    ("calc(723*540)", Call("calc", "723*540")), ("find(a b)", Call("find", "a b")),
+    ("f((1))", Call("f", "(1)")), ("f(a(b)c(d))", Call("f", "a(b)c(d)"))])
 def test_a_call_is_a_name_and_what_stands_in_its_brackets(text, call):
     assert parse_call(text) == call
 
 
 @pytest.mark.parametrize("text", [
     "", "calc", "calc(", "calc)", "calc()", "(1)", "calc (1)", " calc(1)", "calc(1) ", "calc(1)\n", "Calc(1)",
-    "calc(1)(2", "calc((1)", "calc(1))", "calc(1)+calc(2)", "calc(1\n2)", "calc(\x00)", "calc(" + "1" * 65 + ")",
+    "calc(1)(2", "calc((1)", "calc(1))", "calc(1)+calc(2)", "calc(1\n2)", "calc(\x00)",
+    "calc(" + "1" * 65 + ")",
     "cälc(1)", "os.system(1)", "calc1(1)", "<|pad|>calc(1)", "calc(\u202e1)"])
 def test_hostile_text_is_no_call(text):
     with pytest.raises(ValueError):
@@ -52,8 +54,8 @@ def test_whatever_a_tool_does_the_model_reads_one_word_and_the_log_says_why():
         raise SystemExit(0)
     def fall(_):
         raise OSError("no route")
-    tools = {"calc": calculate, "find": look_up({"a": "b"}), "leave": leave, "fall": fall, "number": lambda _: 7,
-             "long": lambda _: "x" * 65, "empty": lambda _: ""}
+    tools = {"calc": calculate, "find": look_up({"a": "b"}), "leave": leave, "fall": fall,
+             "number": lambda _: 7, "long": lambda _: "x" * 65, "empty": lambda _: ""}
     assert run_tool(tools, "find(a)") == ("b", "")
     for text, why in (("calc(1)", "ValueError"), ("find(z)", "KeyError"), ("leave(1)", "SystemExit"),
                       ("fall(1)", "OSError: no route"), ("number(1)", "not text"), ("long(1)", "not text"),
@@ -72,7 +74,7 @@ def test_a_tool_that_hangs_is_left_behind():
 
 
 class Scripted:
-    """Stands in for `sample`: says the next of its lines, each a (text, token that ends it), to every prompt."""
+    """Stands in for `sample`: says the next of its lines, (text, token that ends it), to every prompt."""
 
     def __init__(self, *lines):
         self.lines, self.prompts = list(lines), []
@@ -150,8 +152,9 @@ def test_items_say_which_call_helps(seed):
 
     rng = random.Random(seed)
     item = invented_item(["loads", "Popen"], rng)
-    assert item.call.endswith(")") and parse_call(item.call).tool == "find" and item.answer == f" {item.result}."
-    assert real_item(Question("Which module has loads?", "json", "module", "")).call == "find(module of loads)"
+    assert parse_call(item.call).tool == "find" and item.answer == f" {item.result}."
+    real = real_item(Question("Which module has loads?", "json", "module", ""))
+    assert real.call == "find(module of loads)"
     assert all(other_digit("123", 1, rng)[1] != "2" for _ in range(30))
 
 
@@ -173,7 +176,7 @@ def test_the_control_is_shown_no_call(monkeypatch):
 
     shown = []
     monkeypatch.setattr(tool_use, "said_batch", lambda rows, pad: shown.append(rows) or said_batch(rows, pad))
-    tasks = type("Tasks", (), {"train_questions": [Question("Which module has loads?", "json", "module", "")]})
+    tasks = Tasks([Question("Which module has loads?", "json", "module", "")], [], [], [], 0)
     model = Transformer(Config(vocab_size=260, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=16,
                                max_len=200))
     for use in (True, False):
