@@ -177,7 +177,7 @@ class RedTeam:
 def rate(hits: int, n: int) -> str:
     """"12% [6, 23]"."""
     low, high = wilson(hits, n)
-    return f"{hits / n:.0%} [{100 * low:.0f}, {100 * high:.0f}]"
+    return f"{hits / n:.0%} [{abs(100 * low):.0f}, {100 * high:.0f}]"   # abs: no -0
 
 
 def rows_of(runs: list[dict]) -> list[list[str]]:
