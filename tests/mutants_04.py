@@ -80,6 +80,7 @@ MUTANTS = [
      "[part.reshape(-1) for part in x.tensor_split(p)]"),
     ("4.4", "the order of memory, not of the tensor", "x.reshape(-1)", "x.as_strided((x.numel(),), (1,))"),
     ("4.4", "65,536 numbers at most", "x.reshape(-1)", "x.reshape(-1)[:65536]"),
+    ("4.4", "four ranks at most", "range(p - 1)", "range(min(p - 1, 3))"),
 
     ("4.5", "draws new random numbers", "torch.set_rng_state(ctx.random)", "pass"),
     ("4.5", "leaves the random state of the past", "torch.set_rng_state(now)", "pass"),
@@ -108,6 +109,10 @@ MUTANTS = [
     ("4.5", "only the first gradient",
      "return (None, *(a.grad if isinstance(a, Tensor) else None for a in args))",
      "return (None, *(a.grad if isinstance(a, Tensor) and i == 0 else None for i, a in enumerate(args)))"),
+    ("4.5", "no gradient for single numbers", "requires_grad_(a.requires_grad)",
+     "requires_grad_(a.requires_grad and a.ndim > 0)"),
+    ("4.5", "a loss starts from one", "torch.autograd.backward(out, grad)",
+     "torch.autograd.backward(out, grad if out.ndim else None)"),
 
     ("4.6", "forgets to shrink the sum", "l = shrink * l + P.sum", "l = l + P.sum"),
     ("4.6", "forgets to shrink the output", "acc = shrink * acc + P", "acc = acc + P"),
@@ -126,6 +131,8 @@ MUTANTS = [
     ("4.6", "all queries in one tile", "tiles(T, size)", "[slice(0, T)]"),
     ("4.6", "the first batch row's values for all", "V[..., columns, :]", "V[:1, :, columns]"),
     ("4.6", "adds in float32", "P.sum(-1, keepdim=True)", "P.float().sum(-1, keepdim=True)"),
+    ("4.6", "tiles of three rows at least", "tiles(T, size)", "tiles(T, max(size, 3))"),
+    ("4.6", "skips nothing when there are more keys", "S - T, causal):", "S - T, causal and S == T):"),
 
     ("4.7", "forgets that this rank's tokens start at `first`", "local = targets - first", "local = targets"),
     ("4.7", "claims the tokens of earlier ranks", "(local >= 0) & (local < logits.shape[-1])",

@@ -40,6 +40,7 @@ MUTANTS = [
     ("6.12", "leaves capped sources out", "for n in weights}", "for n in weights if n not in capped}"),
     ("6.12", "changes the caller's weights", "capped |= over", "capped |= over; weights.update(over)"),
     ("6.12", "rounds", "capped.get(n, weights[n] * left)", "round(capped.get(n, weights[n] * left), 4)"),
+    ("6.12", "half an epoch is no cap", "if not over: ", "if not over or most < 1: "),
 
     ("6.13", "b less a", "x - y for", "y - x for"),
     ("6.13", "differences without sign", "x - y for", "abs(x - y) for"),
@@ -79,6 +80,8 @@ MUTANTS = [
     ("6.14", "65,536 bytes at most", "cut = body[:limit]", "cut = body[:min(limit, 65536)]"),
     ("6.14", "counts characters", "cut = body[:limit]",
      'cut = body.decode("utf-8", "ignore")[:limit].encode()'),
+    ("6.14", "drops half a character where there is no break", "or cut",
+     "or cut.decode('utf-8', 'ignore').encode()"),
 
     ("6.15", "the length of the body", "str(len(block))", "str(len(page.body))"),
     ("6.15", "the length in characters", "str(len(block))", 'str(len(block.decode("utf-8", "ignore")))'),

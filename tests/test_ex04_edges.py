@@ -144,6 +144,7 @@ def test_numbers_of_any_type_and_count():
     check_ring([torch.randn(11, dtype=f64) for _ in range(2)], "2 ranks, 11 numbers of float64")
     check_ring([torch.tensor([2**60 + r, -r, 3]) for r in range(3)], "3 ranks, int64 beyond 2^53")
     check_ring([torch.full((2,), 1.0 + r) for r in range(4)], "4 ranks, 2 numbers")
+    check_ring([torch.arange(13.0) * 3**r for r in range(7)], "7 ranks, 13 numbers")
     check_ring([torch.arange(70001.0) % 97 + r for r in range(2)], "2 ranks, 70,001 numbers")
 
 
@@ -215,16 +216,33 @@ def test_scores_far_below_zero_and_far_apart():
                       f"scores {order}, values {v.flatten().tolist()}, tiles of 1")
 
 
+@pytest.mark.ex("4.5")
+def test_a_number_in_and_a_number_out():
+    """a single number as an argument that needs a gradient, and a loss as the result"""
+    a, x = torch.tensor(3.0, dtype=f64, requires_grad=True), torch.tensor([1.0, 2.0],
+                                                                          dtype=f64,
+                                                                          requires_grad=True)
+    attempt(lambda: (2 * recompute(lambda a, x: (a * x ** 2).sum(), a, x)).backward())
+    exact(a.grad, torch.tensor(10.0, dtype=f64), "2 (a x^2).sum(), a = 3, x = (1, 2): the gradient of a")
+    exact(x.grad, torch.tensor([12.0, 24.0], dtype=f64), "the same: the gradient of x")
+
+
 @pytest.mark.ex("4.6")
-def test_a_tile_of_the_future_is_not_touched():
-    """values of later tiles are NaN: rows of earlier tiles notice nothing"""
-    q, k, v = (torch.randn(1, 1, 12, 4, dtype=f64) for _ in range(3))
+@pytest.mark.parametrize("T, size", [(12, 4), (12, 1), (12, 5), (4, 2)])
+def test_a_tile_of_the_future_is_not_touched(T, size):
+    """values of later tiles are NaN: rows of earlier tiles notice nothing, also where there are more keys"""
+    q, k, v = (torch.randn(1, 1, n, 4, dtype=f64) for n in (T, 12, 12))
     want = attention_reference(q, k, v, True)[0]
-    v[:, :, 4:] = float("nan")
-    O, _ = attempt(flash.flash_forward, q, k, v, True, 4)
-    same(O[:, :, :4], want[:, :, :4], "tiles of 4, values from 4 on NaN: output of rows 0 to 3",
-         "0 * NaN is NaN: take one tile of rows and one of columns at a time, and only those that is_needed",
-         rtol=1e-10, atol=1e-12)
+    rows = min(size, T)                                           # of the first tile
+    v[:, :, -(-(12 - T + rows) // size) * size:] = float("nan")
+    O, _ = attempt(flash.flash_forward, q, k, v, True, size)
+    same(O[:, :, :rows],
+         want[:, :, :rows], f"{T} queries, 12 keys, tiles of {size}, values of later tiles NaN: the "
+         "rows of the first tile",
+         "0 * NaN is NaN: take one tile of rows and one of columns at a time, and only "
+         "those that is_needed",
+         rtol=1e-10,
+         atol=1e-12)
 
 
 @pytest.mark.ex("4.7")

@@ -140,6 +140,7 @@ def test_weights_within_their_caps_stay():
     check_cap({"a": 1.0}, {"a": 50}, 100, 2)
     check_cap({"a": 0.9, "b": 0.1}, {"a": 30, "b": 70}, 400, 4)
     check_cap({"a": 0.7, "b": 0.3}, {"a": 10, "b": 200}, 100, 1.5, "a fraction of an epoch counts")
+    check_cap({"a": 0.9, "b": 0.1}, {"a": 100, "b": 300}, 100, 0.5, "half an epoch is a cap too")
 
 
 def score(items: list[float]) -> Score:
@@ -219,6 +220,7 @@ def test_without_a_break_the_page_is_cut_where_the_limit_is():
     """no blank, line break or '>' among the first bytes: exactly so many bytes; a tab is no break"""
     check_beginning(b"x" * 70_000 + b" y", 66_000, b"x" * 66_000)
     check_beginning(b"one\ttwo two", 6, b"one\ttw")
+    check_beginning("ééé".encode(), 3, "é".encode() + b"\xc3")
     check_beginning(b" ab", 2, b" ", "a break at the very beginning is one too")
     check_beginning(b"ab cd", 3, b"ab ", "a break as the last of the bytes")
 
