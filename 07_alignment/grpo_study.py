@@ -8,7 +8,6 @@ reinforced models cross: more is right at the first try, less within many.
 
     python 07_alignment/grpo_study.py      after `make 07`; some ten minutes (make study)
 """
-import copy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -47,6 +46,7 @@ VARIANTS = {
     "Dr. GRPO": replace(DR_GRPO, shared=True), "KL at 0.1": replace(PLAIN, kl=0.1),
     "4 updates a batch": replace(PLAIN, updates=4),
     "4, without the clip": replace(PLAIN, updates=4, clip=1e9)}
+MODELS = ("base, plain form", "base, chat form", "SFT", "GRPO", "GRPO on few sums")
 KS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -128,14 +128,15 @@ class Experiment:
         return [sum(sum_is_right(self.tokenizer.decode([t for t in a if t != eos]), p) for a in group)
                 for group, p in zip(tried, self.pairs)]
 
-    def curves(self) -> dict[str, list[int]]:
-        """Counts for every model of the figure."""
-        chat = self.load("03_training", "model.pt")
-        initialize_chat_tokens(chat, self.tokenizer)
-        return {"base, plain form": self.counts(self.load("03_training", "model.pt"), plain=True),
-                "base, chat form": self.counts(chat), "SFT": self.counts(self.load("07_alignment", "sft.pt")),
-                "GRPO": self.counts(self.reinforce(PLAIN)[0]),
-                "GRPO on few sums": self.counts(self.reinforce(PLAIN, few=True)[0])}
+    def curve(self, name: str) -> list[int]:
+        """Counts for one of MODELS."""
+        if name.startswith("GRPO"):
+            return self.counts(self.reinforce(PLAIN, few="few" in name)[0])
+        if name == "SFT":
+            return self.counts(self.load("07_alignment", "sft.pt"))
+        base = self.load("03_training", "model.pt")
+        initialize_chat_tokens(base, self.tokenizer)
+        return self.counts(base, plain="plain" in name)
 
 
 def pass_curve(counts: list[int], n: int) -> list[float]:
@@ -175,9 +176,11 @@ def main() -> None:
          mean_and_spread([r["kl"] for r in got], 2),
          " ".join(f"{100 * sum(c) / len(c):.1f}" for c in zip(*(r["clipped"] for r in got)))]
         for name, got in rows.items()])
-    counted = [cells.get(common | {"curves": True, "seed": seed},
-                         lambda seed=seed: Experiment(s, seed, device).curves()) for seed in seeds]
-    curves = {name: [pass_curve(c[name], s.samples) for c in counted] for name in counted[0]}
+    counts = {name: [cells.get(common | {"curve": name, "seed": seed},
+                               lambda seed=seed, name=name: {
+                                   "it": Experiment(s, seed, device).curve(name)})["it"]
+                     for seed in seeds] for name in MODELS}
+    curves = {name: [pass_curve(c, s.samples) for c in got] for name, got in counts.items()}
     print_table(["pass@k %", *map(str, KS)], [[name, *(mean_and_spread(at_k) for at_k in zip(*got))]
                                               for name, got in curves.items()])
     draw(Path(s.out, "07_alignment", "pass_at_k"), curves)
