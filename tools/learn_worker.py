@@ -126,6 +126,7 @@ def alone(case: dict, home: str, keep: int) -> None:
     os.closerange(3, keep)                          # above all the descriptor on which this worker answers
     os.closerange(keep + 1, 65536)
     os.environ.update(TMPDIR=home, HOME=home, NO_COLOR="1", COLUMNS="100", LEARN_CASE="1")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = home    # made by torch for the device meta, else where it may not
     sys.dont_write_bytecode = not case.get("bytecode")
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
