@@ -10,7 +10,7 @@ tf is how often t stands in D, n the number of documents that have t. k1 says ho
 to count, b how much its length is held against a document. A word that more than half of the documents have
 would get a negative idf; here it counts nothing. The naive function comes first, the inverted index after it.
 
-    python learn.py start 8                blanks both functions
+    python 08_inference/rag.py             searches with it
 """
 import math
 import re

@@ -1,0 +1,161 @@
+"""Facts the model has never seen: find the text that has them, put it before the question; does it read?
+
+Adds to bm25.py what it searches: names of the packages that this course installs, described in the
+sentences of chapter 1 and cut into chunks; a second way of searching, by the model's own vectors; and the
+question that retrieval-augmented generation (Lewis et al. 2020) hangs on: is the answer better with the text?
+
+    python 08_inference/rag.py             both tables, half a minute; after `make 07`
+"""
+import random
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+try:
+    from workbench import RunSettings, announce, parse_settings, run_main, setting, write_json
+except ModuleNotFoundError:
+    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
+                     "`make setup`") from None
+import torch
+from torch import Tensor
+
+from bm25 import Index, best_first, fuse
+from bpe import Tokenizer
+from checkpoint import load_model
+from facts import PER_MODULE, Fact, Question, facts_of, questions, statement
+from recall import share
+from results_table import print_table
+from scorecard import embed
+from skills import chat_answers
+from tasks import load_tasks
+from transformer import Transformer
+from verifier import is_right
+
+PACKAGES = """numpy numpy.linalg numpy.fft numpy.random numpy.ma torch.nn torch.nn.functional torch.optim
+torch.optim.lr_scheduler torch.distributions torch.utils.data matplotlib.patches matplotlib.ticker
+matplotlib.widgets matplotlib.scale matplotlib.dates regex pytest""".split()
+ANSWER_TOKENS = 20   # enough for the longest module
+
+
+def unseen_facts(n: int, known: set[str], rng: random.Random) -> list[Fact]:
+    """`n` facts about names of installed packages, none of them in `known` (lower case) or in two modules.
+
+    Raises ValueError when the packages have fewer.
+    """
+    found: dict[str, list[Fact]] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module in PACKAGES:
+            here = [f for f in facts_of(module) if f.name.lower() not in known]
+            for fact in rng.sample(here, min(PER_MODULE, len(here))):
+                found.setdefault(fact.name.lower(), []).append(fact)
+    facts = [same[0] for _, same in sorted(found.items()) if len(same) == 1]
+    if len(facts) < n:
+        raise ValueError(f"the packages have {len(facts)} suitable names: "
+                         f"choose --names {len(facts)} or fewer")
+    return rng.sample(facts, n)
+
+
+def chunks(text: str, size: int, overlap: int) -> list[str]:
+    """Windows of `size` words, each of which repeats the last `overlap` words of the one before.
+
+    A fact that a cut goes through is whole in neither half unless the windows overlap.
+    """
+    if not 0 <= overlap < size:
+        raise ValueError(f"an overlap of {overlap} of {size} words: give 0 to {size - 1}")
+    parts = text.split()
+    starts = range(0, max(len(parts) - overlap, 1), size - overlap)
+    return [" ".join(parts[i:i + size]) for i in starts]
+
+
+@torch.no_grad()
+def embed_all(model: Transformer, tokenizer: Tokenizer, texts: list[str]) -> Tensor:
+    """A vector of length 1 for each text, (n, C): the mean of the last layer's vectors."""
+    return torch.stack([embed(model, tokenizer, text) for text in texts])
+
+
+def centred(vectors: Tensor, mean: Tensor) -> Tensor:
+    """Vectors (n, C) without what all texts share, of length 1 again (after Mu and Viswanath 2018)."""
+    return torch.nn.functional.normalize(vectors - mean, dim=-1)
+
+
+def holds(chunk: str, q: Question) -> bool:
+    """Whether a chunk has one whole sentence that answers the question: it has the name and the answer."""
+    name = q.text.split()[-1].rstrip("?")
+    return any(name in s.split() and q.answer in s.split()
+               for s in (part.rstrip(".") for part in chunk.split(". ")))
+
+
+def rankings(model: Transformer, tokenizer: Tokenizer, texts: list[str],
+             asked: list[Question]) -> dict[str, list[list[int]]]:
+    """For each way of searching, the chunks from best to worst for each question."""
+    index = Index(texts)
+    vectors = embed_all(model, tokenizer, texts)                                      # (n, C)
+    wanted = embed_all(model, tokenizer, [q.text for q in asked])                     # (Q, C)
+    near = wanted @ vectors.T                                                         # (Q, n)
+    nearer = centred(wanted, wanted.mean(0)) @ centred(vectors, vectors.mean(0)).T    # (Q, n)
+    found = {"BM25": [best_first(index.scores(q.text)) for q in asked],
+             "own vectors": [best_first(row.tolist()) for row in near],
+             "own vectors, centred": [best_first(row.tolist()) for row in nearer]}
+    both = zip(found["BM25"], found["own vectors, centred"])
+    return found | {"BM25 and centred, fused": [fuse([a, b]) for a, b in both]}
+
+
+def answered(model: Transformer, tokenizer: Tokenizer, asked: list[Question],
+             documents: list[str] | None) -> dict[str, float]:
+    """The share of questions answered rightly with its document before each, by kind."""
+    prompts = [q.text if documents is None else f"{documents[i]}\n{q.text}" for i, q in enumerate(asked)]
+    said = [a[0] for a in chat_answers(model, tokenizer, prompts, ANSWER_TOKENS)]
+    right = [is_right(a, q.answer) for a, q in zip(said, asked)]
+    return {kind: share([r for r, q in zip(right, asked) if q.kind == kind])
+            for kind in ("module", "kind", "parameter")}
+
+
+@dataclass
+class Settings(RunSettings):
+    """What to search and what to ask."""
+    names: int = setting(80, least=3)        # names of packages, three questions about each
+    size: int = setting(16, least=2)         # words of a window
+    overlap: int = setting(8, least=0)       # words that neighbouring windows share
+
+
+QUICK = dict(names=4)
+
+
+def main() -> None:
+    """Who finds the chunk that has the answer, and does the model answer better with it."""
+    s = parse_settings(Settings, __doc__, QUICK)
+    announce("08 retrieval", s, cpu_only=True)
+    text, rng = Path(s.out, "01_tokenizer"), random.Random(s.seed)
+    tokenizer, tasks = Tokenizer.load(text / "tokenizer.json"), load_tasks(text / "tasks.json")
+    model = load_model(Path(s.out, "07_alignment", "grpo.pt"))
+    known = {q.text.split()[-1].rstrip("?").lower() for q in tasks.train_questions + tasks.held_out_questions}
+    facts = unseen_facts(s.names, known, rng)
+    documents = [statement(fact, rng) for fact in facts]
+    asked = [q for fact in facts for q in questions(fact)]
+    manual = " ".join(documents)
+    table = []
+    for name, texts in (("a name each", documents), (f"{s.size} words", chunks(manual, s.size, 0)),
+                        (f"{s.size} words, {s.overlap} shared", chunks(manual, s.size, s.overlap))):
+        possible = share([any(holds(t, q) for t in texts) for q in asked])
+        for way, found in rankings(model, tokenizer, texts, asked).items():
+            hits = [share([any(holds(texts[i], q) for i in order[:k]) for order, q in zip(found, asked)])
+                    for k in (1, 3)]
+            shown = [f"{100 * x:.1f}" for x in (*hits, possible)]
+            table.append([f"{name}, {len(texts)} chunks", way, *shown])
+    print_table(["chunks", "way", "in the first %", "in the first three %", "in any %"], table)
+    index, begin = Index(documents), time.perf_counter()
+    index[0] = documents[1]
+    changing = time.perf_counter() - begin
+    before = {"closed book": None, "its own document": [documents[i // 3] for i in range(len(asked))],
+              "another name's document": [documents[(i // 3 + 1) % len(facts)] for i in range(len(asked))]}
+    answers = {name: answered(model, tokenizer, asked, d) for name, d in before.items()}
+    print_table(["before the question", "module %", "kind %", "parameter %"],
+                [[name, *(f"{100 * x:.1f}" for x in r.values())] for name, r in answers.items()])
+    print(f"  to change one of {len(documents)} documents in the index: {changing * 1000:.2f} ms")
+    write_json(Path(s.out, "08_inference", "rag.json"), {"seed": s.seed, "found": table, "answers": answers})
+
+
+if __name__ == "__main__":
+    run_main(main)
