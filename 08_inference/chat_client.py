@@ -107,7 +107,8 @@ class ChatClient:
         if self.s.api_key:
             headers["Authorization"] = f"Bearer {self.s.api_key}"
         try:
-            connection.request("POST", self.url.path.rstrip("/") + path, json.dumps(body), headers)
+            home = self.url.path.rstrip("/").removesuffix("/v1")      # with or without it, as people write it
+            connection.request("POST", home + path, json.dumps(body), headers)
             answer = connection.getresponse()
             text, status = answer.read(LONGEST + 1), answer.status
         except (OSError, http.client.HTTPException) as problem:

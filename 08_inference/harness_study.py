@@ -23,7 +23,9 @@ import torch
 import harness
 import harness_plans
 import local_model
+import taught_calls
 import tool_box
+import tool_calls
 import turn_memory
 from bpe import Tokenizer
 from cells import Cells
@@ -33,6 +35,7 @@ from harness import Budget, Harness
 from harness_plans import in_steps, model_led, own_words, tool_text, tools_behind, with_notes, with_tools
 from local_model import LocalModel
 from results_table import mean_and_spread, print_table
+from taught_calls import CALCULATOR, TaughtModel, taught_to_call
 from tasks import Tasks, load_tasks
 from tool_box import Notes, course_tools
 
@@ -132,6 +135,17 @@ def measure(model: LocalModel, build: Callable[[LocalModel], Harness], made: lis
             "ms": 1000 * (time.process_time() - begin) / len(made)}
 
 
+def taught_harness(model: TaughtModel) -> Harness:
+    """The model that chapter 7 taught to call, with the one tool that it was taught."""
+    return Harness(model, [CALCULATOR], taught_to_call, tries=1, remember=True)
+
+
+def table_row(name: str, got: list[dict]) -> list[str]:
+    """Percentages with their spread over the models, and the cost of a question."""
+    return [name, *(mean_and_spread([100 * r[kind] for r in got], 0) for kind in KINDS),
+            *(f"{sum(r[cost] for r in got) / len(got):.1f}" for cost in ("asks", "tokens", "calls"))]
+
+
 def main() -> None:
     """One table for each stage: mean and spread over the models that are there."""
     s = parse_settings(Settings, __doc__, dict(questions=2, stages="grpo"))
@@ -139,24 +153,33 @@ def main() -> None:
     torch.set_num_threads(1)
     out = Path(s.out)
     homes = [home for home in (out, out / "seed1", out / "seed2") if (home / "07_alignment/grpo.pt").exists()]
-    cells = Cells(out / "study" / "harness", [harness, harness_plans, local_model, tool_box, turn_memory])
-    results: dict[str, list[list[dict]]] = {}
+    code = [harness, harness_plans, local_model, tool_box, turn_memory]
+    cells, taught = (Cells(out / "study" / "harness", m) for m in (code, [*code, taught_calls, tool_calls]))
+    results: dict[str, list[dict]] = {}
+
+    def fill(home: Path, stage: str, kind: type[LocalModel], cells: Cells, builds: dict) -> None:
+        """The rows of one model."""
+        path, text = home / "07_alignment" / f"{stage}.pt", home / "01_tokenizer"
+        model = kind(load_model(path).requires_grad_(False), Tokenizer.load(text / "tokenizer.json"))
+        made = make_tasks(load_tasks(text / "tasks.json"), s.questions, s.seed)
+        cell = {"data": content_hash(path, text / "tasks.json"), "n": s.questions, "seed": s.seed}
+        for name, build in builds.items():
+            got = cells.get({**cell, "row": name}, lambda: measure(model, build, made))
+            results.setdefault(f"{stage}, {name}", []).append(got)
+
+    def show(stage: str, n: int, names) -> None:
+        print_table([f"{stage}, {n} models, % right", *KINDS, "asks", "tokens", "calls"],
+                    [table_row(name, results[f"{stage}, {name}"]) for name in names])
+
     for stage in s.stages.split():
         for home in homes:
-            path, text = home / "07_alignment" / f"{stage}.pt", home / "01_tokenizer"
-            tokenizer = Tokenizer.load(text / "tokenizer.json")
-            model = LocalModel(load_model(path).requires_grad_(False), tokenizer)
-            made = make_tasks(load_tasks(text / "tasks.json"), s.questions, s.seed)
-            cell = {"data": content_hash(path, text / "tasks.json"), "n": s.questions, "seed": s.seed}
-            for name, build in rows().items():
-                got = cells.get({**cell, "row": name}, lambda model=model, build=build, made=made:
-                                measure(model, build, made))
-                results.setdefault(f"{stage}, {name}", []).append(got)
-        header = [f"{stage}, {len(homes)} models, % right", *KINDS, "asks", "tokens", "calls"]
-        print_table(header, [
-            [name, *(mean_and_spread([100 * r[k] for r in results[f"{stage}, {name}"]], 0) for k in KINDS),
-             *(f"{sum(r[k] for r in results[f'{stage}, {name}']) / len(homes):.1f}" for k in header[-3:])]
-            for name in rows()])
+            fill(home, stage, LocalModel, cells, rows())
+        show(stage, len(homes), rows())
+    callers = [home for home in homes if (home / "07_alignment" / "tools.pt").exists()]
+    for home in callers:
+        fill(home, "tools", TaughtModel, taught, {"taught to call, in the lead": taught_harness})
+    if callers:
+        show("tools", len(callers), ["taught to call, in the lead"])
     write_json(out / "08_inference" / "harness.json", {"seed": s.seed, "results": results})
 
 

@@ -286,6 +286,10 @@ def test_an_agent_is_text_in_and_text_out(scripted):
     scripted.script = [good("ls")]
     act = chat_agent(scripted.client(api_key="secret", model="tiny", max_new=9), "You are at a terminal.")
     assert act("$ pwd\n/home\n") == "ls"
+    for ending in ("/", "/v1", "/v1/"):
+        server = f"http://127.0.0.1:{scripted.server_port}{ending}"
+        ChatClient(Settings(server=server)).say([])
+        assert scripted.seen.pop()[0] == "/v1/chat/completions"
     path, headers, body = scripted.seen[0]
     assert path == "/v1/chat/completions" and headers["Authorization"] == "Bearer secret"
     assert body["messages"] == [{"role": "system", "content": "You are at a terminal."},
@@ -370,6 +374,16 @@ def test_the_agent_works_against_our_own_server():
         running.stop()
 
 
+def test_the_loop_of_chapter_7_plays_an_agent_behind_a_server(scripted):
+    loop = pytest.importorskip("agent_loop", reason="chapter 7 has no loop for agents here")
+    scripted.script = [good("show a.py"), refused(503), good("replace a.py 1 x = 2"), good("test"), good("submit")]
+    place = loop.Repository("Make x two.", {"a.py": "x = 1\n"}, lambda files: "1 passed")
+    loop.play(chat_agent(scripted.client()), place)
+    assert place.submitted and place.files == {"a.py": "x = 2\n"} and len(scripted.seen) == 5
+    last = scripted.seen[-1][2]["messages"][-1]["content"]
+    assert last.startswith("Make x two.") and "1 x = 1" in last and "1 passed" in last
+
+
 def test_a_model_in_this_process_answers_like_one_behind_the_server():
     from engine_cases import TOKENIZER, lively_model
 
@@ -403,3 +417,31 @@ def test_long_addition_is_a_plan_of_its_own():
     def whole(question):
         return str((yield from add_long(10**9 - 1, 1, False)))
     assert Harness(Scripted(adder), [], whole).run("?").answer == str(10**9)
+
+
+def test_a_taught_models_calls_come_back_as_the_api_writes_them():
+    """Every turn is put into the form of chapter 7 again, token by token."""
+    from engine_cases import TOKENIZER, lively_model
+
+    from taught_calls import MALFORMED, TaughtModel, own_form
+    from tool_calls import TOOL
+    model, special = TaughtModel(lively_model(), TOKENIZER, n_new=8), TOKENIZER.special
+    assert model.read("calc(723*540)") == ("calc", {"argument": "723*540"})
+    for text in ("find(kind of glob)", "calc()", "calc(1", 'calc("\\'):
+        name, arguments = model.read(text)
+        assert name == MALFORMED.name and own_form(as_call(name, arguments)) == text
+    assert own_form(as_call("calc", {"argument": "1+1"})) == "calc(1+1)" and own_form(" class.") == " class."
+    seen = []
+    submit = model.engine.submit
+    model.engine.submit = lambda request: (seen.append(request), submit(request))
+    model.say([{"role": "user", "content": "723*540"},
+               {"role": "assistant", "content": as_call("calc", {"argument": "723*540"})},
+               {"role": "tool", "content": "error: dead"}])
+    eos, user, bot, tool = (special[name] for name in ("<|eos|>", "<|user|>", "<|bot|>", TOOL))
+    assert seen[0].prompt == [eos, user, *b"723*540", bot, *b"calc(723*540)", tool, *b"error", bot]
+    assert seen[0].watch(seen[0], tool) and not seen[0].watch(seen[0], eos)
+    said = iter([as_call("calc", {"argument": "723*500"}), "536100"])
+    scripted = Scripted(lambda m: next(said))
+    from harness_study import taught_harness
+    outcome = taught_harness(scripted).run("327*5")
+    assert outcome.answer == "1635" and scripted.asked[1][0][-1] == ("tool", "536100") and outcome.calls == 1
