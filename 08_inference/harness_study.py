@@ -2,10 +2,11 @@
 
 Six kinds of question, in none of which the model is trained further: facts and three-digit sums, which it
 knows; sums of six digits, products, two questions in one, and a number that was told nine turns ago, which it
-does not. Every part of the harness stands alone in a row, and all of them together in the last.
+does not. Every part of the harness stands alone in a row, and all of them together in the last. The model
+that chapter 7 taught to call stands in a table of its own.
 
-    python 08_inference/harness_study.py   about two minutes a model; all of out, out/seed1 and out/seed2 that
-                                           `make seeds` has written
+    python 08_inference/harness_study.py   about ten minutes of one core, for all of out, out/seed1 and
+                                           out/seed2 that `make seeds` has written
 """
 import random
 import time
@@ -135,9 +136,12 @@ def measure(model: LocalModel, build: Callable[[LocalModel], Harness], made: lis
             "ms": 1000 * (time.process_time() - begin) / len(made)}
 
 
-def taught_harness(model: TaughtModel) -> Harness:
+def taught_rows() -> dict[str, Callable[[TaughtModel], Harness]]:
     """The model that chapter 7 taught to call, with the one tool that it was taught."""
-    return Harness(model, [CALCULATOR], taught_to_call, tries=1, remember=True)
+    return {name: lambda model, plan=taught_to_call(copies): Harness(model, [CALCULATOR], plan, tries=1,
+                                                                     remember=True)
+            for name, copies in (("taught to call, in the lead", True),
+                                 ("its call's result is the answer", False))}
 
 
 def table_row(name: str, got: list[dict]) -> list[str]:
@@ -177,9 +181,9 @@ def main() -> None:
         show(stage, len(homes), rows())
     callers = [home for home in homes if (home / "07_alignment" / "tools.pt").exists()]
     for home in callers:
-        fill(home, "tools", TaughtModel, taught, {"taught to call, in the lead": taught_harness})
+        fill(home, "tools", TaughtModel, taught, taught_rows())
     if callers:
-        show("tools", len(callers), ["taught to call, in the lead"])
+        show("tools", len(callers), taught_rows())
     write_json(out / "08_inference" / "harness.json", {"seed": s.seed, "results": results})
 
 

@@ -14,7 +14,7 @@ import json
 from arithmetic import problem
 from bpe import BOT, EOS
 from chat_template import chat_prompt
-from harness import Said
+from harness import Ask, Call, Plan, Said
 from harness_plans import PRODUCT, Steps, as_call, model_led
 from local_model import LocalModel
 from openai_api import tool_call
@@ -79,11 +79,23 @@ def own_form(text: str) -> str:
     return argument if call["function"]["name"] == MALFORMED.name else f"{CALCULATOR.name}({argument})"
 
 
-def taught_to_call(question: str) -> Steps:
-    """The model in the lead; a product goes in, and comes out, ones digit first."""
-    lead = model_led([CALCULATOR, MALFORMED])
-    if not (match := PRODUCT.fullmatch(question)):
-        return (yield from lead(question))
-    answer = yield from lead(problem((int(match[1]), int(match[2]))).replace("+", "*"))
-    return str(int(answer[::-1])) if answer.isascii() and answer.isdigit() else answer
+def taught_to_call(copies: bool = True) -> Plan:
+    """The model in the lead; a product goes in, and comes out, ones digit first.
 
+    With `copies` off, what its first call returns is the answer, and the model does not get to say it.
+    """
+    lead = model_led([CALCULATOR, MALFORMED])
+
+    def first_call(asked: str) -> Steps:
+        text = yield Ask(asked)
+        call = tool_call(text, [CALCULATOR.name])
+        return ((yield Call(CALCULATOR.name, json.loads(call["function"]["arguments"]))) if call
+                else text.strip())
+
+    def plan(question: str) -> Steps:
+        if not (match := PRODUCT.fullmatch(question)):
+            return (yield from lead(question))
+        asked = problem((int(match[1]), int(match[2]))).replace("+", "*")
+        answer = yield from (lead if copies else first_call)(asked)
+        return str(int(answer[::-1])) if answer.isascii() and answer.isdigit() else answer
+    return plan

@@ -376,7 +376,8 @@ def test_the_agent_works_against_our_own_server():
 
 def test_the_loop_of_chapter_7_plays_an_agent_behind_a_server(scripted):
     loop = pytest.importorskip("agent_loop", reason="chapter 7 has no loop for agents here")
-    scripted.script = [good("show a.py"), refused(503), good("replace a.py 1 x = 2"), good("test"), good("submit")]
+    scripted.script = [good("show a.py"), refused(503), good("replace a.py 1 x = 2"), good("test"),
+                       good("submit")]
     place = loop.Repository("Make x two.", {"a.py": "x = 1\n"}, lambda files: "1 passed")
     loop.play(chat_agent(scripted.client()), place)
     assert place.submitted and place.files == {"a.py": "x = 2\n"} and len(scripted.seen) == 5
@@ -440,8 +441,13 @@ def test_a_taught_models_calls_come_back_as_the_api_writes_them():
     eos, user, bot, tool = (special[name] for name in ("<|eos|>", "<|user|>", "<|bot|>", TOOL))
     assert seen[0].prompt == [eos, user, *b"723*540", bot, *b"calc(723*540)", tool, *b"error", bot]
     assert seen[0].watch(seen[0], tool) and not seen[0].watch(seen[0], eos)
-    said = iter([as_call("calc", {"argument": "723*500"}), "536100"])
+    from harness_study import taught_rows
+    leads, result_counts = taught_rows().values()
+    said = iter([as_call("calc", {"argument": "723*500"}), "536110"])
     scripted = Scripted(lambda m: next(said))
-    from harness_study import taught_harness
-    outcome = taught_harness(scripted).run("327*5")
-    assert outcome.answer == "1635" and scripted.asked[1][0][-1] == ("tool", "536100") and outcome.calls == 1
+    outcome = leads(scripted).run("327*5")
+    assert outcome.answer == "11635", "it has miscopied"
+    assert scripted.asked[1][0][-1] == ("tool", "536100") and outcome.calls == 1
+    said = iter([as_call("calc", {"argument": "723*500"}), "no call"])
+    assert result_counts(scripted).run("327*5").answer == "1635"
+    assert result_counts(scripted).run("327*5").answer == "no call"
