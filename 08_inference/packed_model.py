@@ -4,7 +4,7 @@ Adds to quantize.py, whose matrices are unpacked to float32 at every use, the pr
 csrc/packed_product.cpp for few rows at a time: decoding. Where many rows share the work of unpacking (reading
 a prompt), unpacking and torch's product remain. Of the embedding, only rows that are looked up are unpacked.
 
-    python 08_inference/bench_inference.py     times it beside float32, at this model's size and at 63M
+    python 08_inference/bench_inference.py     times it beside float32, at this model's size and at 57M
 """
 import copy
 
@@ -68,6 +68,5 @@ class PackedTransformer(Transformer):
 
     def unembed(self, x: Tensor) -> Tensor:
         """(..., C) to logits (..., V); the embedding is the output layer if they are tied."""
-        if self.lm_head is not None:
-            return super().unembed(x)
-        return self.softcap(self.model.embed_tokens.product(x))
+        table = self.model.embed_tokens if self.lm_head is None else self.lm_head
+        return self.softcap(table.product(x)) if isinstance(table, PackedWeight) else super().unembed(x)

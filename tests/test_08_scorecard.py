@@ -9,7 +9,8 @@ from activation_aware import output_error, quantize_aware
 from bpe import Tokenizer
 from gptq import input_moments
 from quantize import dequantize, quantize_matrix
-from scorecard import WAYS, absmax, divergence, embed, likeness, packed_bytes, round_model, rounded
+from scorecard import (WAYS, absmax, divergence, embed, likeness, packed_bytes, round_model, rounded,
+                       tokens_per_second)
 from transformer import Config, Transformer
 
 TOKENIZER = Tokenizer([])
@@ -106,3 +107,9 @@ def test_likeness_is_one_for_the_same_text_and_less_for_another(model):
 def test_one_scale_a_row_is_one_scale_a_row():
     _, scales, columns = rounded(torch.randn(6, 32), torch.eye(32), "absmax, one scale a row", 8)
     assert scales.codes.shape == (6, 1) and columns is None
+
+
+def test_speed_is_measured_at_every_width_unpacked_and_packed(model):
+    for bits in (32, 8, 4, 3):
+        speed = tokens_per_second(model, bits)
+        assert set(speed) == {"unpacked", "packed"} and min(speed.values()) > 0
