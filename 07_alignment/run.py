@@ -73,7 +73,7 @@ class Settings(RunSettings):
     rated: int = 300               # reward model: questions of which two answers are compared
     reward_steps: int = 40         # reward model: optimizer steps
     ppo_steps: int = 12            # PPO: batches of 32 answers
-    tool_steps: int = 80           # tool use: optimizer steps of 16 products
+    tool_steps: int = 120          # tool use: optimizer steps of 16 products
     tool_lr: float = 3e-2          # tool use: learning rate of Muon
     distill_steps: int = 340       # distillation: optimizer steps of the student
     distill_sum_steps: int = setting(300, least=0)      # distillation: the first of them see sums alone
