@@ -116,7 +116,7 @@ class Harness:
         self.turns: list[Message] = []
 
     def run(self, question: str) -> Outcome:
-        """Carry out the plan for a question. Never raises: what went wrong is in the outcome."""
+        """Carry out the plan for a question. What goes wrong is told in the outcome and not raised."""
         outcome, begin, scratch = Outcome(question), time.monotonic(), []
         plan = self.plan(question)
         try:
@@ -137,6 +137,8 @@ class Harness:
             outcome.answer = end.value
         except (NoAnswer, ToolFailed, OverBudget) as problem:
             outcome.problem = str(problem)
+        except NotImplementedError:       # what is not written yet is not an answer that failed
+            raise
         except Exception as problem:      # a server that is gone, a plan that is wrong: the loop lives on
             outcome.problem = f"{type(problem).__name__}: {problem}"
         finally:

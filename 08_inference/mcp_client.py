@@ -24,7 +24,7 @@ MOST_TOOLS = 1000
 PATIENCE = 2.0          # seconds to end by itself, and once more after SIGTERM
 
 
-class McpError(Exception):
+class McpError(RuntimeError):
     """The server broke the protocol, refused, or did not answer; one sentence."""
 
 

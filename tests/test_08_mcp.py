@@ -254,7 +254,8 @@ def test_the_command_serves_until_its_input_ends():
     sent = to_line(request(1, "ping")) + b"rubbish\n"
     done = subprocess.run(SERVER, input=sent, capture_output=True, timeout=60)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 0 and lines[0]["result"] == {} and lines[1]["error"]["code"] == -32700
+    assert done.returncode == 0, done.stderr.decode()
+    assert lines[0]["result"] == {} and lines[1]["error"]["code"] == -32700
 
 
 def test_arguments_are_checked_against_the_schema():
