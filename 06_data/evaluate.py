@@ -59,7 +59,8 @@ def paired(a: Score, b: Score) -> Score:
     if len(a.items) != len(b.items):
         raise ValueError(f"a pair needs the same items: one score has {len(a.items)}, one {len(b.items)}")
     # EXERCISE 6.13 a paired difference
-    return Score.of([x - y for x, y in zip(a.items, b.items)])
+    differences = [x - y for x, y in zip(a.items, b.items)]
+    return Score.of(differences)
     # END EXERCISE 6.13
 
 

@@ -56,7 +56,7 @@ MUTANTS = [
     ("3.4", "changes a copy", "g.mul_(factor)", "g = g * factor"),
     ("3.4", "cuts elements off", "g.mul_(factor)", "g.clamp_(-max_norm, max_norm)"),
     ("3.4", "makes the device wait", "return norm", "return norm.item()"),
-    ("3.5", "has the wrong sign", "return -(picked", "return (picked"),
+    ("3.5", "has the wrong sign", "return -picked", "return picked"),
     ("3.5", "sums in place of the mean", " / kept.sum().clamp(min=1)", ""),
     ("3.5", "counts ignored rows in the mean", "kept.sum().clamp(min=1)", "len(targets)"),
     ("3.5", "ignored rows pay for token 0", "picked.masked_fill(~kept, 0)", "picked"),

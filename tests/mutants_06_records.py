@@ -44,24 +44,21 @@ MUTANTS = [
 
     ("6.13", "b less a", "x - y for", "y - x for"),
     ("6.13", "differences without sign", "x - y for", "abs(x - y) for"),
-    ("6.13", "the error of two independent scores",
-     "return Score.of([x - y for x, y in zip(a.items, b.items)])",
-     "d = tuple(x - y for x, y in zip(a.items, b.items))\n"
-     "    return Score(a.mean - b.mean, (a.error**2 + b.error**2) ** 0.5, d)"),
+    ("6.13", "the error of two independent scores", "Score.of(differences)",
+     "Score(a.mean - b.mean, (a.error**2 + b.error**2) ** 0.5, tuple(differences))"),
     ("6.13", "sorts first", "zip(a.items, b.items)", "zip(sorted(a.items), sorted(b.items))"),
     ("6.13", "leaves out items that are alike", "in zip(a.items, b.items)]",
      "in zip(a.items, b.items) if x != y] or [0.0]"),
     ("6.13", "only who is better", "x - y for", "float(x > y) - float(x < y) for"),
-    ("6.13", "the larger error of the two", "return Score.of([x - y for x, y in zip(a.items, b.items)])",
-     "return Score(a.mean - b.mean, max(a.error, b.error), tuple(x - y for x, y in zip(a.items, b.items)))"),
-    ("6.13", "keeps the items of a", "return Score.of([x - y for x, y in zip(a.items, b.items)])",
-     "d = Score.of([x - y for x, y in zip(a.items, b.items)])\n    return Score(d.mean, d.error, a.items)"),
-    ("6.13", "a list of items", "return Score.of([x - y for x, y in zip(a.items, b.items)])",
-     "d = Score.of([x - y for x, y in zip(a.items, b.items)])\n"
-     "    return Score(d.mean, d.error, list(d.items))"),
-    ("6.13", "divides by n", "return Score.of([x - y for x, y in zip(a.items, b.items)])",
-     "d = Score.of([x - y for x, y in zip(a.items, b.items)])\n    n = len(d.items)\n"
-     "    return Score(d.mean, d.error * ((n - 1) / n) ** 0.5, d.items)"),
+    ("6.13", "the larger error of the two", "Score.of(differences)",
+     "Score(a.mean - b.mean, max(a.error, b.error), tuple(differences))"),
+    ("6.13", "keeps the items of a", "Score.of(differences)",
+     "Score(*(lambda d: (d.mean, d.error, a.items))(Score.of(differences)))"),
+    ("6.13", "a list of items", "Score.of(differences)",
+     "Score(*(lambda d: (d.mean, d.error, list(d.items)))(Score.of(differences)))"),
+    ("6.13", "divides by n", "Score.of(differences)",
+     "Score(*(lambda d, n: (d.mean, d.error * ((n - 1) / n) ** 0.5, d.items))(Score.of(differences),"
+     " len(a.items)))"),
     ("6.13", "adds", "x - y for", "x + y for"),
     ("6.13", "a thousand items at most", "zip(a.items, b.items)", "zip(a.items[:1000], b.items)"),
 
