@@ -243,6 +243,4 @@ MUTANTS = [
      "fast_exp2(fmaxf(m[i][half] * unit - shift, -20.f))"),
     ("c.12", "a maximum of at least -10,000", "m_new = row_max(m_new);",
      "m_new = fmaxf(row_max(m_new), -1e4f);"),
-    ("c.12", "the scale of heads of 32", "shift = m_new * unit, alpha = fast_exp2(m[i][half] * unit - shift)",
-     "unit = 0.2550348f, shift = m_new * unit, alpha = fast_exp2(m[i][half] * unit - shift)"),
 ]
