@@ -28,7 +28,7 @@ from recall import share
 from results_table import print_table
 from scorecard import embed
 from skills import chat_answers
-from tasks import load_tasks
+from tasks import Tasks, load_tasks
 from transformer import Transformer
 from verifier import is_right
 
@@ -112,6 +112,30 @@ def answered(model: Transformer, tokenizer: Tokenizer, asked: list[Question],
             for kind in ("module", "kind", "parameter")}
 
 
+def material(tasks: Tasks, n: int, rng: random.Random) -> tuple[list[str], list[Question]]:
+    """`n` documents, each about one name that `tasks` know nothing of, and three questions about each."""
+    known = {q.text.split()[-1].rstrip("?").lower() for q in tasks.train_questions + tasks.held_out_questions}
+    facts = unseen_facts(n, known, rng)
+    return [statement(fact, rng) for fact in facts], [q for fact in facts for q in questions(fact)]
+
+
+def retrieval(model: Transformer, tokenizer: Tokenizer, tasks: Tasks, n: int, seed: int) -> dict[str, float]:
+    """For the scoreboard: shares of questions whose document comes first, and of right answers with it.
+
+    Answers count modules and parameters: three kinds of name can be guessed. "wrong" has another name's
+    document before the question.
+    """
+    documents, asked = material(tasks, n, random.Random(seed))
+    found = rankings(model, tokenizer, documents, asked)
+    first = {way: share([holds(documents[order[0]], q) for order, q in zip(found[way], asked)])
+             for way in ("BM25", "own vectors")}
+    before = {"closed": None, "found": [documents[order[0]] for order in found["BM25"]],
+              "wrong": [documents[(i // 3 + 1) % n] for i in range(len(asked))]}
+    answers = {name: answered(model, tokenizer, asked, d) for name, d in before.items()}
+    return {"bm25": first["BM25"], "vectors": first["own vectors"], "chance": 1 / n,
+            **{name: (r["module"] + r["parameter"]) / 2 for name, r in answers.items()}}
+
+
 @dataclass
 class Settings(RunSettings):
     """What to search and what to ask."""
@@ -130,10 +154,7 @@ def main() -> None:
     text, rng = Path(s.out, "01_tokenizer"), random.Random(s.seed)
     tokenizer, tasks = Tokenizer.load(text / "tokenizer.json"), load_tasks(text / "tasks.json")
     model = load_model(Path(s.out, "07_alignment", "grpo.pt"))
-    known = {q.text.split()[-1].rstrip("?").lower() for q in tasks.train_questions + tasks.held_out_questions}
-    facts = unseen_facts(s.names, known, rng)
-    documents = [statement(fact, rng) for fact in facts]
-    asked = [q for fact in facts for q in questions(fact)]
+    documents, asked = material(tasks, s.names, rng)
     manual = " ".join(documents)
     table = []
     for name, texts in (("a name each", documents), (f"{s.size} words", chunks(manual, s.size, 0)),
@@ -149,7 +170,7 @@ def main() -> None:
     index[0] = documents[1]
     changing = time.perf_counter() - begin
     before = {"closed book": None, "its own document": [documents[i // 3] for i in range(len(asked))],
-              "another name's document": [documents[(i // 3 + 1) % len(facts)] for i in range(len(asked))]}
+              "another name's document": [documents[(i // 3 + 1) % s.names] for i in range(len(asked))]}
     answers = {name: answered(model, tokenizer, asked, d) for name, d in before.items()}
     print_table(["before the question", "module %", "kind %", "parameter %"],
                 [[name, *(f"{100 * x:.1f}" for x in r.values())] for name, r in answers.items()])

@@ -31,6 +31,7 @@ from gptq import compensated
 from kv_cache import KVCache, generate_cached
 from mixed_bits import widen_worst
 from quantize import load_quantized, quantize_model, save_quantized, stored_bytes
+from rag import retrieval
 from report import write_report
 from scale_tuning import random_batches, tune_scales
 from scoreboard import collect
@@ -53,10 +54,11 @@ class Settings(RunSettings):
     calibration: int = 50
     tuning: int = 100         # steps of training the scales of the small model
     wide: int = setting(5, least=0)   # matrices of the small model that keep 8 bits: those that need it most
+    unseen: int = setting(80, least=3)   # names that the model has never seen, to find and to ask about
     table_bits: int = setting(8, least=2, most=8)   # bits of the embedding in the small model: 8 or 4
 
 
-QUICK = dict(rounds=2, new_tokens=32, calibration=4, tuning=4)
+QUICK = dict(rounds=2, new_tokens=32, calibration=4, tuning=4, unseen=8)
 
 
 def time_cache(model: Transformer, ids: torch.Tensor, n_new: int, rounds: int) -> dict:
@@ -188,7 +190,13 @@ def main() -> None:
     print(f"  through a GGUF file of Q8_0, {gguf['bytes']:,} bytes: facts {gguf['facts']:.1%}, same tokenizer: "
           f"{gguf['same_tokenizer']}")
 
-    write_json(folder / "metrics.json", {"seed": s.seed, "cache": cache, **served, "int4": int4, "gguf": gguf,
+    searching = time.perf_counter()
+    rag = retrieval(model, tokenizer, tasks, s.unseen, s.seed)
+    rag["seconds"] = time.perf_counter() - searching
+    print(f"  retrieval, names never seen: right document first {rag['bm25']:.1%} (own vectors "
+          f"{rag['vectors']:.1%}); answers {rag['closed']:.1%} without, {rag['found']:.1%} with it")
+
+    write_json(folder / "metrics.json", {"seed": s.seed, "cache": cache, **served, "int4": int4, "gguf": gguf, "rag": rag,
                                          "seconds": time.perf_counter() - begin, "settings": asdict(s)})
     write_json(out / "scoreboard.json", collect(out))
     write_report(out)

@@ -32,7 +32,7 @@ def collect(out: Path | str) -> list[dict]:
     skills, spent = alignment["skills"], alignment["stage_seconds"]
     raw, init, sft, dpo, grpo = (skills[k] for k in ("chat_raw", "token_init", "sft", "dpo", "grpo"))
     random, more = skills["control_random"], skills["control_more"]
-    cache, int4, gguf = inference["cache"], inference["int4"], inference["gguf"]
+    cache, int4, gguf, rag = (inference[part] for part in ("cache", "int4", "gguf", "rag"))
     raters = alignment["logs"].get("ppo", [None])[-1]   # nothing where no two answers could be compared
     k = next(name for name in sft if name.startswith("pass@"))
     vote = k.replace("pass", "majority")
@@ -79,6 +79,10 @@ def collect(out: Path | str) -> list[dict]:
         ("int4", "  names never asked about", int4["before"]["facts"], int4["after"]["facts"], None, None),
         ("gguf", "names, read back from a Q8_0 file", int4["before"]["facts"],
          gguf["facts"] if gguf["same_tokenizer"] else None, None, None),
+        ("rag", "right document first, BM25 (control: own vectors)", rag["chance"], rag["bm25"],
+         rag["vectors"], rag["seconds"]),
+        ("rag", "  answers with it (control: a wrong document)", rag["closed"], rag["found"], rag["wrong"],
+         None),
     ]
     return [dict(zip(("stage", "metric", "before", "after", "control", "seconds"), row)) for row in rows]
 

@@ -7,7 +7,8 @@ from torch.testing import assert_close
 
 from bpe import Tokenizer
 from facts import Fact, questions, statement
-from rag import answered, centred, chunks, embed_all, holds, rankings, unseen_facts
+from rag import answered, centred, chunks, embed_all, holds, material, rankings, retrieval, unseen_facts
+from tasks import Tasks
 from transformer import Config, Transformer
 
 TOKENIZER = Tokenizer([])
@@ -89,3 +90,21 @@ def test_the_document_stands_before_the_question_and_shares_are_by_kind(model, m
     assert shares == {"module": 1, "kind": 0, "parameter": 0}
     assert seen[0] == "STFT is found in torch.fft.\nWhich module has STFT?"
     assert answered(model, TOKENIZER, asked, None)["module"] == 0 and seen[3] == asked[0].text
+
+
+def test_the_scoreboards_line_puts_what_was_found_before_the_question(model, monkeypatch):
+    seen = []
+
+    def says_nothing(model, tokenizer, prompts, n_new):
+        seen.append(prompts)
+        return [["nothing."] for _ in prompts]
+    monkeypatch.setattr("rag.chat_answers", says_nothing)
+    tasks = Tasks([], [], [], [], 0)
+    got = retrieval(model, TOKENIZER, tasks, 5, 0)
+    assert got["chance"] == 0.2 and got["closed"] == got["found"] == got["wrong"] == 0
+    closed, found, wrong = seen
+    documents, asked = material(tasks, 5, random.Random(0))
+    assert closed == [q.text for q in asked]
+    right = [f"{documents[i // 3]}\n{q.text}" for i, q in enumerate(asked)]
+    assert got["bm25"] == sum(a == b for a, b in zip(found, right)) / len(asked) > 0.5
+    assert all(w != r and w.endswith("\n" + q.text) for w, r, q in zip(wrong, right, asked))

@@ -44,7 +44,9 @@ def out(tmp_path):
         "int4": {"bytes_before": 600, "bytes_after": 100, "seconds": 2.0,
                  "before": {"perplexity": 50.0, "facts": 0.8},
                  "after": {"perplexity": 50.5, "facts": 0.8}},
-        "gguf": {"bytes": 200, "same_tokenizer": True, "facts": 0.8}})
+        "gguf": {"bytes": 200, "same_tokenizer": True, "facts": 0.8},
+        "rag": {"bm25": 0.98, "vectors": 0.8, "chance": 0.01, "closed": 0.0, "found": 0.1, "wrong": 0.0,
+                "seconds": 3.0}})
     for name in ("01_tokenizer/compression", "03_training/loss", "07_alignment/reward"):
         (tmp_path / f"{name}.svg").write_text("<svg></svg>")
     return tmp_path
@@ -55,7 +57,7 @@ def test_rows_have_the_six_fields_and_the_stages_in_order(out):
     assert {tuple(r) for r in rows} == {("stage", "metric", "before", "after", "control", "seconds")}
     assert list(dict.fromkeys(r["stage"] for r in rows)) == ["pretrain", "facts", "sft", "dpo", "grpo",
                                                              "lora", "ppo", "tool use", "distill", "cache",
-                                                             "int4", "gguf"]
+                                                             "int4", "gguf", "rag"]
     assert all(v is None or isinstance(v, (int, float)) for r in rows for k,
                v in r.items() if k not in ("stage", "metric"))
     assert broken_promises(rows) == []
