@@ -187,8 +187,8 @@ def main() -> None:
     int4["evaluation_seconds"] = time.perf_counter() - quantizing - int4["seconds"]
 
     gguf = through_gguf(folder / "model.Q8_0.gguf", model, tokenizer, tasks.held_out_questions)
-    print(f"  through a GGUF file of Q8_0, {gguf['bytes']:,} bytes: facts {gguf['facts']:.1%}, same tokenizer: "
-          f"{gguf['same_tokenizer']}")
+    print(f"  through a GGUF file of Q8_0, {gguf['bytes']:,} bytes: facts {gguf['facts']:.1%}, same "
+          f"tokenizer: {gguf['same_tokenizer']}")
 
     searching = time.perf_counter()
     rag = retrieval(model, tokenizer, tasks, s.unseen, s.seed)
@@ -196,7 +196,8 @@ def main() -> None:
     print(f"  retrieval, names never seen: right document first {rag['bm25']:.1%} (own vectors "
           f"{rag['vectors']:.1%}); answers {rag['closed']:.1%} without, {rag['found']:.1%} with it")
 
-    write_json(folder / "metrics.json", {"seed": s.seed, "cache": cache, **served, "int4": int4, "gguf": gguf, "rag": rag,
+    write_json(folder / "metrics.json", {"seed": s.seed, "cache": cache, **served, "int4": int4,
+                                         "gguf": gguf, "rag": rag,
                                          "seconds": time.perf_counter() - begin, "settings": asdict(s)})
     write_json(out / "scoreboard.json", collect(out))
     write_report(out)

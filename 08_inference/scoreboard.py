@@ -148,7 +148,8 @@ def table(rows: list[dict]) -> str:
     for i, r in enumerate(rows):
         stage = r["stage"] if i == 0 or rows[i - 1]["stage"] != r["stage"] else ""
         seconds = "" if r["seconds"] is None else f"{r['seconds']:.1f}"
-        lines.append(f"{stage:<9}{r['metric']:<53}{show(r['before'], r):>8}{show(r['after'], r):>8}{show(r['control'], r):>9}{seconds:>9}")
+        lines.append(f"{stage:<9}{r['metric']:<53}{show(r['before'], r):>8}{show(r['after'], r):>8}"
+                     f"{show(r['control'], r):>9}{seconds:>9}")
     return "\n".join(lines)
 
 
