@@ -74,7 +74,7 @@ def respond(message: object, methods: dict[str, Callable[[dict], dict]]) -> dict
         return None                                        # a response: nothing was asked here
     id = message["id"] if is_id(message.get("id")) else None
     if message.get("jsonrpc") != "2.0" or ("id" in message and id is None):
-        return error(id, INVALID_REQUEST, "a message has jsonrpc 2.0, and a text or a whole number as its id")
+        return error(id, INVALID_REQUEST, "jsonrpc is 2.0, and an id a text or whole number")
     name, params = message.get("method"), message.get("params", {})
     if not isinstance(name, str):
         return error(id, INVALID_REQUEST, "method is a text")

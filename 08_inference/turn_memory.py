@@ -30,7 +30,8 @@ def condense(messages: list[Message], room: int, size: Callable[[str], int],
             text = digest(dropped) if digest is not None and dropped else ""
             fits = text != "" and total + size(text) <= room
             return head + [{"role": "system", "content": text}] * fits + kept
-    raise ValueError(f"the last question does not fit into the {room} tokens that are left: shorten it")
+    raise ValueError("the last question does not fit into what is left, "
+                     f"{room} tokens: shorten it")
     # END EXERCISE 8.19
 
 
