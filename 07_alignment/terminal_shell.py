@@ -1,0 +1,127 @@
+"""A command line of ten commands, for inside the sandbox: no process can be started there, no socket opened.
+
+terminal_machine.py sends this text into the sandbox, with the files of a machine, for every command that an
+agent gives. `serve` answers requests through two named pipes: the sandbox refuses the loopback interface like
+every network.
+
+    python 07_alignment/terminal_tasks.py  uses it
+"""
+import contextlib
+import io
+import os
+import shlex
+import threading
+
+COMMANDS = ("ls [FOLDER], cat FILE, grep TEXT, echo TEXT > FILE, sed s/OLD/NEW/ FILE, mkdir FOLDER, "
+            "mv FILE FILE, rm FILE, python FILE, serve FILE, submit")
+
+
+def put(files: dict) -> None:
+    """Write {path: text} below the working folder; a path that ends in a slash is a folder."""
+    for path, text in files.items():
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        if path.endswith("/"):
+            continue
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+def read(path: str) -> str:
+    """The text of a file."""
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def everything() -> list[str]:
+    """All files below the working folder."""
+    return sorted(os.path.relpath(os.path.join(folder, name))
+                  for folder, _, names in os.walk(".") for name in names)
+
+
+def run(line: str) -> str:
+    """Do one command; what it prints. Everything that is wrong is one line that begins with "error: "."""
+    try:
+        words = shlex.split(line)
+        redirect = words[0] == "echo" and len(words) >= 3 and words[-2] == ">"
+        action = ACTIONS.get(words[0]) if redirect or words[0] != "echo" else None
+        if action is None:
+            raise ValueError("no command")
+        return action(" ".join(words[1:-2]), words[-1]) if redirect else action(*words[1:])
+    except (ValueError, TypeError, IndexError):
+        return f"error: no such command; there are: {COMMANDS}"
+    except OSError as error:
+        return f"error: {error.filename}: {error.strerror}"
+
+
+def ls(folder: str = ".") -> str:
+    """The names in a folder; those of folders end in a slash."""
+    return "\n".join(sorted(e.name + "/" * e.is_dir() for e in os.scandir(folder)))
+
+
+def grep(text: str) -> str:
+    """path:number:line of every line, in any file, that has the text."""
+    return "\n".join(f"{path}:{i}:{line}" for path in everything()
+                     for i, line in enumerate(read(path).split("\n"), 1) if text in line)
+
+
+def echo(text: str, path: str) -> str:
+    """Make a file of one line."""
+    put({path: text + "\n"})
+    return ""
+
+
+def sed(rule: str, path: str) -> str:
+    """Replace a text wherever it stands in a file; the sign after the s separates."""
+    command, old, new, rest = rule.split(rule[1])
+    if command != "s" or not old or rest not in ("", "g"):
+        raise ValueError(rule)
+    put({path: read(path).replace(old, new)})
+    return ""
+
+
+def python(path: str) -> str:
+    """Run a file; what it prints, and how it ended if that was with an error."""
+    printed, ended = io.StringIO(), ""
+    code = read(path)
+    with contextlib.redirect_stdout(printed):
+        try:
+            exec(compile(code, path, "exec"), {"__name__": "__main__"})
+        except BaseException as error:                       # SystemExit too
+            ended = f"{type(error).__name__}: {error}\n"
+    return (printed.getvalue() + ended).removesuffix("\n")
+
+
+def serve(path: str) -> str:
+    """Answer requests with the WSGI application `app` of a file (PEP 3333), until the process ends."""
+    space: dict = {"__name__": "server"}
+    try:
+        exec(compile(read(path), path, "exec"), space)
+        app = space["app"]
+    except OSError:
+        raise
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}"
+    for pipe in ("requests", "replies"):
+        os.mkfifo(pipe)
+    threading.Thread(target=answer_for_ever, args=(app,), daemon=True).start()
+    return f"serving {path}"
+
+
+def answer_for_ever(app) -> None:
+    """One request after another: "GET /path" comes in, "200 OK", an empty line and the body go out."""
+    while True:
+        with open("requests", encoding="utf-8") as pipe:
+            method, _, path = pipe.read().strip().partition(" ")
+        status = ["500 no answer"]
+        try:
+            body = b"".join(app({"REQUEST_METHOD": method, "PATH_INFO": path, "SERVER_PROTOCOL": "HTTP/1.1"},
+                                lambda said, headers, exc_info=None: status.insert(0, said)))
+        except Exception as error:
+            status, body = ["500 Internal Server Error"], type(error).__name__.encode()
+        with open("replies", "wb") as pipe:
+            pipe.write(status[0].encode() + b"\n\n" + body)
+
+
+ACTIONS = {"ls": ls, "cat": read, "grep": grep, "echo": echo, "sed": sed, "python": python, "serve": serve,
+           "mkdir": lambda path: os.makedirs(path, exist_ok=True) or "",
+           "mv": lambda old, new: os.rename(old, new) or "", "rm": lambda path: os.remove(path) or ""}

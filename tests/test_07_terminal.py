@@ -1,0 +1,84 @@
+"""A command line in the sandbox, and tasks on it: done by the script, not by doing nothing, and not by tricks."""
+import os
+import random
+
+import pytest
+
+from agent_loop import do_nothing, play
+from terminal_machine import Machine, ask, collect, pipe, run
+from terminal_tasks import TASKS, build_task, find_task, scripted, serve_task, whole_task
+
+
+@pytest.mark.parametrize("make", TASKS, ids=lambda make: make.__name__)
+def test_the_script_gets_each_task_done_and_doing_nothing_does_not(make):
+    task = make(random.Random(1))
+    machine = play(scripted(task), Machine(task.text, task.files))
+    assert machine.submitted and task.done(machine), machine.transcript
+    assert "error" not in machine.transcript.split("\n> submit")[0].split("> ")[-1]
+    assert not task.done(play(do_nothing, Machine(task.text, task.files)))
+
+
+def test_each_command_does_what_it_says_and_leaves_its_files():
+    files = {"a.txt": "one\ntwo\n", "d/b.txt": "two\n"}
+    for command, said, change in (
+            ("ls", "a.txt\nd/", {}), ("cat a.txt", "one\ntwo\n", {}), ("grep two", "a.txt:2:two\nd/b.txt:1:two", {}),
+            ("echo x y > c.txt", "", {"c.txt": "x y\n"}), ("sed s|one|1| a.txt", None, {}),
+            ("sed 's|one|1|' a.txt", "", {"a.txt": "1\ntwo\n"}), ("mkdir e", "", {"e/": ""}),
+            ("mv a.txt e.txt", "", {"a.txt": None, "e.txt": "one\ntwo\n"}), ("rm d/b.txt", "", {"d/b.txt": None, "d/": ""})):
+        got, after = run(files, command)
+        assert got == said or said is None
+        if said is not None:
+            want = {**files, **change}
+            assert after == {path: text for path, text in want.items() if text is not None}
+
+
+@pytest.mark.parametrize("command", ["", "bash", "cat", "cat none", "echo", "sed s/a a.txt", "'", "serve none"])
+def test_a_wrong_command_is_answered_with_one_line(command):
+    said, files = run({"a.txt": "a\n"}, command)
+    assert said.startswith("error: ") and "\n" not in said and files == {"a.txt": "a\n"}
+
+
+def test_a_program_that_hangs_or_reaches_for_the_network_costs_a_step():
+    assert run({"f.py": "while True: pass"}, "python f.py")[0].startswith("error: ")
+    assert "Error" in run({"f.py": "import socket\nsocket.socket()"}, "python f.py")[0]
+    assert "Error" in run({"f.py": "open('/etc/passwd').read()"}, "python f.py")[0]
+
+
+def test_a_right_answer_written_by_hand_is_not_a_build_that_works():
+    task = build_task(random.Random(1))
+    pages = {f"site/{p[6:]}.html": f"<p>{t.strip()}</p>" for p, t in task.files.items() if p.startswith("pages/")}
+    machine = Machine(task.text, {**task.files, **pages})
+    assert not task.done(machine)
+    whole = whole_task(random.Random(1))
+    machine = Machine(whole.text, {**whole.files, "data.json": '{"total": ' + whole.text.split("sum, ")[1].split(".")[0] + "}"})
+    machine.act("serve app.py")
+    assert machine.serving == "app.py" and not whole.done(machine)
+
+
+def test_an_application_that_fails_answers_500_and_one_that_hangs_answers_nothing():
+    app = "def app(environ, start):\n    if environ['PATH_INFO'] == '/bad': 1 / 0\n    start('200 OK', [])\n    return [b'yes']\n"
+    assert ask({"a.py": app}, "a.py", "/", "/bad", "/") == ["200 OK\n\nyes", "500 Internal Server Error\n\nZeroDivisionError",
+                                                        "200 OK\n\nyes"]
+    assert ask({"a.py": "def app(environ, start):\n    while True: pass\n"}, "a.py", "/") == [""]
+    assert ask({"a.py": "nothing = 1"}, "a.py", "/") == [""]
+
+
+def test_no_link_is_followed_out_of_the_machine(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("mine")
+    os.mkfifo(tmp_path / "real")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "link").symlink_to(secret)
+    (folder / "up").symlink_to(tmp_path)
+    (folder / "requests").symlink_to(tmp_path / "real")
+    (folder / "replies").write_text("no pipe")
+    assert collect(str(folder)) == {"replies": "no pipe"}
+    for name in ("requests", "replies"):
+        with pytest.raises(OSError):
+            pipe(str(folder), name, os.O_RDONLY)
+
+
+def test_names_and_data_differ_from_seed_to_seed():
+    for make in (find_task, serve_task, whole_task):
+        assert len({str(sorted(make(random.Random(i)).files.items())) for i in range(5)}) == 5
