@@ -1,8 +1,8 @@
 """A language model as an agent: transcripts as tokens, many episodes side by side, and the two losses.
 
-Adds to agent_loop.py the model's side. Each turn is `<|user|>what was shown<|bot|>what was done<|eos|>`, and loss falls
-on what was done. Before <|bot|> a turn is filled up to a multiple of 8 tokens, so that the model acts at few
-different lengths and episodes can be sampled together; it sees the same filling in training.
+Adds to agent_loop.py the model's side. Each turn is `<|user|>what was shown<|bot|>what was done<|eos|>`, and
+loss falls on what was done. Before <|bot|> a turn is filled up to a multiple of 8 tokens, so that the model
+acts at few different lengths and episodes can be sampled together; it sees the same filling in training.
 
     python 07_alignment/code_agent.py      trains with it
 """
@@ -21,7 +21,8 @@ GRID = 8              # tokens; an action begins at a multiple of it
 ACTION_TOKENS = 28    # of one action, at most
 
 
-def transcript_ids(tokenizer: Tokenizer, transcript: str, unlearned: frozenset[str] = frozenset()) -> tuple[list[int], list[bool]]:
+def transcript_ids(tokenizer: Tokenizer, transcript: str,
+                   unlearned: frozenset[str] = frozenset()) -> tuple[list[int], list[bool]]:
     """The tokens of a transcript, and which are actions to be learned (those in `unlearned` are not).
 
     If it is the agent's turn, the last token is the <|bot|> after which it speaks.
@@ -38,7 +39,8 @@ def transcript_ids(tokenizer: Tokenizer, transcript: str, unlearned: frozenset[s
     return ids, learned
 
 
-def act_all(model: Transformer, tokenizer: Tokenizer, places: list[Place], temperature: float = 0.0, seed: int = 0) -> None:
+def act_all(model: Transformer, tokenizer: Tokenizer, places: list[Place], temperature: float = 0.0,
+            seed: int = 0) -> None:
     """Play many episodes to their ends, all that are not done taking their turns together.
 
     Where a transcript has outgrown the model, it submits.
@@ -48,7 +50,8 @@ def act_all(model: Transformer, tokenizer: Tokenizer, places: list[Place], tempe
     while live := [place for place in places if not place.done]:
         prompts = [transcript_ids(tokenizer, place.transcript)[0] for place in live]
         fits = [i for i, p in enumerate(prompts) if len(p) <= room]
-        said = dict(zip(fits, sample(model, [prompts[i] for i in fits], ACTION_TOKENS, eos, temperature, 1, generator)))
+        asked = [prompts[i] for i in fits]
+        said = dict(zip(fits, sample(model, asked, ACTION_TOKENS, eos, temperature, 1, generator)))
         for i, place in enumerate(live):
             place.act(tokenizer.decode([t for t in said[i][0] if t != eos]) if i in said else "submit")
 
@@ -75,7 +78,8 @@ def action_batch(rows: list[tuple[list[int], list[bool]]], pad: int, max_len: in
     return x[:, :-1], y[:, 1:]
 
 
-def imitation_loss(model: Transformer, tokenizer: Tokenizer, shown: list[tuple[str, frozenset[str]]]) -> Tensor:
+def imitation_loss(model: Transformer, tokenizer: Tokenizer,
+                   shown: list[tuple[str, frozenset[str]]]) -> Tensor:
     """Mean loss a token on the actions of (transcript, actions not to be learned) pairs."""
     rows = [transcript_ids(tokenizer, text, unlearned) for text, unlearned in shown]
     x, y = action_batch(rows, pad_id(tokenizer), model.config.max_len)
@@ -89,7 +93,8 @@ def trial_loss(model: Transformer, tokenizer: Tokenizer, transcripts: list[str],
     used = advantages.nonzero()[:, 0].tolist()
     if not used:
         return 0 * next(iter(model.parameters())).sum()
-    x, y = action_batch([transcript_ids(tokenizer, transcripts[i]) for i in used], pad_id(tokenizer), model.config.max_len)
+    rows = [transcript_ids(tokenizer, transcripts[i]) for i in used]
+    x, y = action_batch(rows, pad_id(tokenizer), model.config.max_len)
     device = next(model.parameters()).device
     x, y = x.to(device), y.to(device)
     logits = model(x)                                                                        # (N, T, V)

@@ -103,16 +103,17 @@ NAMES = ("xs", "x", "y", "z", "out", "n", "i")
 SWAPS = {"operator": ((r"\+=", "-="), (r"\*=", "+="), (" < ", " > "), (" > ", " < "), (" == ", " != "),
                       (r" \+ ", " - "), (" - ", " + "), (r" \* ", " + "), (" / ", " * "), (" and ", " or "),
                       (" // ", " % "), ("-x", "x"), (" <= ", " >= ")),
-         "off by one": ((" = 0", " = 1"), (" = 1", " = 0"), (r"\[0\]", "[1]"), (r"n \+ 1", "n"), ("n - 1", "n"),
-                        (r"range\(1", "range(0"), (r"range\(n", "range(n - 1"), (r"\+= 1", "+= 2"), (" < ", " <= "),
-                        (" > ", " >= "), (" <= ", " < "), ("i - 1", "i"), (r"len\(xs\)", "len(xs) - 1"),
+         "off by one": ((" = 0", " = 1"), (" = 1", " = 0"), (r"\[0\]", "[1]"), (r"n \+ 1", "n"),
+                        ("n - 1", "n"), (r"range\(1", "range(0"), (r"range\(n", "range(n - 1"),
+                        (r"\+= 1", "+= 2"), (" < ", " <= "), (" > ", " >= "), (" <= ", " < "),
+                        ("i - 1", "i"), (r"len\(xs\)", "len(xs) - 1"),
                         ("-1", "0"), ("100", "10"), ("// 2", "// 3")),
          "missing return": ((r"\breturn ", ""),)}
 
 
 @dataclass(frozen=True)
 class Function:
-    """A right function, its source in the first style, and the calls that test it, each a tuple of arguments."""
+    """A right function, its source in the first style, and the calls that test it, as arguments."""
     name: str
     source: str
     calls: tuple[tuple, ...]
@@ -125,7 +126,8 @@ def read_functions(text: str) -> dict[str, Function]:
         *source, calls = block.split("\n")
         name = source[0].removeprefix("def ").partition("(")[0]
         given = eval(f"[{calls}]")
-        found[name] = Function(name, "\n".join(source) + "\n", tuple(c if isinstance(c, tuple) else (c,) for c in given))
+        found[name] = Function(name, "\n".join(source) + "\n",
+                               tuple(c if isinstance(c, tuple) else (c,) for c in given))
     return found
 
 
@@ -161,5 +163,6 @@ def mutations(source: str) -> Iterator[tuple[int, str, str]]:
 def own_texts(name: str) -> set[str]:
     """The function and its mutations in every style: files that nobody else wrote."""
     lines = FUNCTIONS[name].source.split("\n")
-    texts = ["\n".join([*lines[:i], text, *lines[i + 1:]]) for i, text, _ in mutations(FUNCTIONS[name].source)]
+    texts = ["\n".join([*lines[:i], text, *lines[i + 1:]])
+             for i, text, _ in mutations(FUNCTIONS[name].source)]
     return {styled(text, k) for text in [FUNCTIONS[name].source, *texts] for k in range(len(STYLES))}

@@ -1,9 +1,10 @@
 """Post-training for coding in miniature: imitate repairs, then repair by trial, and feed back what broke.
 
-Bugs are split at random into four quarters. A model is *shown* repairs of the first: read, run the tests, edit, run them
-again. The second and third have tests and nobody's repair: the model may try them, and is paid if the hidden tests
-pass (GRPO). Each quarter is measured before it is tried, so that every measurement is on bugs never met. What broke
-there decides what is tried more, and repairs that worked are imitated in the next round. The last quarter only measures.
+Bugs are split at random into four quarters. A model is *shown* repairs of the first: read, run the tests,
+edit, run them again. The second and third have tests and nobody's repair: the model may try them, and is paid
+if the hidden tests pass (GRPO). Each quarter is measured before it is tried, so that every measurement is on
+bugs never met. What broke there decides what is tried more, and repairs that worked are imitated in the next
+round. The last quarter only measures.
 
     python 07_alignment/code_agent.py      three seeds (make study)
 """
@@ -75,7 +76,8 @@ def reference(task: Task, slip: str = "") -> Agent:
 def demonstrate(bugs: list[Bug], rng: random.Random) -> tuple[str, frozenset[str]]:
     """One repair as a transcript; every fourth has a wrong edit first, which is shown and not imitated."""
     task = draw(bugs, rng)
-    others = [b.text for b in all_bugs() if (b.function, b.line) == (task.bug.function, task.bug.line) and b != task.bug]
+    others = [b.text for b in all_bugs() if (b.function, b.line) == (task.bug.function, task.bug.line)
+              and b != task.bug]
     slip = styled(rng.choice(others), task.style) if others and rng.random() < 0.25 else ""
     wrong = frozenset({f"replace {task.file} {task.bug.line + 1} {slip}"} if slip else ())
     return play(reference(task, slip), task.place()).transcript, wrong
@@ -107,7 +109,7 @@ class Course:
         self.own: list[str] = []      # the model's own repairs that worked
 
     def fresh(self) -> Transformer:
-        """Not the model of earlier chapters, whose context is too short: a small one that knows nothing else."""
+        """Not the model of earlier chapters, whose context is too short: one that knows nothing else."""
         seed_everything(self.seed)
         return Transformer(Config(vocab_size=self.tokenizer.vocab_size, d_model=96, n_layers=3, n_heads=4,
                                   n_kv_heads=4, d_ff=256, max_len=256)).to(self.device)
@@ -118,13 +120,18 @@ class Course:
             rng = random.Random(f"{label} {self.seed} {step}")
             rows = [demonstrate(self.shown, rng) for _ in range(self.s.shown_batch)]
             half = self.s.shown_batch // 2
-            return imitation_loss(model, self.tokenizer, rows[half:] + [(t, frozenset()) for t in rng.choices(self.own, k=half)]
-                                  if self.own else rows)
+            if self.own:
+                rows = rows[half:] + [(t, frozenset()) for t in rng.choices(self.own, k=half)]
+            return imitation_loss(model, self.tokenizer, rows)
         train(model, muon_and_adamw(model, lr, lr / 2), loss_of, steps,
               lambda i: constant_then_decay(i, steps, n_warmup=5, decay=0.6), label)
 
-    def try_out(self, model: Transformer, bugs: list[Bug], weights: dict[str, float], label: str) -> list[dict]:
-        """GRPO: paid for what the hidden tests say, with a few demonstrations so as not to forget. Keeps what worked."""
+    def try_out(self, model: Transformer, bugs: list[Bug], weights: dict[str, float],
+                label: str) -> list[dict]:
+        """GRPO, paid for what the hidden tests say, with a few demonstrations so as not to forget.
+
+        What worked is kept in `own`.
+        """
         s = self.s
 
         def loss_of(step):
@@ -132,8 +139,8 @@ class Course:
             tasks = [draw(bugs, rng, weights) for _ in range(s.tried_tasks)]
             places = [task.place() for task in tasks for _ in range(s.group)]
             act_all(model, self.tokenizer, places, 1.0, self.seed * 1_000_003 + step)
-            paid = [float(task.solved(place)) for task, place in zip([t for t in tasks for _ in range(s.group)], places)]
-            self.own += [place.transcript for place, reward in zip(places, paid) if reward and not place.malformed]
+            paid = [float(tasks[i // s.group].solved(place)) for i, place in enumerate(places)]
+            self.own += [p.transcript for p, reward in zip(places, paid) if reward and not p.malformed]
             rewards = torch.tensor(paid).view(s.tried_tasks, s.group)
             held = imitation_loss(model, self.tokenizer, [demonstrate(self.shown, rng) for _ in range(4)])
             loss = trial_loss(model, self.tokenizer, [p.transcript for p in places], rewards)
@@ -142,7 +149,7 @@ class Course:
                      lambda i: warmup(i, 5), label)
 
     def measure(self, model: Transformer, bugs: list[Bug], salt: str) -> dict:
-        """Greedy episodes on these bugs: share solved, steps, malformed actions, and what broke by kind of bug."""
+        """Greedy episodes on these bugs: share solved, steps, malformed actions, and what broke."""
         rng = random.Random(f"measure {salt} {self.seed}")
         tasks = [draw(bugs, rng) for _ in range(self.s.tests)]
         places = [task.place() for task in tasks]
@@ -152,7 +159,8 @@ class Course:
         n = len(tasks)
         return {"solved": sum(solved) / n, "steps": sum(p.steps for p in places) / n,
                 "malformed": sum(p.malformed for p in places) / n, "broke": broke,
-                "asked": Counter(task.bug.kind for task in tasks), "ways": Counter(map(how_it_ended, tasks, places))}
+                "asked": Counter(task.bug.kind for task in tasks),
+                "ways": Counter(map(how_it_ended, tasks, places))}
 
 
 def how_it_ended(task: Task, place: agent_loop.Repository) -> str:
@@ -168,13 +176,14 @@ def how_it_ended(task: Task, place: agent_loop.Repository) -> str:
 
 
 def one_seed(s: Settings, seed: int, device) -> dict:
-    """Two rounds of imitation and trial, and imitation alone for longer. Rows by stage, and the rewards on the way."""
+    """Two rounds of imitation and trial, and imitation alone for longer: rows by stage, and the rewards."""
     course, rows, rewards = Course(s, seed, device), {}, []
     model = course.fresh()
 
     def note(name: str, agent: Transformer, unmet: list[Bug]) -> dict[str, float]:
-        """Measure on a quarter never met, and the last; kinds of bugs that broke weigh more in what is tried next."""
-        rows[name] = {"unmet": course.measure(agent, unmet, name), "last": course.measure(agent, course.last, "last")}
+        """Measure on a quarter never met, and the last; what broke weighs more in what is tried next."""
+        rows[name] = {"unmet": course.measure(agent, unmet, name),
+                      "last": course.measure(agent, course.last, "last")}
         broke, asked = rows[name]["unmet"]["broke"], rows[name]["unmet"]["asked"]
         return {kind: 0.25 + broke[kind] / n for kind, n in asked.items()}
     course.imitate(model, s.shown_steps, 1e-2, "imitate 1")
@@ -205,14 +214,15 @@ def graded(task: Task, agent: Agent) -> bool:
 
 def draw_stages(path: Path, found: list[dict]) -> None:
     """Share of the last quarter that is repaired after each stage, a line for each seed."""
-    axes = new_axes("Repairing bugs that nobody showed and that were never tried", "", "share of the last quarter repaired")
+    axes = new_axes("Repairing bugs that nobody showed and that were never tried", "",
+                    "share of the last quarter repaired")
     stages = ["imitation", "then trial", "then what worked", "then trial again"]
     for i, result in enumerate(found):
         solved = {name: row["last"]["solved"] for name, row in result["rows"].items()}
         axes.plot(range(4), [solved[name] for name in stages], "o-", color="black", linewidth=1, markersize=4,
                   label=None if i else "imitation and trial, three seeds")
-        axes.plot([0, 1], [solved["imitation"], solved["imitation for longer"]], "s:", color=GREY, markersize=4,
-                  label=None if i else "imitation for longer")
+        axes.plot([0, 1], [solved["imitation"], solved["imitation for longer"]], "s:", color=GREY,
+                  markersize=4, label=None if i else "imitation for longer")
     axes.set_xticks(range(4), ["imitation", "then\ntrial", "then\nwhat worked", "then\ntrial again"])
     axes.set_ylim(0, 1)
     axes.legend(frameon=False, fontsize=8)
@@ -226,14 +236,16 @@ def main() -> None:
     cells = Cells(Path(s.out, "study", "code_agent"), CODE)
     seeds = range(s.seed, s.seed + s.seeds)
     settings = {k: v for k, v in asdict(s).items() if k not in ("out", "seed", "seeds", "corpus")}
-    found = [cells.get({"seed": seed, "settings": settings}, lambda seed=seed: one_seed(s, seed, device)) for seed in seeds]
+    found = [cells.get({"seed": seed, "settings": settings}, lambda seed=seed: one_seed(s, seed, device))
+             for seed in seeds]
 
     def over(name: str, where: str, what: str, digits: int = 1, times: float = 100) -> str:
         return mean_and_spread([times * r["rows"][name][where][what] for r in found], digits)
     names = list(found[0]["rows"])
     print_table(("repaired, %", "a quarter not met yet", "the last quarter", "steps", "malformed"),
-                [(name, over(name, "unmet", "solved"), over(name, "last", "solved"), over(name, "last", "steps", 1, 1),
-                  over(name, "last", "malformed", 2, 1)) for name in names])
+                [(name, over(name, "unmet", "solved"), over(name, "last", "solved"),
+                  over(name, "last", "steps", 1, 1), over(name, "last", "malformed", 2, 1))
+                 for name in names])
     ways = {name: sum((Counter(r["rows"][name]["last"]["ways"]) for r in found), Counter()) for name in names}
     for name in ("imitation", "then trial again"):
         print(f"  {name}: " + ", ".join(f"{way} {n}" for way, n in ways[name].most_common()))
@@ -241,7 +253,8 @@ def main() -> None:
     print("  SWE-bench's grade on instances of the last quarter, %: " + ", ".join(
         f"{who} {mean_and_spread([100 * v[who] for v in verdicts])}" for who in verdicts[0]))
     draw_stages(Path(s.out, "07_alignment", "code_agent"), found)
-    write_json(Path(s.out, "07_alignment", "code_agent.json"), {"seed": s.seed, "found": found, "settings": asdict(s)})
+    write_json(Path(s.out, "07_alignment", "code_agent.json"),
+               {"seed": s.seed, "found": found, "settings": asdict(s)})
 
 
 if __name__ == "__main__":

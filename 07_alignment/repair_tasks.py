@@ -1,8 +1,8 @@
 """Repositories with a bug, in numbers, and their tests.
 
-code_tasks.py reads instances in SWE-bench's form; here they are made, of two files each, from the functions and
-mistakes of bug_templates.py. A mistake counts only if a test fails because of it. Which bugs a model is shown,
-which it may only try, and which it never meets before the end is the caller's to split.
+code_tasks.py reads instances in SWE-bench's form; here they are made, of two files each, from the functions
+and mistakes of bug_templates.py. A mistake counts only if a test fails because of it. Which bugs a model is
+shown, which it may only try, and which it never meets before the end is the caller's to split.
 
     python 07_alignment/repair_tasks.py    how many there are, and one of them
 """
@@ -69,7 +69,7 @@ class Task:
         return next(filter(None, failures(self.bug.function, self.wrong)))
 
     def place(self, budget: Budget = Budget()) -> Repository:
-        """Where an agent works on it. It sees the tests up to the first that the bug fails, the rest are hidden."""
+        """Where an agent works on it: it sees the tests up to the first that the bug fails, no more."""
         n = 1 + next(i for i, said in enumerate(failures(self.bug.function, self.wrong)) if said)
 
         def visible(files: dict[str, str]) -> str:
@@ -78,7 +78,7 @@ class Task:
         return Repository(self.issue, self.files, visible, budget)
 
     def solved(self, place: Repository) -> bool:
-        """Were these files submitted, and do all tests of both pass? SWE-bench's verdict, a file at a time."""
+        """Were these files submitted, and do all tests of both pass? SWE-bench's verdict, file by file."""
         return place.submitted and not any(any(failures(path.removesuffix(".py"), text))
                                            for path, text in place.files.items())
 
@@ -123,7 +123,7 @@ def results(f: Function, ask: Callable[..., object]) -> list[str]:
 
 @functools.cache
 def failures(name: str, source: str) -> list[str]:
-    """What each test says of a file with this function. One start of the sandbox, unless the text is our own."""
+    """What each test says of a file with this function; in the sandbox, unless the text is our own."""
     f, space = FUNCTIONS[name], {}
     if source in own_texts(name):
         exec(source, space)
@@ -149,12 +149,14 @@ def all_bugs() -> tuple[Bug, ...]:
 
 def make_task(bug: Bug, rng: random.Random) -> Task:
     """This bug beside some other function, in some style."""
-    return Task(bug, rng.choice([name for name in FUNCTIONS if name != bug.function]), rng.randrange(len(STYLES)))
+    return Task(bug, rng.choice([name for name in FUNCTIONS if name != bug.function]),
+                rng.randrange(len(STYLES)))
 
 
 def main() -> None:
     """Count the bugs by kind, and show one task."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    argparse.ArgumentParser(description=__doc__,
+                            formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     kinds = Counter(bug.kind for bug in all_bugs())
     print(f"  {len(FUNCTIONS)} functions, {len(STYLES)} styles, {len(all_bugs())} bugs: "
           + ", ".join(f"{n} {kind}" for kind, n in kinds.most_common()))

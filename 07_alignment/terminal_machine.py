@@ -55,8 +55,7 @@ def collect(folder: str) -> Files:
 
 
 def ask(files: Files, app: str, *paths: str) -> list[str]:
-    """Serve a file's application on these files and GET these paths: "200 OK\\n\\nbody" each, "" for no answer.
-    """
+    """Serve a file's application on these files and GET these paths: "200 OK\\n\\nbody" each, or ""."""
     try:
         with Sandbox(SHELL, LIMITS) as box:
             box.call("put", files)

@@ -76,8 +76,8 @@ def fix_task(rng: random.Random) -> TerminalTask:
         return run({**machine.files, "data.csv": other}, "python report.py")[0] == str(right)
     text = f"report.py prints the sum of column sold of data.csv. It should be {total}. Mend it."
     return TerminalTask("fix", text, {"report.py": code, "data.csv": table},
-                        ("python report.py", "cat report.py", "sed s/[2:]/[1:]/ report.py", "python report.py",
-                         "submit"), done)
+                        ("python report.py", "cat report.py", "sed s/[2:]/[1:]/ report.py",
+                         "python report.py", "submit"), done)
 
 
 def build_task(rng: random.Random) -> TerminalTask:
@@ -138,8 +138,8 @@ def whole_task(rng: random.Random) -> TerminalTask:
         app = machine.serving
         return bool(app) and ask(machine.files, app, "/total") == [f"200 OK\n\n{total}"] \
             and ask(rebuilt, app, "/total") == [f"200 OK\n\n{right}"]
-    text = (f"Some file makes data.json from data.csv. Its total should be the sum, {total}. Mend it, build, and "
-            "serve app.py, whose path is /total.")
+    text = (f"Some file makes data.json from data.csv. Its total should be the sum, {total}. Mend it, build, "
+            "and serve app.py, whose path is /total.")
     return TerminalTask("whole", text,
                         {"app.py": APP.replace("'.'", "'/'"), "data.csv": table, f"tools/{maker}": code,
                          "tools/other.py": "print('nothing')\n"},

@@ -1,4 +1,4 @@
-"""A command line in the sandbox, and tasks on it: done by the script, not by doing nothing, and not by tricks."""
+"""A command line in the sandbox, and tasks on it: done by the script, not by doing nothing or by tricks."""
 import os
 import random
 
@@ -21,10 +21,12 @@ def test_the_script_gets_each_task_done_and_doing_nothing_does_not(make):
 def test_each_command_does_what_it_says_and_leaves_its_files():
     files = {"a.txt": "one\ntwo\n", "d/b.txt": "two\n"}
     for command, said, change in (
-            ("ls", "a.txt\nd/", {}), ("cat a.txt", "one\ntwo\n", {}), ("grep two", "a.txt:2:two\nd/b.txt:1:two", {}),
+            ("ls", "a.txt\nd/", {}), ("cat a.txt", "one\ntwo\n", {}),
+            ("grep two", "a.txt:2:two\nd/b.txt:1:two", {}),
             ("echo x y > c.txt", "", {"c.txt": "x y\n"}), ("sed s|one|1| a.txt", None, {}),
             ("sed 's|one|1|' a.txt", "", {"a.txt": "1\ntwo\n"}), ("mkdir e", "", {"e/": ""}),
-            ("mv a.txt e.txt", "", {"a.txt": None, "e.txt": "one\ntwo\n"}), ("rm d/b.txt", "", {"d/b.txt": None, "d/": ""})):
+            ("mv a.txt e.txt", "", {"a.txt": None, "e.txt": "one\ntwo\n"}),
+            ("rm d/b.txt", "", {"d/b.txt": None, "d/": ""})):
         got, after = run(files, command)
         assert got == said or said is None
         if said is not None:
@@ -32,7 +34,8 @@ def test_each_command_does_what_it_says_and_leaves_its_files():
             assert after == {path: text for path, text in want.items() if text is not None}
 
 
-@pytest.mark.parametrize("command", ["", "bash", "cat", "cat none", "echo", "sed s/a a.txt", "'", "serve none"])
+@pytest.mark.parametrize("command",
+                         ["", "bash", "cat", "cat none", "echo", "sed s/a a.txt", "'", "serve none"])
 def test_a_wrong_command_is_answered_with_one_line(command):
     said, files = run({"a.txt": "a\n"}, command)
     assert said.startswith("error: ") and "\n" not in said and files == {"a.txt": "a\n"}
@@ -46,18 +49,22 @@ def test_a_program_that_hangs_or_reaches_for_the_network_costs_a_step():
 
 def test_a_right_answer_written_by_hand_is_not_a_build_that_works():
     task = build_task(random.Random(1))
-    pages = {f"site/{p[6:]}.html": f"<p>{t.strip()}</p>" for p, t in task.files.items() if p.startswith("pages/")}
+    pages = {f"site/{p[6:]}.html": f"<p>{t.strip()}</p>" for p, t in task.files.items()
+             if p.startswith("pages/")}
     machine = Machine(task.text, {**task.files, **pages})
     assert not task.done(machine)
     whole = whole_task(random.Random(1))
-    machine = Machine(whole.text, {**whole.files, "data.json": '{"total": ' + whole.text.split("sum, ")[1].split(".")[0] + "}"})
+    total = whole.text.split("sum, ")[1].split(".")[0]
+    machine = Machine(whole.text, {**whole.files, "data.json": '{"total": ' + total + "}"})
     machine.act("serve app.py")
     assert machine.serving == "app.py" and not whole.done(machine)
 
 
 def test_an_application_that_fails_answers_500_and_one_that_hangs_answers_nothing():
-    app = "def app(environ, start):\n    if environ['PATH_INFO'] == '/bad': 1 / 0\n    start('200 OK', [])\n    return [b'yes']\n"
-    assert ask({"a.py": app}, "a.py", "/", "/bad", "/") == ["200 OK\n\nyes", "500 Internal Server Error\n\nZeroDivisionError",
+    app = ("def app(environ, start):\n    if environ['PATH_INFO'] == '/bad': 1 / 0\n    start('200 OK', [])\n"
+           "    return [b'yes']\n")
+    assert ask({"a.py": app}, "a.py", "/", "/bad", "/") == ["200 OK\n\nyes",
+                                                            "500 Internal Server Error\n\nZeroDivisionError",
                                                         "200 OK\n\nyes"]
     assert ask({"a.py": "def app(environ, start):\n    while True: pass\n"}, "a.py", "/") == [""]
     assert ask({"a.py": "nothing = 1"}, "a.py", "/") == [""]

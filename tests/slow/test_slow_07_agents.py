@@ -1,0 +1,12 @@
+"""Imitation and trial of the agent that repairs, whole, at its smallest."""
+import torch
+
+from code_agent import Settings, one_seed
+
+
+def test_the_whole_loop_runs():
+    s = Settings(shown_steps=4, shown_batch=2, tried_steps=1, tried_tasks=1, group=2, tests=2)
+    found = one_seed(s, 0, torch.device("cpu"))
+    assert list(found["rows"])[-1] == "then trial again" and len(found["rewards"]) == 2
+    assert found["grades"]["script"] == 1 and found["grades"]["does nothing"] == 0
+    assert found["grades"]["model"] == found["grades"]["model, quick verdict"]
