@@ -368,7 +368,11 @@ MUTANTS = [
     ("2.6", "halves what is added", "self.mlp(self.post_atten", "0.5 * self.mlp(self.post_atten"),
     ("2.6", "forgets the last norm where norms come after",
      "self.post_attention_layernorm(x + self.mlp(x)", "x + self.mlp(x"),
-
+    ("2.6", "exchanges the norms of post-norm",
+     "x = self.input_layernorm(x + self.self_attn(x, cos, sin, cache))\n"
+     "        return self.post_attention_layernorm(",
+     "x = self.post_attention_layernorm(x + self.self_attn(x, cos, sin, cache))\n"
+     "        return self.input_layernorm("),
     ("2.7", "returns int32", ".argmax(-1, keepdim=True", ".argmax(-1, keepdim=True).int("),
     ("2.7", "draws int32", "1, generator=generator)", "1, generator=generator).int()"),
     ("2.7", "never goes below e^-20",
@@ -420,6 +424,8 @@ MUTANTS = [
     ("2.12", "divides by eight", "alpha=D**-0.5", "alpha=0.125"),
     ("2.12", "gives the bias no gradient", "(bias + table)", "(bias.detach() + table)"),
     ("2.12", "no bias for a single head", "if bias is not None:", "if bias is not None and H > 1:"),
+    ("2.12", "hides with a large number", "table = future_bias(T, k.shape[2], q.dtype, q.device)",
+     "table = future_bias(T, k.shape[2], q.dtype, q.device).clamp(min=-1e4)"),
 
     ("2.13", "calls its own attention and not self.attend",
      "self.attend(q, k, v, bia", "attend(q, k, v, bia"),

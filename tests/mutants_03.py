@@ -275,6 +275,8 @@ MUTANTS = [
      "n_decay)"),
     ("3.2", "goes down to the floor and not to zero",
      "(n_steps - step) / n_dec", "floor + (1 - floor) * (n_steps - step) / n_dec"),
+    ("3.2", "multiplies where the two overlap", "min(warmup(step, n_warmup), (n_steps - step) / n_decay)",
+     "warmup(step, n_warmup) * min(1.0, (n_steps - step) / n_decay)"),
 
     ("3.3", "falls to zero after the end",
      "return floor", "if step >= n_steps:\n        return 0.0\n    return floor"),

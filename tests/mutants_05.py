@@ -120,6 +120,8 @@ MUTANTS = [
     ("5.7", "cuts log q at -2", "torch.where(table > 0, log_q, 0)",
      "torch.where(table > 0, log_q, 0).clamp(min=-2)"),
     ("5.7", "sums over models too", "* weight).sum(-1)", "* weight).sum()"),
+    ("5.7", "takes the logarithm of a softmax", "log_q = logits - logits.logsumexp(-1, keepdim=True)",
+     "log_q = logits.softmax(-1).log()"),
     ("5.8", "cuts exponents at -20", "np.exp(terms - top)", "np.exp(np.maximum(terms - top, -20))"),
     ("5.8", "works in float32", "np.exp(terms - top)", "np.exp((terms - top).astype(np.float32))"),
     ("5.8", "the largest of the first two", "terms.max(0)", "terms[:2].max(0)"),

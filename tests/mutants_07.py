@@ -225,6 +225,9 @@ MUTANTS = [
      "rewards.amax(1, keepdim=True) - rewards.amin(1, keepdim=True",
      "(rewards.amax() - rewards.amin()) * torch.ones_like(mean"),
     ("7.3", "adds eps under the root", "(std + eps)", "(std.square() + eps).sqrt()"),
+    ("7.3", "multiplies with zero after the division",
+     "torch.where(spread > rounding, (rewards - mean) / (std + eps), 0)",
+     "(rewards - mean) / (std + eps) * (spread > rounding)"),
 
     ("7.4", "returns int32",
      ", y.masked_fill(~keep[:, 1:], IGNORE", ".int(), y.masked_fill(~keep[:, 1:], IGNORE).int("),

@@ -29,4 +29,6 @@ MUTANTS = [
     ("7.18", "detaches the student", "at_least_float32(student)", "at_least_float32(student.detach())"),
     ("7.18", "takes the squared difference of logits", "(log_p.exp() * (log_p - log_q)).sum(-1)",
      "((teacher - student) ** 2).sum(-1) / 2"),
+    ("7.18", "keeps sixteen bits", "(at_least_float32(teacher) / temperature).log_softmax(-1)",
+     "(teacher / temperature).log_softmax(-1)"),
 ]

@@ -65,4 +65,6 @@ MUTANTS = [
     ("7.14", "clamps k1", "log_q.exp() - 1 - log_q", "(-log_q).clamp(min=0)"),
     ("7.14", "takes the absolute logarithm", "log_q.exp() - 1 - log_q", "log_q.abs()"),
     ("7.14", "expands the exponential", "log_q.exp()", "(1 + log_q + log_q**2 / 2)"),
+    ("7.14", "takes the logarithm of the exponential", "log_q.exp() - 1 - log_q",
+     "log_q.exp() - 1 - log_q.exp().log()"),
 ]

@@ -265,3 +265,13 @@ def test_the_layer_with_a_cache_gives_what_it_gives_at_once(positions, pieces):
             ask="go on with the keys and values that append returns, store keys that are already rotated, "
             "and let the bias have as many keys as there are now",
         )
+
+
+@pytest.mark.ex("2.12")
+def test_a_visible_score_of_minus_forty_thousand_beats_a_hidden_key():
+    """the first query sees only itself, however low its score is: hidden keys get no weight"""
+    q, k = torch.full((1, 1, 2, 1), -200.0, dtype=f64), torch.full((1, 1, 2, 1), 200.0, dtype=f64)
+    v = torch.tensor([8.0, 4.0], dtype=f64).view(1, 1, 2, 1)
+    agree(attend(q, k, v), torch.tensor([8.0, 6.0], dtype=f64).view(1, 1, 2, 1),
+          "queries of -200, keys of 200, values 8 and 4",
+          {"hidden keys have a large negative score instead of minus infinity": v.flip(2)})

@@ -167,3 +167,24 @@ def test_the_stream_of_the_layer_below_is_not_changed():
     """the block makes a new tensor instead of changing the one it was given"""
     for placement in ("pre", "post"):
         unchanged(lambda x: toy_block(placement)(x, None, None), torch.ones(1, 2, 4))
+
+
+class Plus(torch.nn.Module):
+    """Adds a number."""
+
+    def __init__(self, number: float):
+        super().__init__()
+        self.number = number
+
+    def forward(self, x, *others):
+        return x + self.number
+
+
+@pytest.mark.ex("2.6")
+def test_in_post_norm_each_norm_follows_its_own_branch():
+    """a first norm that adds 5 and a second that multiplies by 3 cannot be exchanged unseen"""
+    block = toy_block("post")
+    block.input_layernorm = Plus(5)
+    agree(block(torch.ones(1, 1, 4), None, None), torch.full((1, 1, 4), 3 * (16 + 1600.0)),
+          "post-norm: attention of 10, then a norm that adds 5; feed-forward of 100, then a norm of 3; x = 1",
+          {"the norms are exchanged": torch.full((1, 1, 4), 33 + 3300 + 5.0)})

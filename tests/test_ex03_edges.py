@@ -39,7 +39,7 @@ def test_one_row_and_long_rows_are_shifted(shape):
 
 @pytest.mark.ex("3.2")
 @pytest.mark.parametrize("n_steps, n_warmup, decay, floor",
-                         [(10, 2, 0.37, 0.0), (10, 8, 0.2, 0.3), (7, 0, 0.99, 0.0)])
+                         [(10, 2, 0.37, 0.0), (10, 8, 0.2, 0.3), (7, 0, 0.99, 0.0), (10, 8, 0.5, 0.0)])
 def test_fractions_are_rounded_down_and_the_floor_holds_in_the_warmup(n_steps, n_warmup, decay, floor):
     """3.7 steps of decay are 3, and the factor is not below the floor in the warm-up either"""
     n, want = int(n_steps * decay), []

@@ -211,3 +211,12 @@ def test_tiny_steps_are_pairs_too_and_no_slot_is_needed():
     none = np.zeros((0, 1, 3))
     digits(call("no slots", two_loop, g, none, none), -g, "a history of no slots",
            "Then the direction is -gradient.")
+
+
+@pytest.mark.ex("5.7")
+def test_a_symbol_that_the_model_rules_out_costs_what_its_logit_says():
+    """a logit a thousand below the others is a log-probability of -1000, not of minus infinity"""
+    got = call("logits 0 and -1000, p = (1/2, 1/2)", reducible_loss, torch.tensor([[0.0, -1000.0]]),
+               torch.tensor([[0.5, 0.5]]), torch.tensor([1.0], dtype=torch.float64))
+    digits(got.item(), 500 - math.log(2), "logits 0 and -1000, p = (1/2, 1/2)",
+           "Take the logarithm with logsumexp: the softmax of -1000 is 0.")

@@ -65,3 +65,13 @@ def test_a_row_without_answer_costs_nothing():
     same(call("an empty mask", forward_kl, some, other, none), zero, "an empty mask", "divide by at least 1")
     same(call("two equal models", forward_kl, some, some.clone(), none + 1, 3.0), zero, "two equal models",
          "KL(p || p) = 0")
+
+
+@pytest.mark.ex("7.18")
+def test_sixteen_bit_logits_give_the_digits_of_float32():
+    """bfloat16 logits are made float32 before anything is done with them"""
+    student, teacher = (3 * torch.randn(2, 3, 50).bfloat16() for _ in range(2))
+    mask = torch.ones(2, 3)
+    same(call("bfloat16 logits", forward_kl, student, teacher, mask),
+         by_definition(student.float(), teacher.float(), mask), "bfloat16 logits of 50 tokens",
+         "at_least_float32 first", rtol=1e-4)

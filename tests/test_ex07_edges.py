@@ -113,3 +113,12 @@ def test_a_prompt_may_exclude_tokens():
     want = torch.cat([torch.zeros(1), logits.log_softmax(-1)[[1, 2], [2, 3]]])[None]
     same(log_p, want, "prompt [0, 1], answer [2, 3], -inf at id 0 in row 0",
          "-inf * 0 is NaN: put 0 in its place")
+
+
+@pytest.mark.ex("7.3")
+def test_equal_rewards_are_zeros_without_eps_too():
+    """eps 0 and a group that agrees: 0, not 0 / 0"""
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.5, 0.5, 0.5, 0.5]])
+    want = torch.stack([(rewards[0] - 0.5) / rewards[0].std(), torch.zeros(4)])
+    same(call("eps 0", group_advantages, rewards, 0.0), want, "rewards 1 0 0 1 and four of 0.5, eps 0",
+         "0 / 0 is not a number, and times 0 it stays none", rtol=1e-5, atol=0)

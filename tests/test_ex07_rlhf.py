@@ -220,3 +220,11 @@ def test_the_gradient_of_k3_goes_through_p():
     got = call("two tokens", kl_k3, log_p, ref)
     [slope] = call("two tokens", torch.autograd.grad, got.sum(), [log_p])
     same(slope, 1 - (ref - log_p.detach()).exp(), "log p [-1, -2], log ref [-1.5, -0.5]; the gradient", "do not detach")
+
+
+@pytest.mark.ex("7.14")
+def test_a_token_that_the_reference_rules_out_has_a_finite_price():
+    """log p 0 and log ref -800: 799, although exp(-800) is 0"""
+    log_p, ref = torch.zeros(1, dtype=torch.float64), torch.full((1,), -800.0, dtype=torch.float64)
+    same(call("log p 0, log ref -800", kl_k3, log_p, ref), torch.full((1,), 799.0, dtype=torch.float64),
+         "log p 0, log ref -800", "exp(-800) is 0: do not take its logarithm again")

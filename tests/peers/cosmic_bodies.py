@@ -2,11 +2,13 @@
 
 Adds to `learn.py prove`: those wrong answers were thought of, these were not. cosmic-ray makes the mutants; the
 worker of learn_run.py runs the tests, because a fork costs a tenth of a second and a process with torch seconds.
-A survivor is a hole in the tests, or another way to write the same: EQUIVALENT says why.
+A survivor is a hole in the tests, or another way to write the same: EQUIVALENT says why. cosmic-ray knows no
+CUDA C++, so the kernels' bodies get the same kinds of changes by text.
 
-    pip install cosmic-ray && python tests/peers/cosmic_bodies.py 3 7
+    pip install cosmic-ray && python tests/peers/cosmic_bodies.py 3 7 c
 """
 
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -148,8 +150,30 @@ EQUIVALENT = [
 ]
 
 
+SWAPS = [(" < ", " <= "), (" <= ", " < "), (" > ", " >= "), (" >= ", " > "), (" == ", " != "), (" != ", " == "),
+         (" + ", " - "), (" - ", " + "), (" * ", " + "), (" / ", " * "), (" % ", " / "), (" += ", " -= "),
+         (" -= ", " += "), (" *= ", " += "), (" && ", " || "), (" || ", " && "), ("fmaxf(", "fminf("),
+         ("max(", "min("), ("min(", "max("), ("__syncthreads();", ";"), ("__syncwarp();", ";"),
+         ("continue;", ";"), ("break;", ";"), ("++", "--")]
+
+
+def kernel_mutants(body: str) -> dict[str, str]:
+    """The bodies of CUDA C++ that differ by one operator, one call, or a whole number that is one larger."""
+    found = {}
+    for i, line in enumerate(lines := body.splitlines(keepends=True)):
+        code = line.split("//")[0]
+        places = [(m.start(), m.end(), new) for old, new in SWAPS for m in re.finditer(re.escape(old), code)]
+        places += [(m.start(), m.end(), str(int(m[0]) + 1)) for m in re.finditer(r"(?<![\w.])\d+(?![\w.])", code)]
+        for start, end, new in places:
+            changed = line[:start] + new + line[end:]
+            found[f"{line.strip()}  ->  {changed.strip()}"] = "".join([*lines[:i], changed, *lines[i + 1:]])
+    return found
+
+
 def mutants(text: str, exercise) -> dict[str, str]:
     """The bodies that differ from the reference by one cosmic-ray mutation: {what changed: body}."""
+    if exercise.comment != "#":
+        return kernel_mutants(exercise.body)
     first, last = exercise.line + 1, exercise.line + len(exercise.body.splitlines())
     tree, found = get_ast(text), {}
     for name in cosmic_ray.plugins.operator_names():
