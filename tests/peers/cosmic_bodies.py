@@ -1,8 +1,8 @@
 """Mutate the bodies of the exercises with cosmic-ray's operators and count the mutants that the tests reject.
 
-Adds to `learn.py prove`: those wrong answers were thought of, these were not. cosmic-ray makes the mutants; the
-worker of learn_run.py runs the tests, because a fork costs a tenth of a second and a process with torch seconds.
-A survivor is a hole in the tests, or another way to write the same: EQUIVALENT says why. cosmic-ray knows no
+Adds to `learn.py prove`: those wrong answers were thought of, these were not. cosmic-ray makes the mutants;
+the worker of learn_run.py runs the tests, because a fork costs a tenth of a second and a process with torch
+seconds. A survivor is a hole in the tests, or another way to write the same: EQUIVALENT says why. cosmic-ray knows no
 CUDA C++, so the kernels' bodies get the same kinds of changes by text.
 
     pip install cosmic-ray && python tests/peers/cosmic_bodies.py 3 7 c
@@ -150,8 +150,8 @@ EQUIVALENT = [
 ]
 
 
-SWAPS = [(" < ", " <= "), (" <= ", " < "), (" > ", " >= "), (" >= ", " > "), (" == ", " != "), (" != ", " == "),
-         (" + ", " - "), (" - ", " + "), (" * ", " + "), (" / ", " * "), (" % ", " / "), (" += ", " -= "),
+SWAPS = [(" < ", " <= "), (" <= ", " < "), (" > ", " >= "), (" >= ", " > "), (" == ", " != "),
+         (" != ", " == "), (" + ", " - "), (" - ", " + "), (" * ", " + "), (" / ", " * "), (" % ", " / "), (" += ", " -= "),
          (" -= ", " += "), (" *= ", " += "), (" && ", " || "), (" || ", " && "), ("fmaxf(", "fminf("),
          ("max(", "min("), ("min(", "max("), ("__syncthreads();", ";"), ("__syncwarp();", ";"),
          ("continue;", ";"), ("break;", ";"), ("++", "--")]
@@ -163,7 +163,8 @@ def kernel_mutants(body: str) -> dict[str, str]:
     for i, line in enumerate(lines := body.splitlines(keepends=True)):
         code = line.split("//")[0]
         places = [(m.start(), m.end(), new) for old, new in SWAPS for m in re.finditer(re.escape(old), code)]
-        places += [(m.start(), m.end(), str(int(m[0]) + 1)) for m in re.finditer(r"(?<![\w.])\d+(?![\w.])", code)]
+        numbers = re.finditer(r"(?<![\w.])\d+(?![\w.])", code)
+        places += [(m.start(), m.end(), str(int(m[0]) + 1)) for m in numbers]
         for start, end, new in places:
             changed = line[:start] + new + line[end:]
             found[f"{line.strip()}  ->  {changed.strip()}"] = "".join([*lines[:i], changed, *lines[i + 1:]])
