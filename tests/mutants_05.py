@@ -142,4 +142,6 @@ MUTANTS = [
      "(code * n_symbols + np.roll(symbols, -offset)).astype(np.int16)"),
     ("5.5", "keeps seven digits", "return N, compute / (6 * N)",
      "N = float(np.float32(N))\n    return N, compute / (6 * N)"),
+    ("5.5", "divides the compute without a rest", "(compute / 6)",
+     "(compute // 6)"),
 ]

@@ -220,3 +220,11 @@ def test_a_symbol_that_the_model_rules_out_costs_what_its_logit_says():
                torch.tensor([[0.5, 0.5]]), torch.tensor([1.0], dtype=torch.float64))
     digits(got.item(), 500 - math.log(2), "logits 0 and -1000, p = (1/2, 1/2)",
            "Take the logarithm with logsumexp: the softmax of -1000 is 0.")
+
+
+@pytest.mark.ex("5.5")
+def test_a_compute_that_six_does_not_divide_is_divided():
+    """C = 100 gives N = 2 sqrt(100 / 6) for A 8, B 4 and alpha = beta = 1/2"""
+    N = 2 * math.sqrt(100 / 6)
+    got = call("C = 100", optimal, Law(1.0, 8.0, 0.5, 4.0, 0.5), 100.0)
+    digits(got, (N, 100 / (6 * N)), "C = 100", "C / 6 is a fraction here")

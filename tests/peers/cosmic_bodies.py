@@ -26,6 +26,13 @@ from learn_trees import copy_tree  # noqa: E402
 
 # Mutants that mean the same as the reference: (exercise, a piece of the mutated line that is new, why).
 EQUIVALENT = [
+    ("5.4", "n_symbols - np.roll", "windows have different codes also when digits are subtracted"),
+    ("5.4", "/ n_symbols", "windows have different codes also when digits are behind the point"),
+    ("5.4", "+offset)", "windows read backwards are as many of each"),
+    ("5.4", "~offset)", "every window one place further around the circle"),
+    ("5.4", " offset)", "windows read backwards are as many of each"),
+    ("c.5", "bit = 17", "17, 8, 4, 2 and 1 reach every lane as well"),
+    ("c.6", "Bc * LANES", "an array larger than needed"),
     ("1.2", "while i !=", "i never passes the end"),
     ("1.2", "i + 1 !=", "i is below the length here"),
     ("1.6", "~counts", "~c is -c - 1: the same order"),
