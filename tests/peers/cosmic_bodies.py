@@ -31,6 +31,7 @@ EQUIVALENT = [
     ("5.4", "+offset)", "windows read backwards are as many of each"),
     ("5.4", "~offset)", "every window one place further around the circle"),
     ("5.4", " offset)", "windows read backwards are as many of each"),
+    ("5.8", "e - 0 * n", "zero times n either way"),
     ("5.6", "not log_size.min() <", "a fitted vertex never lies on the very end"),
     ("5.6", "middle < log_size", "a fitted vertex never lies on the very end"),
     ("5.6", "a >= 0", "a line's vertex is infinite either way"),
