@@ -97,8 +97,8 @@ def trial_loss(model: Transformer, tokenizer: Tokenizer, transcripts: list[str],
     x, y = action_batch(rows, pad_id(tokenizer), model.config.max_len)
     device = next(model.parameters()).device
     x, y = x.to(device), y.to(device)
-    logits = model(x)                                                                        # (N, T, V)
-    log_p = logits.gather(-1, y.clamp(min=0)[..., None])[..., 0] - logits.logsumexp(-1)      # (N, T)
+    scored = model(x).log_softmax(-1)                                                        # (N, T, V)
+    log_p = scored.gather(-1, y.clamp(min=0).unsqueeze(-1)).squeeze(-1)                      # (N, T)
     mask = (y != IGNORE).to(log_p)
     loss = clipped_policy_loss(log_p * mask, log_p.detach() * mask, advantages[used].to(log_p), mask)
     return loss * (len(used) / len(transcripts))
