@@ -2,8 +2,8 @@
 
 Adds to `learn.py prove`: those wrong answers were thought of, these were not. cosmic-ray makes the mutants;
 the worker of learn_run.py runs the tests, because a fork costs a tenth of a second and a process with torch
-seconds. A survivor is a hole in the tests, or another way to write the same: EQUIVALENT says why. cosmic-ray knows no
-CUDA C++, so the kernels' bodies get the same kinds of changes by text.
+seconds. A survivor is a hole in the tests, or another way to write the same: EQUIVALENT says why. cosmic-ray
+knows no CUDA C++, so the kernels' bodies get the same kinds of changes by text.
 
     pip install cosmic-ray && python tests/peers/cosmic_bodies.py 3 7 c
 """
@@ -31,6 +31,14 @@ EQUIVALENT = [
     ("5.4", "+offset)", "windows read backwards are as many of each"),
     ("5.4", "~offset)", "every window one place further around the circle"),
     ("5.4", " offset)", "windows read backwards are as many of each"),
+    ("5.7", "table != 0", "a probability is never below 0"),
+    ("5.7", "log_q, 1)", "it is multiplied by a probability of 0"),
+    ("5.7", "log_q, -1)", "it is multiplied by a probability of 0"),
+    ("5.7", "table, 2)", "it is multiplied by a probability of 0"),
+    ("5.9", "r != 0", "r is never below 0"),
+    ("5.9", "sum(+1)", "the last axis of (R, P) is axis 1"),
+    ("5.9", "sum(1)", "the last axis of (R, P) is axis 1"),
+    ("5.9", "-1.0), scale", "where the product is 0 the scale is kept"),
     ("5.8", "e - 0 * n", "zero times n either way"),
     ("5.6", "not log_size.min() <", "a fitted vertex never lies on the very end"),
     ("5.6", "middle < log_size", "a fitted vertex never lies on the very end"),
