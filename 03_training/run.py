@@ -87,8 +87,8 @@ def text_batches(tokens, s: Settings, eos: int) -> Callable[[int], tuple]:
 def check_ids(path: Path, tokens, vocabulary: int) -> None:
     """ValueError if a token stream holds an id that the model has no row for: a GPU would not say so."""
     if tokens.max() >= vocabulary:
-        raise ValueError(f"{path} holds token {tokens.max()}, but the model has a vocabulary of {vocabulary}"
-                         ": run `make 01` and `make 02` again")
+        raise ValueError(f"{path} holds token {tokens.max()}, but the model has a vocabulary of "
+                         f"{vocabulary}: run `make 01` and `make 02` again")
 
 
 def pretrain(model: Transformer, tokenizer: Tokenizer, tokens, tasks: Tasks, s: Settings, state: Path,
