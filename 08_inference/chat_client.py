@@ -58,13 +58,17 @@ class ChatClient:
 
     def __init__(self, s: Settings, room: int = 192, sleep: Callable[[float], None] = time.sleep):
         self.s, self.room, self.sleep, self.dice = s, room, sleep, random.Random(s.seed)
-        self.url = urlsplit(s.server if "//" in s.server else f"http://{s.server}")
-        if self.url.scheme not in ("http", "https") or not self.url.hostname:
+        try:
+            self.url = urlsplit(s.server if "//" in s.server else f"http://{s.server}")
+            good = self.url.scheme in ("http", "https") and self.url.hostname and self.url.port != 0
+        except ValueError:                           # a port that is no number, brackets without an end
+            good = False
+        if not good:
             raise ValueError(f"--server {s.server}: give an address such as http://127.0.0.1:8000")
 
     def size(self, text: str) -> int:
-        """Bytes of a text, at least as many as tokens: the server's tokenizer is not known here."""
-        return len(text.encode(errors="replace"))
+        """Bytes of a message, never less than its tokens: its text, and at most three that say who speaks."""
+        return len(text.encode(errors="replace")) + 3
 
     def say(self, messages: list[Message], pattern: str | None = None, temperature: float = 0.0,
             seed: int = 0) -> Said:
@@ -77,15 +81,18 @@ class ChatClient:
         try:
             message, usage = answer["choices"][0]["message"], answer.get("usage") or {}
             text = message.get("content") or ""
+            read, written = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
             if calls := message.get("tool_calls"):
                 wanted = calls[0]["function"]
                 text = json.dumps({"name": wanted["name"], "arguments": json.loads(wanted["arguments"])})
-        except (LookupError, TypeError, ValueError, AttributeError):
+            if not isinstance(text, str):
+                raise TypeError
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
             raise ChatError("the answer of the server is not of the API's form") from None
         if pattern is not None:
             with contextlib.suppress(ValueError):      # cut off at max_tokens it is no JSON: left as it is
                 text = str(json.loads(text))
-        return Said(text, int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0)))
+        return Said(text, read, written)
 
     def post(self, path: str, body: dict) -> dict:
         """The answer to one request, after as many tries as it takes. ChatError if none helps."""

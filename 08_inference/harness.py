@@ -23,7 +23,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tool_box import Tool, use
+from tool_box import Tool, by_name, use
 from turn_memory import Message, condense
 
 
@@ -110,7 +110,7 @@ class Harness:
         if tries < 1:
             raise ValueError(f"tries is {tries}: give the model at least 1")
         self.model, self.plan, self.tries, self.temperature = model, plan, tries, temperature
-        self.tools = {tool.name: tool for tool in tools}
+        self.tools = by_name(tools)
         self.system = [{"role": "system", "content": system}] if system else []
         self.budget, self.remember, self.digest = budget or Budget(), remember, digest
         self.turns: list[Message] = []
@@ -122,7 +122,7 @@ class Harness:
         try:
             step = next(plan)
             while True:
-                self._afford(outcome, begin)
+                self._afford("calls" if isinstance(step, Call) else "asks", outcome, begin)
                 try:
                     if isinstance(step, Ask):
                         got = self._ask(step, scratch, outcome, begin)
@@ -149,11 +149,12 @@ class Harness:
         outcome.seconds = time.monotonic() - begin
         return outcome
 
-    def _afford(self, outcome: Outcome, begin: float) -> None:
-        spent = {"tokens": outcome.tokens, "asks": outcome.asks, "calls": outcome.calls,
-                 "seconds": time.monotonic() - begin}
-        for name, most in vars(self.budget).items():
-            if spent[name] >= most:
+    def _afford(self, kind: str, outcome: Outcome, begin: float) -> None:
+        """OverBudget where tokens or seconds are spent, or the steps of this kind, asks or calls."""
+        spent = {"tokens": outcome.tokens, kind: getattr(outcome, kind), "seconds": time.monotonic() - begin}
+        for name, n in spent.items():
+            most = getattr(self.budget, name)
+            if n >= most:
                 raise OverBudget(f"the budget of {most:g} {name} is spent")
 
     def _ask(self, ask: Ask, scratch: list[Message], outcome: Outcome, begin: float) -> str:
@@ -162,7 +163,7 @@ class Harness:
         messages = condense(self.system + earlier + [message], self.model.room, self.model.size, self.digest)
         for attempt in range(self.tries):
             if attempt:
-                self._afford(outcome, begin)
+                self._afford("asks", outcome, begin)
             said = self.model.say(messages, ask.pattern, self.temperature if attempt else 0.0, attempt)
             outcome.asks += 1
             outcome.tokens += said.read + said.written

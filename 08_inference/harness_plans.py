@@ -32,8 +32,9 @@ def own_words(question: str) -> Steps:
 
 def tool_text(tools: list[Tool]) -> str:
     """A system prompt that says which tools there are and how they are called."""
+    listed = (f"{t.name}({', '.join(t.parameters.get('properties', {}))}): {t.description}" for t in tools)
     return ('Answer, or call a tool by writing only {"name": "...", "arguments": {...}}. Tools: '
-            + " ".join(f"{t.name}({', '.join(t.parameters['properties'])}): {t.description}" for t in tools))
+            + " ".join(listed))
 
 
 def as_call(name: str, arguments: dict) -> str:

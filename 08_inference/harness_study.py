@@ -9,7 +9,6 @@ that chapter 7 taught to call stands in a table of its own.
                                            out/seed2 that `make seeds` has written
 """
 import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +64,7 @@ class Task:
 def make_tasks(tasks: Tasks, n: int, seed: int) -> list[Task]:
     """`n` questions of each kind; facts are those whose questions no training text has."""
     dice, made = random.Random(seed), []
-    facts = [q for q in tasks.held_out_questions]
+    facts = tasks.held_out_questions
     for i in range(n):
         q, first, second = dice.sample(facts, 3)
         made.append(Task("facts", q.text, [q.answer], []))
@@ -122,7 +121,6 @@ def measure(model: LocalModel, build: Callable[[LocalModel], Harness], made: lis
     """Share of right answers by kind, and what a question costs on average."""
     right: dict[str, list[bool]] = {kind: [] for kind in KINDS}
     cost = {"asks": 0, "tokens": 0, "calls": 0}
-    begin = time.process_time()
     for task in made:
         it = build(model)
         for text in task.before:
@@ -132,8 +130,7 @@ def measure(model: LocalModel, build: Callable[[LocalModel], Harness], made: lis
         for name in cost:
             cost[name] += getattr(outcome, name)
     return {**{kind: sum(r) / len(r) for kind, r in right.items()},
-            **{name: n / len(made) for name, n in cost.items()},
-            "ms": 1000 * (time.process_time() - begin) / len(made)}
+            **{name: n / len(made) for name, n in cost.items()}}
 
 
 def taught_rows() -> dict[str, Callable[[TaughtModel], Harness]]:
@@ -153,10 +150,10 @@ def table_row(name: str, got: list[dict]) -> list[str]:
 def main() -> None:
     """One table for each stage: mean and spread over the models that are there."""
     s = parse_settings(Settings, __doc__, dict(questions=2, stages="grpo"))
-    announce("08 harness", s, cpu_only=True)
     torch.set_num_threads(1)
+    announce("08 harness", s, cpu_only=True)
     out = Path(s.out)
-    homes = [home for home in (out, out / "seed1", out / "seed2") if (home / "07_alignment/grpo.pt").exists()]
+    homes = [out, *(home for home in (out / "seed1", out / "seed2") if (home / "07_alignment").exists())]
     code = [harness, harness_plans, local_model, tool_box, turn_memory]
     cells, taught = (Cells(out / "study" / "harness", m) for m in (code, [*code, taught_calls, tool_calls]))
     results: dict[str, list[dict]] = {}

@@ -32,7 +32,5 @@ class LocalModel:
         automaton = None if pattern is None else self.constrainer.automaton(pattern)
         request = Request(ids, self.n_new, Sampling(temperature), seed, self.tokenizer.special[EOS],
                           automaton)
-        self.engine.submit(request)
-        while not request.finished:
-            self.engine.step()
+        self.engine.run([request])
         return Said(self.tokenizer.decode(request.tokens), len(ids), len(request.tokens))

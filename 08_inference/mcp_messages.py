@@ -89,5 +89,5 @@ def respond(message: object, methods: dict[str, Callable[[dict], dict]]) -> dict
     except ValueError as problem:
         return error(id, INVALID_PARAMS, str(problem))
     except Exception:
-        return error(id, INTERNAL_ERROR, "an error of the server, which its log describes")
+        return error(id, INTERNAL_ERROR, "an error inside the server")
     # END EXERCISE 8.18

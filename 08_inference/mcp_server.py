@@ -19,7 +19,7 @@ from mcp_messages import (INVALID_REQUEST, LONGEST, PARSE_ERROR, agreed_version,
                           to_line)
 
 try:
-    from tool_box import Tool, course_tools, use
+    from tool_box import Tool, by_name, course_tools, use
 except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
                      "`make setup`") from None
@@ -27,9 +27,7 @@ except ModuleNotFoundError:
 
 def server_methods(tools: list[Tool]) -> dict[str, Callable[[dict], dict]]:
     """What a server of these tools answers to. ValueError for two tools of one name."""
-    by_name = {tool.name: tool for tool in tools}
-    if len(by_name) < len(tools):
-        raise ValueError("two tools have the same name: rename one")
+    named = by_name(tools)
 
     def initialize(params: dict) -> dict:
         return {"protocolVersion": agreed_version(params.get("protocolVersion")),
@@ -41,10 +39,10 @@ def server_methods(tools: list[Tool]) -> dict[str, Callable[[dict], dict]]:
 
     def call_tool(params: dict) -> dict:
         name = params.get("name")
-        if not isinstance(name, str) or name not in by_name:
+        if not isinstance(name, str) or name not in named:
             raise ValueError(f"Unknown tool: {str(name)[:80]}")
         arguments = params.get("arguments")
-        text, failed = use(by_name[name], {} if arguments is None else arguments)
+        text, failed = use(named[name], {} if arguments is None else arguments)
         return {"content": [{"type": "text", "text": text}], "isError": failed}
 
     return {"initialize": initialize, "ping": lambda params: {}, "tools/list": list_tools,

@@ -50,9 +50,7 @@ class TaughtModel(LocalModel):
                 ids += [special[TOOL]] * (own_form(text) != text)
         request = Request(ids, self.n_new, Sampling(temperature), seed, special[EOS],
                           watch=lambda request, token: token == special[TOOL])
-        self.engine.submit(request)
-        while not request.finished:
-            self.engine.step()
+        self.engine.run([request])
         called = request.tokens[-1:] == [special[TOOL]]
         text = self.tokenizer.decode(request.tokens[:-1] if called else request.tokens)
         if called:

@@ -26,12 +26,23 @@ class Tool:
     function: Callable[..., str]
 
 
+def by_name(tools: list[Tool]) -> dict[str, Tool]:
+    """Tools under their names. ValueError for two of one name: the second would be called for the first."""
+    named = {tool.name: tool for tool in tools}
+    if len(named) < len(tools):
+        raise ValueError("two tools have the same name: rename one")
+    return named
+
+
 def misfit(schema: dict, value: object, what: str = "arguments") -> str | None:
-    """What is wrong with a value, in a sentence, or None: type, enum, properties, required, items."""
+    """What is wrong with a value, in a sentence, or None: type, enum, properties, required, items.
+
+    What else a schema says, also a list of types, is left to the tool.
+    """
     kind = schema.get("type")
     if "enum" in schema and value not in schema["enum"]:
         return f"{what} must be one of {', '.join(map(str, schema['enum']))}"
-    if kind in TYPES and (not isinstance(value, TYPES[kind])
+    if isinstance(kind, str) and kind in TYPES and (not isinstance(value, TYPES[kind])
                           or isinstance(value, bool) != (kind == "boolean")):     # True is an int to Python
         return f"{what} must be of type {kind}"
     if kind == "array" and "items" in schema:
@@ -52,9 +63,9 @@ def misfit(schema: dict, value: object, what: str = "arguments") -> str | None:
 
 def use(tool: Tool, arguments: object) -> tuple[str, bool]:
     """What the tool says, and whether that is an error; never an exception."""
-    if problem := misfit(tool.parameters, arguments):
-        return problem, True
     try:
+        if problem := misfit(tool.parameters, arguments):      # the schema too may be a stranger's
+            return problem, True
         result = tool.function(**arguments)
     except Exception as problem:      # a tool may fail in any way, and the one who called can still go on
         return f"{tool.name} failed: {str(problem)[:300] or type(problem).__name__}", True

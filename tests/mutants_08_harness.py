@@ -23,8 +23,7 @@ MUTANTS = [
     ("8.18", "takes null for no params", "if not isinstance(params, dict):",
      "params = {} if params is None else params\n    if not isinstance(params, dict):"),
     ("8.18", "tells what went wrong inside",
-     'except Exception:\n        return error(id, INTERNAL_ERROR, "an error of the server, which its log '
-     'describes")',
+     'except Exception:\n        return error(id, INTERNAL_ERROR, "an error inside the server")',
      'except Exception as secret:\n        return error(id, INTERNAL_ERROR, repr(secret))'),
     ("8.18", "has one code for all errors of a method",
      "error(id, INTERNAL_ERROR,", "error(id, INVALID_PARAMS,"),

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from arithmetic import problem, right_answer
+from agent_loop import Repository, play
+from arithmetic import careless_answer, carries, problem, right_answer
 from chat_client import ChatClient, ChatError, Settings, chat_agent, shorten
 from facts import questions
 from harness import Ask, Budget, Call, Harness, Said, ToolFailed
@@ -17,9 +18,8 @@ from harness_plans import (add_long, as_call, call_pattern, in_steps, model_led,
                            tools_behind, with_notes, with_tools)
 from mcp_client import McpClient
 from pattern_automaton import Pattern
-from tool_box import Notes, course_tools
+from tool_box import Notes, Tool, course_tools
 from turn_memory import condense, topics
-
 
 SERVER = [sys.executable, str(Path(__file__).resolve().parent.parent / "08_inference" / "mcp_server.py")]
 
@@ -85,7 +85,6 @@ def test_an_answer_that_fails_its_check_is_asked_for_again_by_sampling():
 
 
 def test_casting_out_nines_finds_every_forgotten_carry():
-    from arithmetic import careless_answer, carries
     dice = random.Random(0)
     for _ in range(300):
         pair = dice.randrange(1000), dice.randrange(1000)
@@ -140,6 +139,13 @@ def test_a_model_that_calls_for_ever_is_ended():
     assert outcome.problem == "the budget of 4 calls is spent" and outcome.calls == 4
 
 
+def test_tools_of_a_server_without_properties_are_listed_and_names_are_single():
+    bare = Tool("now", "The time.", {"type": "object"}, lambda: "noon")
+    assert tool_text([bare]).endswith("Tools: now(): The time.")
+    with pytest.raises(ValueError, match="two tools have the same name"):
+        Harness(Scripted(adder), [bare, bare], own_words)
+
+
 def test_words_held_to_a_call_are_one():
     pattern = Pattern(call_pattern(course_tools()))
     def fits(text):
@@ -153,6 +159,16 @@ def test_words_held_to_a_call_are_one():
     tools = course_tools()
     assert Harness(model, tools, model_led(tools, hold=True)).run("?").answer == "no call after all"
     assert model.asked[0][1] == call_pattern(tools)
+
+
+def test_what_the_next_step_does_not_take_may_be_spent():
+    tools = course_tools()
+    without_tools = Harness(Scripted(adder), tools, own_words, budget=Budget(calls=0))
+    assert without_tools.run("361+324").answer == "685"
+    model = Scripted(careless(99))
+    it = Harness(model, tools, tools_behind(in_steps(checked=True)), budget=Budget(asks=3, calls=1))
+    outcome = it.run("361+324")
+    assert outcome.answer == "685" and (outcome.asks, outcome.calls) == (3, 1)
 
 
 @pytest.mark.parametrize("budget, words", [(Budget(asks=3), "3 asks"), (Budget(tokens=20), "20 tokens"),
@@ -317,7 +333,11 @@ def test_what_the_client_got_wrong_is_not_tried_again(scripted, status):
 
 
 @pytest.mark.parametrize("answer", [{}, {"choices": []}, {"choices": [{"message": 7}]}, [], b"no json",
-                                    b"[" * 99_999, {"choices": [{"message": {"tool_calls": [{}]}}]}])
+                                    b"[" * 99_999, {"choices": [{"message": {"tool_calls": [{}]}}]},
+                                    {"choices": [{"message": {"content": ["a", "b"]}}]},
+                                    {"choices": [{"message": {"content": "a"}}], "usage": 7},
+                                    {"choices": [{"message": {}}], "usage": {"prompt_tokens": "many"}},
+                                    b'{"choices": [{"message": {}}], "usage": {"prompt_tokens": 1e999}}'])
 def test_an_answer_of_another_form_is_a_sentence(scripted, answer):
     scripted.script = [(200, answer, {})]
     with pytest.raises(ChatError, match="API's form|nothing that is JSON"):
@@ -330,8 +350,9 @@ def test_nobody_at_the_address_is_a_sentence():
     with pytest.raises(ChatError, match="http://127.0.0.1:9 does not answer"):
         client.say([])
     assert len(waits) == 2
-    with pytest.raises(ValueError, match="give an address"):
-        ChatClient(Settings(server="ftp://x"))
+    for strange in ("ftp://x", "http://", "127.0.0.1:eight", "http://[::1", "http://x:99999"):
+        with pytest.raises(ValueError, match="give an address"):
+            ChatClient(Settings(server=strange))
 
 
 def test_a_tool_call_of_the_api_is_a_call_for_the_loop(scripted):
@@ -375,17 +396,16 @@ def test_the_agent_works_against_our_own_server():
 
 
 def test_the_loop_of_chapter_7_plays_an_agent_behind_a_server(scripted):
-    loop = pytest.importorskip("agent_loop", reason="chapter 7 has no loop for agents here")
     scripted.script = [good("show a.py"), refused(503), good("replace a.py 1 x = 2"), good("test"),
                        good("submit")]
-    place = loop.Repository("Make x two.", {"a.py": "x = 1\n"}, lambda files: "1 passed")
-    loop.play(chat_agent(scripted.client()), place)
+    place = Repository("Make x two.", {"a.py": "x = 1\n"}, lambda files: "1 passed")
+    play(chat_agent(scripted.client()), place)
     assert place.submitted and place.files == {"a.py": "x = 2\n"} and len(scripted.seen) == 5
     last = scripted.seen[-1][2]["messages"][-1]["content"]
     assert last.startswith("Make x two.") and "1 x = 1" in last and "1 passed" in last
 
 
-def test_a_model_in_this_process_answers_like_one_behind_the_server():
+def test_a_model_in_this_process_answers_messages_and_keeps_to_a_pattern():
     from engine_cases import TOKENIZER, lively_model
 
     from local_model import LocalModel

@@ -286,6 +286,18 @@ def test_a_tool_never_raises():
     assert use(tool, {})[1] and use(tool, "text")[1]
 
 
+@pytest.mark.parametrize("odd", [
+    {"type": ["string", "null"]}, {"type": {}}, True, 7, {"enum": 7}, {"type": "object", "required": 7},
+    {"type": "object", "properties": [1], "required": ["a"]}, {"type": "array", "items": 5}])
+def test_a_strangers_schema_breaks_nothing(odd):
+    tool = Tool("t", "", {"type": "object", "properties": {"a": odd}}, lambda a: "done")
+    for value in ("text", None, [1], {"a": 1}):
+        text, failed = use(tool, {"a": value})
+        assert isinstance(text, str) and failed == (text != "done")
+    assert use(Tool("t", "", odd, lambda: "done"), {"b": 1})[1]
+    assert odd != {"type": ["string", "null"]} or use(tool, {"a": None}) == ("done", False)
+
+
 def test_the_calculator_agrees_with_python_and_runs_nothing():
     for text in ("723*540", "1+2*3", "-(7-19)//5", "17 % 5", "((2))*3 - -4"):
         assert calculate(text) == str(eval(text))
