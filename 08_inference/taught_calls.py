@@ -35,7 +35,10 @@ class TaughtModel(LocalModel):
 
     def say(self, messages: list[Message], pattern: str | None = None, temperature: float = 0.0,
             seed: int = 0) -> Said:
-        """The answer to the last message, or a call. A pattern would hide the calls: ValueError."""
+        """The answer to the last message, or a call. A pattern would hide the calls: ValueError.
+
+        Messages of the system are passed over: this model's form has no place for them.
+        """
         if pattern is not None:
             raise ValueError("a taught model calls in its own form: leave the pattern out")
         ids, special = [], self.tokenizer.special

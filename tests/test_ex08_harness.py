@@ -1,4 +1,4 @@
-"""Exercises of chapter 8: a message of JSON-RPC, and a conversation that must fit. Learners see docstrings."""
+"""Exercises of chapter 8: a message of JSON-RPC, a conversation that must fit. Learners see docstrings."""
 import random
 
 import pytest

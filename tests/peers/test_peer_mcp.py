@@ -71,7 +71,7 @@ def test_our_client_lists_and_calls_the_tools_of_the_official_server(tmp_path):
         tools = {t.name: t for t in client.tools()}
         assert set(tools) == {"add", "fail"} and tools["add"].description == "Adds two numbers."
         assert use(tools["add"], {"a": 361, "b": 324}) == ("685", False)
-        assert use(tools["add"], {"a": 361}) == ("b is missing in arguments", True), "our check, before theirs"
+        assert use(tools["add"], {"a": 361}) == ("b is missing in arguments", True), "before theirs"
         text, failed = client.call("fail", {"why": "out of paper"})
         assert failed and "fail" in text
         try:
