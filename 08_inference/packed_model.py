@@ -11,8 +11,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from packed_product import packed_product, product_torch
-from quantize import GROUP, QuantizedWeight, Scales, dequantize, unpack_nibbles
+from packed_product import packed_product, product_torch, unpack
+from quantize import GROUP, QuantizedWeight, Scales, dequantize
 from transformer import Transformer
 
 MOST_ROWS = 16   # above, unpacking once and torch's product are faster
@@ -35,8 +35,7 @@ class PackedWeight(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The whole weight, (out, in) float32, for layers that do more than multiply by it."""
-        integers = unpack_nibbles(self.packed) if self.bits == 4 else self.packed
-        return dequantize(integers, self.table[self.scales.long()])
+        return dequantize(unpack(self.packed, self.bits), self.table[self.scales.long()])
 
     def product(self, x: Tensor) -> Tensor:
         """x (..., n) W^T: (..., rows)."""
@@ -46,10 +45,9 @@ class PackedWeight(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """What the layer it stands for does: x W^T (+ b), or rows of W for ids x."""
         if self.is_table:
-            rows = self.packed[x]                                                   # (..., n bits / 8)
-            integers = unpack_nibbles(rows.flatten(0, -2)).unflatten(0, x.shape) if self.bits == 4 else rows
-            scales = self.table[self.scales[x].long()]                              # (..., n / 16)
-            return (integers.unflatten(-1, (-1, GROUP)) * scales[..., None]).flatten(-2)
+            integers = unpack(self.packed[x.flatten()], self.bits)                  # (ids, n)
+            scales = self.table[self.scales[x.flatten()].long()]                    # (ids, n / 16)
+            return dequantize(integers, scales).unflatten(0, x.shape)               # (..., n)
         out = self.product(x)
         return out if self.bias is None else out + self.bias.to(x.dtype)
 

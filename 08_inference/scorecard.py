@@ -25,6 +25,7 @@ import activation_aware
 import gptq
 import packed_model
 import quantize
+import scale_tuning
 from activation_aware import quantize_aware
 from batches import TextBatches
 from bits_per_byte import bits_per_byte
@@ -34,8 +35,9 @@ from checkpoint import load_model
 from figures import GREY, plt, save
 from gptq import input_moments, quantize_compensated
 from kv_cache import generate_cached
+from mixed_bits import widen
 from packed_model import PackedTransformer
-from quantize import (GROUP, QuantizedWeight, Scales, dequantize, grid_for, nearest, on_grid, quantize_matrix,
+from quantize import (GROUP, Scales, dequantize, grid_for, nearest, on_grid, quantize_matrix, quantize_model,
                       stored_bytes)
 from roofline import best_seconds
 from skills import chat_answers, fact_skill, sum_skill
@@ -109,11 +111,8 @@ def round_model(model: Transformer, moments: dict[str, Tensor], way: str,
 @torch.no_grad()
 def divergence(model: Transformer, small: Transformer, ids: Tensor) -> float:
     """KL(model || small) in nats, the mean over all places of ids (B, T)."""
-    total = 0.0
-    for row in ids.split(8):
-        log_p, log_q = model(row).log_softmax(-1), small(row).log_softmax(-1)
-        total += (log_p.exp() * (log_p - log_q)).sum().item()
-    return total / ids.numel()
+    return sum(scale_tuning.divergence(model(rows), small(rows)).item() * rows.numel()
+               for rows in ids.split(8)) / ids.numel()
 
 
 @torch.no_grad()
@@ -132,13 +131,10 @@ def likeness(model: Transformer, tokenizer: Tokenizer, answers: list[str], other
 def tokens_per_second(model: Transformer, bits: int) -> dict[str, float]:
     """Greedy tokens of one text: weights of this width unpacked whenever they are read, and multiplied packed
     (packed_model.py). The two are the same for float32."""
-    small = copy.deepcopy(model).requires_grad_(False)
-    if bits < 32:
-        for name, layer in list(small.named_modules()):
-            if name.endswith("_proj") or name == "model.embed_tokens":
-                width, (parent, child) = bits if name.endswith("_proj") else 8, name.rsplit(".", 1)
-                whole = QuantizedWeight(*quantize_matrix(layer.weight, width), width, name.endswith("tokens"))
-                setattr(small.get_submodule(parent), child, whole)
+    small = quantize_model(model) if bits < 32 else copy.deepcopy(model).requires_grad_(False)
+    for name, _ in list(small.named_modules()):
+        if bits < 32 and name.endswith("_proj"):
+            widen(small, model, name, bits)
     prompt = torch.zeros(1, 8, dtype=torch.long)
     return {name: 32 / best_seconds(lambda m=m: generate_cached(m, prompt, 32), 3)
             for name, m in (("unpacked", small), ("packed", PackedTransformer(small)))}
@@ -179,8 +175,8 @@ def main() -> None:
     asked = [q.text for q in questions]
     answers = [a[0] for a in chat_answers(model, tokenizer, asked, 16)]
     floor = likeness(model, tokenizer, answers, answers[1:] + answers[:1])
-    kept = Cells(out / "08_inference" / "cells", [sys.modules[__name__], quantize, gptq, activation_aware,
-                                                           packed_model])
+    code = [sys.modules[__name__], quantize, gptq, activation_aware, packed_model, scale_tuning]
+    kept = Cells(out / "08_inference" / "cells", code)
     rows = []
     print(f"  {'':<25}{'bits':>5}{'bytes':>11}{'perplexity':>12}{'KL':>8}{'facts':>8}{'sums':>8}"
           f"{'likeness':>10}{'unpacked':>10}{'packed':>8}")
