@@ -15,6 +15,7 @@ import inspect
 import io
 import random
 import warnings
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 MODULES = """abc argparse ast asyncio atexit base64 bdb binascii bisect bz2 calendar cmd code codecs codeop
@@ -48,16 +49,17 @@ class Question:
     completion: str  # the same as a sentence to be completed
 
 
-def find_facts(n: int, rng: random.Random) -> list[Fact]:
-    """`n` facts of this interpreter's standard library in random order; names in two modules are left out.
+def find_facts(n: int, rng: random.Random, modules: Sequence[str] = MODULES,
+               known: Collection[str] = ()) -> list[Fact]:
+    """`n` facts of `modules` in random order, without names in two of them or in `known` (lower case).
 
-    Raises ValueError when the interpreter has fewer than `n` suitable names.
+    Raises ValueError when there are fewer than `n` suitable names.
     """
     found: dict[str, list[Fact]] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")   # some modules say at import that they will be removed one day
-        for module in MODULES:
-            here = facts_of(module)
+        for module in modules:
+            here = [fact for fact in facts_of(module) if fact.name.lower() not in known]
             for fact in rng.sample(here, min(PER_MODULE, len(here))):
                 found.setdefault(fact.name.lower(), []).append(fact)
     facts = [same[0] for _, same in sorted(found.items()) if len(same) == 1]

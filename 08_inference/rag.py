@@ -8,7 +8,6 @@ question that retrieval-augmented generation (Lewis et al. 2020) hangs on: is th
 """
 import random
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from torch import Tensor
 from bm25 import Index, best_first, fuse
 from bpe import Tokenizer
 from checkpoint import load_model
-from facts import PER_MODULE, Fact, Question, facts_of, questions, statement
+from facts import Question, find_facts, questions, statement
 from recall import share
 from results_table import print_table
 from scorecard import embed
@@ -36,25 +35,6 @@ PACKAGES = """numpy numpy.linalg numpy.fft numpy.random numpy.ma torch.nn torch.
 torch.optim.lr_scheduler torch.distributions torch.utils.data matplotlib.patches matplotlib.ticker
 matplotlib.widgets matplotlib.scale matplotlib.dates regex pytest""".split()
 ANSWER_TOKENS = 20   # enough for the longest module
-
-
-def unseen_facts(n: int, known: set[str], rng: random.Random) -> list[Fact]:
-    """`n` facts about names of installed packages, none of them in `known` (lower case) or in two modules.
-
-    Raises ValueError when the packages have fewer.
-    """
-    found: dict[str, list[Fact]] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for module in PACKAGES:
-            here = [f for f in facts_of(module) if f.name.lower() not in known]
-            for fact in rng.sample(here, min(PER_MODULE, len(here))):
-                found.setdefault(fact.name.lower(), []).append(fact)
-    facts = [same[0] for _, same in sorted(found.items()) if len(same) == 1]
-    if len(facts) < n:
-        raise ValueError(f"the packages have {len(facts)} suitable names: "
-                         f"choose --names {len(facts)} or fewer")
-    return rng.sample(facts, n)
 
 
 def chunks(text: str, size: int, overlap: int) -> list[str]:
@@ -115,7 +95,7 @@ def answered(model: Transformer, tokenizer: Tokenizer, asked: list[Question],
 def material(tasks: Tasks, n: int, rng: random.Random) -> tuple[list[str], list[Question]]:
     """`n` documents, each about one name that `tasks` know nothing of, and three questions about each."""
     known = {q.text.split()[-1].rstrip("?").lower() for q in tasks.train_questions + tasks.held_out_questions}
-    facts = unseen_facts(n, known, rng)
+    facts = find_facts(n, rng, PACKAGES, known)
     return [statement(fact, rng) for fact in facts], [q for fact in facts for q in questions(fact)]
 
 

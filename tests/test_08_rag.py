@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from bpe import Tokenizer
 from facts import Fact, questions, statement
-from rag import answered, centred, chunks, embed_all, holds, material, rankings, retrieval, unseen_facts
+from rag import answered, centred, chunks, embed_all, holds, material, rankings, retrieval
 from tasks import Tasks
 from transformer import Config, Transformer
 
@@ -23,14 +23,13 @@ def model():
     return Transformer(config).requires_grad_(False)
 
 
-def test_unseen_facts_are_none_of_the_known_and_each_name_once():
-    some = unseen_facts(12, set(), random.Random(0))
-    known = {f.name.lower() for f in some[:6]}
-    others = unseen_facts(12, known, random.Random(0))
-    names = [f.name.lower() for f in others]
-    assert len(set(names)) == 12 and not known & set(names)
+def test_documents_are_about_names_that_no_question_has_asked_about_and_each_name_once():
+    documents, asked = material(Tasks([], [], [], [], 0), 12, random.Random(0))
+    again, others = material(Tasks(asked[:18], asked[18:24], [], [], 0), 12, random.Random(0))
+    known, names = ({q.text.split()[-1] for q in some} for some in (asked[:24], others))
+    assert len(documents) == len(again) == len(names) == 12 and len(known) == 8 and not known & names
     with pytest.raises(ValueError, match="choose --names .* or fewer"):
-        unseen_facts(10_000, set(), random.Random(0))
+        material(Tasks([], [], [], [], 0), 10_000, random.Random(0))
 
 
 def test_windows_by_hand():
