@@ -12,6 +12,7 @@ import platform
 import re
 from datetime import date
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ figure { margin: 1.5rem 0; } figure svg, figure img { max-width: 100%; height: a
 figure svg { fill: currentColor; } figure svg text { font-family: system-ui, sans-serif; }
 figure img { background: white; }
 figcaption, .small { font-size: .9rem; opacity: .8; }
-.wide { overflow-x: auto; } td.talk { white-space: pre-wrap; }
+.wide { overflow-x: auto; } .talk td { white-space: pre-wrap; }
 @media print { body { max-width: none; margin: 0; font-size: 11pt; } h2 { break-after: avoid; }
   figure, tr { break-inside: avoid; } .wide { overflow: visible; } }
 """
@@ -52,7 +53,7 @@ class Report:
 
     def files(self, *names: str) -> str:
         """Links to the files that made a claim, as they lie from the report."""
-        links = ", ".join(f'<a href="{html.escape(self.home)}/{n}"><code>{n}</code></a>' for n in names)
+        links = ", ".join(f'<a href="{quote(self.home)}/{n}"><code>{n}</code></a>' for n in names)
         return f"<p class=small>Made by {links}</p>"
 
     def figure(self, name: str, caption: str) -> str:
@@ -97,7 +98,7 @@ class Report:
         last = f", {list(sizes.values())[-1]:.2f} bytes each on held-out text" if sizes else ""
         return f"""<h2>Bytes to tokens</h2>
 <p>Byte-pair encoding turned the text into {sum(tokens.values()):,} tokens{last}:
-{", ".join(f"{n:,} of {name}" for name, n in tokens.items())}.</p>
+{html.escape(", ".join(f"{n:,} of {name}" for name, n in tokens.items()))}.</p>
 {self.figure("01_tokenizer/compression", "A token of a larger vocabulary covers more bytes, with diminishing "
              "returns.")}
 {self.figure("01_tokenizer/languages", "The same sentence costs several times the tokens in a language "
@@ -143,13 +144,10 @@ on held-out text fell from {before["bits_per_byte"]:.2f} to {after["bits_per_byt
         """Chapter 7."""
         samples = self.metrics["07_alignment"]["samples"]
         stages = [k for k in samples[0] if k != "question"]
-        head = "<tr><th>asked</th>" + "".join(f"<th>{s}</th>" for s in stages) + "</tr>"
-        body = "".join(f"<tr><td>{html.escape(s['question'])}</td>" + "".join(
-            f"<td class=talk>{html.escape(s[k].strip()[:80])}</td>" for k in stages) + "</tr>"
-                       for s in samples)
+        rows = [[s["question"], *(s[k].strip()[:80] for k in stages)] for s in samples]
         return f"""<h2>From text model to assistant</h2>
 <p>The same questions, on names and sums never asked about, after each stage:</p>
-<div class=wide><table class=talk>{head}{body}</table></div>
+{table_html(["asked", *stages], rows, "talk")}
 <p class=small>Sums are written ones digit first: 163+423=5860 is 361 + 324 = 0685. The pretrained model has
 never seen the chat form.</p>
 {self.figure("07_alignment/reward", "Share of right answers among the samples of each GRPO step, on sums "
@@ -167,8 +165,7 @@ never seen the chat form.</p>
 
     def scoreboard(self) -> str:
         """All rows."""
-        rows = [[r["stage"], html.escape(r["metric"]),
-                 *(show(r[k], r) for k in ("before", "after", "control")),
+        rows = [[r["stage"], r["metric"], *(show(r[k], r) for k in ("before", "after", "control")),
                  "" if r["seconds"] is None else f"{r['seconds']:.1f}"] for r in collect(self.out)]
         return f"""<h2>Scoreboard</h2>
 {table_html(["stage", "held-out metric", "before", "after", "control", "seconds"], rows, "board")}

@@ -8,9 +8,9 @@ from statistics import mean
 
 
 def table_html(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
-    """A table that scrolls by itself where the page is narrow; cells are HTML already."""
-    lines = ["<tr>" + "".join(f"<th>{h}</th>" for h in head) + "</tr>"]
-    lines += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
+    """A table that scrolls by itself where the page is narrow; head and cells are text, escaped here."""
+    lines = ["<tr>" + "".join(f"<th>{html.escape(h)}</th>" for h in head) + "</tr>"]
+    lines += ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
     return f'<div class=wide><table class="{kind}">{"".join(lines)}</table></div>'
 
 
@@ -19,7 +19,7 @@ def funnel_table(stages: list[dict]) -> str:
     rows = []
     for s in stages:
         reasons = sorted(s["reasons"].items(), key=lambda item: -item[1])
-        said = ", ".join(f"{html.escape(why)} ({n})" for why, n in reasons[:3])
+        said = ", ".join(f"{why} ({n})" for why, n in reasons[:3])
         rows.append([s["stage"], f"{s['documents_in']:,}", f"{s['documents_out']:,}",
                      f"{s['bytes_out'] / 1e6:.2f} MB", said + (" and others" if len(reasons) > 3 else "")])
     return table_html(["stage", "documents in", "out", "text out", "dropped most often"], rows, "why")

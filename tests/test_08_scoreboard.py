@@ -143,15 +143,18 @@ def test_the_report_tells_of_every_chapter_that_has_results(out):
     write_json(out / "04_systems" / "metrics.json", {"seconds": 2.0, "strategies": {
         "zero_1": {"ranks": 2, "state": [8e6, 8e6], "sent": [1e6, 1.1e6], "weight_error": 2e-7}}})
     write_json(out / "06_data" / "metrics.json", {
-        "seconds": 1.0, "crawl": {"stored": 12}, "ladder": {"raw": {"bits_per_byte": [3.0, 3.2],
-                                                                    "recall": [0.0, 0.5]}},
-        "funnel": {"stages": [{"stage": "language", "documents_in": 12, "documents_out": 9, "bytes_out": 2e6,
-                               "reasons": {"<b>": 1, "de": 2}}]}})
+        "seconds": 1.0, "crawl": {"stored": 12},
+        "ladder": {"<raw>": {"bits_per_byte": [3.0, 3.2], "recall": [0.0, 0.5]}},
+        "funnel": {"stages": [{"stage": "<language>", "documents_in": 12, "documents_out": 9,
+                               "bytes_out": 2e6, "reasons": {"<b>": 1, "de": 2}}]}})
+    results = json.loads((out / "01_tokenizer" / "metrics.json").read_text())
+    write_json(out / "01_tokenizer" / "metrics.json", results | {"tokens": {"<text>": 7}})
     write_report(out)
     page = (out / "report.html").read_text()
     for said in ("fetched 12 pages", "de (2), &lt;b&gt; (1)", "<td>3.100</td><td>25%</td>", "2.400 to 2.800",
-                 "+4.2%", "-6.2%", "8.00 / 8.00", "2e-07"):
+                 "+4.2%", "-6.2%", "8.00 / 8.00", "2e-07", "7 of &lt;text&gt;"):
         assert said in page, said
+    assert not re.search("<(raw|language|b|text)>", page)
 
 
 def test_a_run_in_which_no_two_answers_differed_has_empty_cells_for_ppo(out):
