@@ -56,6 +56,9 @@ def product_torch(x: Tensor, packed: Tensor, codes: Tensor, table: Tensor, bits:
 
 def check_shapes(x: Tensor, packed: Tensor, codes: Tensor, table: Tensor, bits: int) -> None:
     """Raise ValueError, one sentence, for what does not fit together: the C++ would read wild memory."""
+    devices = {str(t.device) for t in (x, packed, codes, table)}
+    if len(devices) > 1:
+        raise ValueError(f"tensors on {' and '.join(sorted(devices))}: move them to one device")
     n = x.shape[-1]
     if bits not in (4, 8) or packed.dtype != (torch.uint8 if bits == 4 else torch.int8):
         raise ValueError(f"{bits} bits in {packed.dtype}: give 4 bits as uint8 or 8 bits as int8")

@@ -146,6 +146,7 @@ def test_gradients_and_other_formats_take_the_way_that_has_them():
     (dict(x=torch.zeros(1, 24)), "multiple of 16"), (dict(x=torch.zeros(1, 48)), "rows of 24 bytes"),
     (dict(codes=torch.zeros(3, 1, dtype=torch.uint8)), r"codes \(3, 1\)"),
     (dict(table=torch.ones(255)), "table"),
+    (dict(codes=torch.zeros(3, 2, dtype=torch.uint8, device="meta")), "on cpu and meta"),
     (dict(codes=torch.zeros(3, 2, dtype=torch.int64)), "uint8")], ids=str)
 def test_what_does_not_fit_together_is_refused(change, says):
     sound = dict(x=torch.zeros(1, 32), packed=torch.zeros(3, 16, dtype=torch.uint8),
