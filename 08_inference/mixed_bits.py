@@ -1,7 +1,7 @@
 """Eight bits where four cost most: measure what the rounding of each matrix does, widen the worst few.
 
-Adds to quantize.py that matrices are not alike. Usually a few near the input do most of the damage, because
-every later layer sees their errors. llama.cpp's mixed formats (the "M" in Q4_K_M) give more bits by a rule of
+Adds to quantize.py that matrices are not alike: here some of the first layer, whose errors every later layer
+sees, do more damage than others. llama.cpp's mixed formats (the "M" in Q4_K_M) give more bits by a rule of
 thumb; here it is measured, as in Dong et al. 2019 (HAWQ), though with the divergence itself, not a Hessian.
 
     python 08_inference/run.py             prints which it chose, and what that costs

@@ -15,7 +15,7 @@ from packed_product import packed_product, product_torch, unpack
 from quantize import GROUP, QuantizedWeight, Scales, dequantize
 from transformer import Transformer
 
-MOST_ROWS = 16   # above, unpacking once and torch's product are faster
+MOST_ROWS = 16   # above, unpacking once pays at this model's size; much larger matrices could go further
 
 
 class PackedWeight(nn.Module):

@@ -34,12 +34,13 @@ def quantize_groups(weight: Tensor, bits: int, group: int = GROUP) -> tuple[Tens
     """
     rows, n = weight.shape
     if n % group:
-        raise ValueError(f"a row of {n} weights does not divide into groups of {group}: choose a group size that "
-                         f"divides {n}")
+        raise ValueError(f"a row of {n} weights does not divide into groups of {group}: choose a group size "
+                         f"that divides {n}")
     if not 2 <= bits <= 8:
         raise ValueError(f"integers of {bits} bits: choose 2 to 8, which fit a byte")
     if not weight.isfinite().all():
-        raise ValueError("a weight is infinite or not a number: this model has diverged and cannot be rounded")
+        raise ValueError("a weight is infinite or not a number: this model has diverged and cannot be "
+                         "rounded")
     # EXERCISE 8.8 group int4
     top = 2 ** (bits - 1) - 1                                                       # 7 for four bits
     w = weight.reshape(rows, n // group, group)

@@ -8,8 +8,8 @@ q, 0), scaled to 1. What comes out is distributed exactly as p, whatever the dra
 Matias 2023, appendix A.1).
 
 Two drafts: a smaller model (half the layers, or the student that chapter 7 distilled from this very model),
-and *prompt look-up*, which costs nothing: if the last tokens occurred before,
-propose what followed them then (Saxena 2023).
+and *prompt look-up*, which costs nothing: if the last tokens occurred before, propose what followed them then
+(Saxena 2023).
 
     python 08_inference/speculative.py     after make 08: where it wins and where it loses
 """

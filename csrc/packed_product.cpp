@@ -1,7 +1,7 @@
 // y = W x for a matrix W that is kept in 4 or 8 bits a weight: the bytes are read, never the float32 matrix.
 //
-// A token that is written needs every weight once, so it waits for memory, and four bits are an eighth of the
-// bytes of float32 (08_inference/README.md). That is won only if no float32 copy of W is made on the way.
+// A token that is written needs every weight once, so it waits for memory, and four bits with their scales
+// are a seventh of float32 (08_inference/README.md). That is won only if no copy in float32 is made.
 // First the plain loop, then the same with vectors of 8 numbers and a team of threads. packed_product.py
 // compiles this file at first use and calls it; W is stored as 08_inference/quantize.py stores it:
 //
