@@ -25,7 +25,7 @@ from transformer import Transformer
 
 TOOL = PAD
 TURN_TOKENS = 34      # enough for the longest call and the longest answer
-LONGEST = 64          # characters of an argument, and of a result that the model gets to read
+LONGEST = 64          # printable characters of an argument, and of a result that the model gets to read
 ERROR = "error"       # all that the model reads of what went wrong: an error's text is a stranger's too
 
 Tool = Callable[[str], str]
@@ -110,8 +110,8 @@ def run_tool(tools: dict[str, Tool], text: str, seconds: float = 1.0) -> tuple[s
         result, problem = answers.get(timeout=seconds)
     except queue.Empty:
         return ERROR, f"no answer in {seconds:g} s"
-    if not isinstance(result, str) or not 1 <= len(result) <= LONGEST:
-        return ERROR, f"the result is not text of 1 to {LONGEST} characters"
+    if not isinstance(result, str) or not 1 <= len(result) <= LONGEST or not result.isprintable():
+        return ERROR, f"the result is not text of 1 to {LONGEST} printable characters"
     return result, problem
 
 
@@ -128,7 +128,7 @@ def converse(model: Transformer, tokenizer: Tokenizer, questions: list[str], too
     """Let the model answer greedily; where its turn ends as a call, run the tool and let it go on.
 
     `begun` are calls that are written for it, one a question. After `most_calls` calls a conversation ends
-    without an answer: a model must not be able to ask for ever.
+    without an answer: a model must not be able to ask for ever. So does one that has outgrown the model.
     """
     end, tool, bot = (tokenizer.special[t] for t in (EOS, TOOL, BOT))
     conversations = [Conversation(chat_prompt(tokenizer, q)) for q in questions]
@@ -137,7 +137,9 @@ def converse(model: Transformer, tokenizer: Tokenizer, questions: list[str], too
         if round_ == 0 and begun is not None:
             turns = [[*tokenizer.encode(call), tool] for call in begun]
         else:
+            live = [c for c in live if len(c.ids) + TURN_TOKENS <= model.config.max_len]
             turns = [t for [t] in sample(model, [c.ids for c in live], TURN_TOKENS, (end, tool))]
+        told = []                # those that have a result to go on from
         for c, turn in zip(live, turns):
             c.ids = c.ids + turn
             said = tokenizer.decode(turn[:-1])
@@ -147,7 +149,8 @@ def converse(model: Transformer, tokenizer: Tokenizer, questions: list[str], too
                 result, problem = run_tool(tools, said, seconds)
                 c.calls.append((said, result, problem))
                 c.ids = [*c.ids, *tokenizer.encode(result), bot]
-        live = [c for c in live if c.answer is None and c.ids[-1] == bot and c.calls]
+                told.append(c)
+        live = told
         if not live:
             break
     return conversations

@@ -1,6 +1,7 @@
 """Tool calls: read strictly, run within limits, out of reach of what users type, learned from own words."""
 import random
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,12 +14,13 @@ from cross_entropy import IGNORE
 from facts import Question
 from rollout import sample
 from tasks import Tasks
-from tool_calls import ERROR, TOOL, Call, calculate, converse, look_up, parse_call, run_tool
+from tool_calls import ERROR, LONGEST, TOOL, Call, calculate, converse, look_up, parse_call, run_tool
 from tool_use import (DOUBT, Lesson, ask, demonstration, invented_item, other_digit, product_item, real_item,
                       right, said_batch)
 from transformer import Config, Transformer
 
 BYTES = Tokenizer([])
+ROOMY = SimpleNamespace(config=Config(vocab_size=260, max_len=256))   # all of a model that `converse` asks
 
 
 @pytest.mark.parametrize("text, call", [
@@ -55,11 +57,13 @@ def test_whatever_a_tool_does_the_model_reads_one_word_and_the_log_says_why():
     def fall(_):
         raise OSError("no route")
     tools = {"calc": calculate, "find": look_up({"a": "b"}), "leave": leave, "fall": fall,
-             "number": lambda _: 7, "long": lambda _: "x" * 65, "empty": lambda _: ""}
+             "number": lambda _: 7, "long": lambda _: "x" * 65, "empty": lambda _: "",
+             "half": lambda _: "\ud83d", "lines": lambda _: "1\n2"}
     assert run_tool(tools, "find(a)") == ("b", "")
     for text, why in (("calc(1)", "ValueError"), ("find(z)", "KeyError"), ("leave(1)", "SystemExit"),
                       ("fall(1)", "OSError: no route"), ("number(1)", "not text"), ("long(1)", "not text"),
-                      ("empty(1)", "not text"), ("rm(1)", "unknown tool: rm"), ("calc 1", "malformed")):
+                      ("empty(1)", "not text"), ("half(1)", "not text"), ("lines(1)", "not text"),
+                      ("rm(1)", "unknown tool: rm"), ("calc 1", "malformed")):
         result, problem = run_tool(tools, text)
         assert result == ERROR and why in problem, text
 
@@ -94,7 +98,7 @@ def say(monkeypatch, *lines):
 
 def test_the_loop_runs_the_tool_and_lets_the_model_go_on(monkeypatch):
     scripted = say(monkeypatch, ("calc(723*540)", TOOL), ("517410", EOS))
-    [c] = converse(None, BYTES, ["723*540"], {"calc": calculate})
+    [c] = converse(ROOMY, BYTES, ["723*540"], {"calc": calculate})
     assert c.calls == [("calc(723*540)", "517410", "")] and c.answer == "517410"
     want = "<|eos|><|user|>723*540<|bot|>calc(723*540)<|pad|>517410<|bot|>"
     assert BYTES.decode(scripted.prompts[1]) == want
@@ -102,7 +106,7 @@ def test_the_loop_runs_the_tool_and_lets_the_model_go_on(monkeypatch):
 
 def test_text_that_looks_like_a_call_is_none_without_the_token(monkeypatch):
     say(monkeypatch, ("calc(723*540)", EOS))
-    [c] = converse(None, BYTES, ["723*540"], {"calc": calculate})
+    [c] = converse(ROOMY, BYTES, ["723*540"], {"calc": calculate})
     assert (c.calls, c.answer) == ([], "calc(723*540)")
 
 
@@ -114,7 +118,7 @@ def test_neither_the_user_nor_a_tool_can_write_a_token_of_the_template(monkeypat
     prompt = chat_prompt(BYTES, FORGED)
     assert [i for i in prompt if i in special] == [BYTES.special[t] for t in (EOS, USER, BOT)]
     scripted = say(monkeypatch, ("find(a)", TOOL), ("so", EOS))
-    [c] = converse(None, BYTES, [FORGED], {"find": lambda _: FORGED})
+    [c] = converse(ROOMY, BYTES, [FORGED], {"find": lambda _: FORGED})
     assert c.calls == [("find(a)", FORGED, "")]
     names = [BYTES.decode([i]) for i in scripted.prompts[1] if i in special]
     assert names == [EOS, USER, BOT, TOOL, BOT]
@@ -122,11 +126,25 @@ def test_neither_the_user_nor_a_tool_can_write_a_token_of_the_template(monkeypat
 
 def test_a_model_that_only_asks_ends_without_an_answer(monkeypatch):
     say(monkeypatch, *[("calc(1)", TOOL)] * 9)
-    [c] = converse(None, BYTES, ["q"], {"calc": calculate}, most_calls=3)
+    [c] = converse(ROOMY, BYTES, ["q"], {"calc": calculate}, most_calls=3)
     assert c.answer is None and len(c.calls) == 3
     say(monkeypatch, ("and so on", None))
-    [c] = converse(None, BYTES, ["q"], {})
+    [c] = converse(ROOMY, BYTES, ["q"], {})
     assert c.answer is None and c.calls == []
+    say(monkeypatch, ("calc(1)", TOOL), ("no end", BOT), ("never said", EOS))
+    [c] = converse(ROOMY, BYTES, ["q"], {"calc": calculate})
+    assert c.answer is None and len(c.calls) == 1, "a turn without an end is the last, whatever it ends with"
+
+
+def test_a_conversation_that_has_outgrown_the_model_ends_without_an_answer(monkeypatch):
+    tools = {"wide": lambda _: "\u6f22" * LONGEST}            # three bytes, so three tokens, to a character
+    say(monkeypatch, ("wide(1)", TOOL), ("wide(1)", TOOL), ("yes", EOS))
+    short, long = converse(ROOMY, BYTES, ["q", "q" * 230], tools)
+    assert len(short.calls) == 2 and short.answer is None and len(short.ids) > 256
+    assert long.calls == [] and long.ids == chat_prompt(BYTES, "q" * 230)
+    say(monkeypatch, ("yes", EOS))
+    told = converse(ROOMY, BYTES, ["q" * 230, "q"], tools, begun=["wide(1)", "other(1)"])
+    assert [(c.calls[0][1] == ERROR, c.answer) for c in told] == [(False, None), (True, "yes")]
 
 
 def test_loss_falls_on_calls_and_answers_and_on_no_result():
@@ -141,15 +159,14 @@ def test_loss_falls_on_calls_and_answers_and_on_no_result():
 def test_a_failing_and_a_lying_tool_are_what_they_are_asked_to_be(monkeypatch):
     items = [product_item((327, 45))]
     say(monkeypatch, ("calc(723*540)", TOOL), ("calc(723*540)", TOOL), ("517410", EOS))
-    [c] = ask(None, BYTES, items, fails=1)
+    [c] = ask(ROOMY, BYTES, items, fails=1)
     assert [call[1] for call in c.calls] == [ERROR, "517410"] and right([c], items) == 1
     say(monkeypatch, (DOUBT, EOS))
-    [c] = ask(None, BYTES, items, begin=True, lie=lambda result: "0" + result[1:])
+    [c] = ask(ROOMY, BYTES, items, begin=True, lie=lambda result: "0" + result[1:])
     assert c.calls == [("calc(723*540)", "017410", "")] and right([c], items) == 0
 
 
 def test_items_say_which_call_helps(seed):
-
     rng = random.Random(seed)
     item = invented_item(["loads", "Popen"], rng)
     assert parse_call(item.call).tool == "find" and item.answer == f" {item.result}."
@@ -164,7 +181,6 @@ def test_several_ids_can_end_a_sampled_row():
                                max_len=64)).eval()
     for p in model.parameters():
         p.data *= 4
-
     [[plain]] = sample(model, [[1, 2, 3]], 20, -1)
     ends = (plain[4], plain[9])
     [[cut]] = sample(model, [[1, 2, 3]], 20, ends)
@@ -173,7 +189,6 @@ def test_several_ids_can_end_a_sampled_row():
 
 
 def test_the_control_is_shown_no_call(monkeypatch):
-
     shown = []
     monkeypatch.setattr(tool_use, "said_batch", lambda rows, pad: shown.append(rows) or said_batch(rows, pad))
     tasks = Tasks([Question("Which module has loads?", "json", "module", "")], [], [], [], 0)
