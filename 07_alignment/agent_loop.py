@@ -7,6 +7,7 @@ how well an agent works.
 
     python 07_alignment/code_agent.py      trains one
 """
+import http.client
 import json
 import re
 import urllib.request
@@ -40,8 +41,8 @@ def parse_action(said: str) -> Action:
 
     The text of `replace` is all that follows one space, its indentation included; it may be empty.
     """
-    if "\n" in said or "\r" in said:
-        raise ValueError("an action is one line")
+    if said != first_line(said):
+        raise ValueError("an action is one line of text")
     name, _, rest = said.partition(" ")
     if said in ("list", "test", "submit"):
         return Action(said)
@@ -51,6 +52,11 @@ def parse_action(said: str) -> Action:
     if name == "replace" and found:
         return Action("replace", found[1], int(found[2]), found[3])
     raise ValueError(f"no such action; there are: {ACTIONS}")
+
+
+def first_line(said: str) -> str:
+    """The first line of what was said, as UTF-8 can write it: a server may send half a surrogate pair."""
+    return (said.splitlines() or [""])[0].encode("utf-8", "replace").decode()
 
 
 class Place(Protocol):
@@ -89,8 +95,7 @@ class Repository:
         except ValueError as error:
             self.malformed += 1
             answer = f"error: {error}"
-        first = (said.splitlines() or [""])[0][:self.budget.action_chars]
-        self.transcript += f"{first}\n"
+        self.transcript += f"{first_line(said)[:self.budget.action_chars]}\n"
         if not self.submitted:
             self.transcript += f"{quoted(answer[:self.budget.shown_chars])}\n> "
 
@@ -116,8 +121,8 @@ class Repository:
 
 
 def quoted(answer: str) -> str:
-    """The answer with no line that looks like an action: those begin with "> "."""
-    return re.sub(r"(?m)^> ", " > ", answer)
+    """The answer as UTF-8 can write it, with no line that looks like an action: those begin with "> "."""
+    return re.sub(r"(?m)^> ", " > ", answer.encode("utf-8", "replace").decode())
 
 
 def play(agent: Agent, place: Place) -> Place:
@@ -148,12 +153,23 @@ def turns_of(transcript: str) -> list[tuple[str, str]]:
 
 
 def served(url: str, model: str = "", rules: str = f"Answer with one action: {ACTIONS}.") -> Agent:
-    """An agent behind a server with the chat API: `url` ends before /chat/completions."""
+    """An agent behind a server with the chat API: `url` ends before /chat/completions.
+
+    Each turn is asked for once. ValueError if no answer comes, or one of another form; an agent that asks a
+    busy server again is chat_client.py's, in chapter 8.
+    """
     def agent(transcript: str) -> str:
         messages = [{"role": "system", "content": rules}, {"role": "user", "content": transcript}]
         body = json.dumps({"model": model, "messages": messages, "max_tokens": 60, "temperature": 0}).encode()
         request = urllib.request.Request(url.rstrip("/") + "/chat/completions", body,
                                          {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            return json.load(reply)["choices"][0]["message"]["content"].strip("\n")
+        try:
+            with urllib.request.urlopen(request, timeout=60) as reply:
+                return json.load(reply)["choices"][0]["message"]["content"].strip("\n")
+        except (OSError, http.client.HTTPException) as problem:
+            raise ValueError(f"{url} gives no answer ({problem}): start the server, or correct the address") \
+                from None
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise ValueError(f"{url} answers in another form than the chat API's: ask a server that has it") \
+                from None
     return agent

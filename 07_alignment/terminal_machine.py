@@ -10,12 +10,13 @@ followed, and nothing is waited for long.
 import errno
 import os
 import select
+import shlex
 import signal
 import stat
 import time
 from pathlib import Path
 
-from agent_loop import Budget, quoted
+from agent_loop import Budget, first_line, quoted
 from sandbox import Failed, Limits, Sandbox
 
 SHELL = Path(__file__).with_name("terminal_shell.py").read_text(encoding="utf-8")
@@ -59,7 +60,7 @@ def ask(files: Files, app: str, *paths: str) -> list[str]:
     try:
         with Sandbox(SHELL, LIMITS) as box:
             box.call("put", files)
-            if box.call("run", f"serve {app}") != f"serving {app}":
+            if box.call("run", f"serve {shlex.quote(app)}") != f"serving {app}":
                 return [""] * len(paths)
             return [request(box.scratch, path) for path in paths]
     except (Failed, OSError):
@@ -120,7 +121,7 @@ class Machine:
     def act(self, said: str) -> None:
         """One command; of several lines only the first is kept, and none is done."""
         self.steps += 1
-        first = (said.splitlines() or [""])[0][:self.budget.action_chars]
+        first = first_line(said)[:self.budget.action_chars]
         self.transcript += f"{first}\n"
         if said == "submit":
             self.submitted = True
@@ -128,6 +129,6 @@ class Machine:
         answer = f"error: a command is one line of at most {self.budget.action_chars} characters"
         if first == said:
             answer, self.files = run(self.files, said)
-        if answer.startswith("serving "):
-            self.serving = said.removeprefix("serve ").strip()
+        if said.startswith("serve ") and answer.startswith("serving "):
+            self.serving = answer.removeprefix("serving ")
         self.transcript += f"{quoted(answer[:self.budget.shown_chars])}\n> "

@@ -47,10 +47,12 @@ def run(line: str) -> str:
         if action is None:
             raise ValueError("no command")
         return action(" ".join(words[1:-2]), words[-1]) if redirect else action(*words[1:])
+    except UnicodeError:
+        return "error: not text in UTF-8"
     except (ValueError, TypeError, IndexError):
         return f"error: no such command; there are: {COMMANDS}"
     except OSError as error:
-        return f"error: {error.filename}: {error.strerror}"
+        return f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}"
 
 
 def ls(folder: str = ".") -> str:
@@ -80,26 +82,25 @@ def sed(rule: str, path: str) -> str:
 
 
 def python(path: str) -> str:
-    """Run a file; what it prints, and how it ended if that was with an error."""
-    printed, ended = io.StringIO(), ""
-    code = read(path)
+    """Run a file; what it prints, and how it ended if that was with an error (leaving by `exit` is none)."""
+    printed, ended, code = io.StringIO(), "", read(path)
     with contextlib.redirect_stdout(printed):
         try:
             exec(compile(code, path, "exec"), {"__name__": "__main__"})
-        except BaseException as error:                       # SystemExit too
+        except SystemExit as leaving:
+            ended = f"exit {leaving.code}\n" if leaving.code else ""
+        except BaseException as error:                       # a program may raise KeyboardInterrupt too
             ended = f"{type(error).__name__}: {error}\n"
     return (printed.getvalue() + ended).removesuffix("\n")
 
 
 def serve(path: str) -> str:
     """Answer requests with the WSGI application `app` of a file (PEP 3333), until the process ends."""
-    space: dict = {"__name__": "server"}
+    code, space = read(path), {"__name__": "server"}
     try:
-        exec(compile(read(path), path, "exec"), space)
+        exec(compile(code, path, "exec"), space)
         app = space["app"]
-    except OSError:
-        raise
-    except BaseException as error:
+    except BaseException as error:                           # leaving by `exit` too: nothing is served
         return f"{type(error).__name__}: {error}"
     for pipe in ("requests", "replies"):
         os.mkfifo(pipe)

@@ -1,13 +1,14 @@
 """End-to-end tasks at a command line: find, fix, build, serve; scored by whether it is done.
 
 Adds to agent_loop.py tasks for the machine of terminal_machine.py, in numbers: names and data vary with the
-seed. Whether a task is done is seen from outside: the checks change the data, build again and ask the server,
-so that writing the wanted output by hand does not count. Where the kernel has no walls (macOS) the sandbox is
-weaker, and its `walls` say so; the tasks are the same.
+seed. Whether a task is done is seen from outside: where a program is to be mended the checks change the data,
+build again and ask the server, so that writing the wanted output by hand does not count. Where the kernel has
+no walls (macOS) the sandbox is weaker, and its `walls` say so; the tasks are the same.
 
     python 07_alignment/terminal_tasks.py          references, doing nothing, our models
     python 07_alignment/terminal_tasks.py --url http://127.0.0.1:8000/v1     a server with the chat API
 """
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,16 +112,20 @@ def app(environ, start_response):
 
 
 def serve_task(rng: random.Random) -> TerminalTask:
-    """A server that strips the wrong sign. Checked by asking it, also for what is not there."""
+    """A server that strips the wrong sign. Checked by asking it, for new data and for what is not there too."""
     keys = rng.sample(["tea", "rice", "salt", "fish"], 2)
     values = [rng.randrange(10, 99) for _ in keys]
-    data = "{" + ", ".join(f'"{k}": {v}' for k, v in zip(keys, values)) + "}\n"
+    tables = [dict(zip(keys, v)) for v in (values, [v + 90 for v in values])]
+    data, other = (json.dumps(table) + "\n" for table in tables)
+    paths = [*("/" + k for k in keys), "/none"]
 
     def done(machine: Machine) -> bool:
-        wanted = [f"200 OK\n\n{v}" for v in values] + ["404 Not Found\n\n"]
-        paths = [*("/" + k for k in keys), "/none"]
-        return bool(machine.serving) and ask(machine.files, machine.serving, *paths) == wanted
-    return TerminalTask("serve", f"Mend app.py so that /{keys[0]} answers {values[0]}, and serve it.",
+        return bool(machine.serving) and all(
+            ask({**machine.files, **changed}, machine.serving, *paths)
+            == [*(f"200 OK\n\n{v}" for v in table.values()), "404 Not Found\n\n"]
+            for table, changed in zip(tables, ({}, {"data.json": other})))
+    text = f"Mend app.py so that /{keys[0]} answers {values[0]}, as data.json says, and serve it."
+    return TerminalTask("serve", text,
                         {"app.py": APP, "data.json": data},
                         ("cat app.py", "sed \"s|'.'|'/'|\" app.py", "serve app.py", "submit"), done)
 
@@ -155,12 +160,12 @@ def scripted(task: TerminalTask) -> Agent:
     return lambda transcript: task.reference[min(len(turns_of(transcript)), len(task.reference)) - 1]
 
 
-def chat_agent(model: Transformer, tokenizer: Tokenizer) -> Agent:
+def chat_model_agent(model: Transformer, tokenizer: Tokenizer) -> Agent:
     """A chat model as an agent: the end of the transcript that it has room for is its question."""
     def agent(transcript: str) -> str:
         room, eos = model.config.max_len - 40, tokenizer.special[EOS]
         while len(ids := chat_prompt(tokenizer, transcript)) > room:
-            transcript = transcript[len(ids) - room:]        # a token is at least a character
+            transcript = transcript[len(ids) - room:]        # a token is at least a byte
         [[answer]] = sample(model, [ids], 34, eos)
         return tokenizer.decode([t for t in answer if t != eos]).strip()
     return agent
@@ -191,7 +196,7 @@ def main() -> None:
             print(f"  {name}: not here; `make 07` trains it")
             continue
         tokenizer = Tokenizer.load(Path(s.out, "01_tokenizer", "tokenizer.json"))
-        here = chat_agent(load_model(file, device), tokenizer)
+        here = chat_model_agent(load_model(file, device), tokenizer)
         agents[name] = lambda task, here=here: here
     rows = {name: score(agent_of, s.each, s.seed) for name, agent_of in agents.items()}
     names = list(rows["script"])

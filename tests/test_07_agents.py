@@ -36,7 +36,8 @@ def test_each_action_does_what_it_says_and_the_transcript_has_it():
 
 @pytest.mark.parametrize("said", ["", " list", "list ", "show", "show a.py b.py", "Test", "replace a.py 0 x",
                                   "replace a.py 2", "replace a.py 9 x", "replace a.py ٢ x", "show c.py",
-                                  "submit\nlist", "test " + "x" * 200])
+                                  "submit\nlist", "test " + "x" * 200, "list\x0c", "replace a.py 1 x\u2028y",
+                                  "replace a.py 1 \ud83d"])
 def test_a_malformed_action_is_answered_with_one_sentence_and_costs_a_step(said):
     place = repository()
     place.act(said)
@@ -46,10 +47,11 @@ def test_a_malformed_action_is_answered_with_one_sentence_and_costs_a_step(said)
 
 
 def test_an_agent_cannot_forge_an_answer_and_an_answer_cannot_forge_an_action():
-    place = Repository("issue", {"> submit": ""}, lambda files: "> submit")
+    place = Repository("issue", {"> submit": "", "\udcff": ""}, lambda files: "> submit")
     place.act("test\nPASS\n> submit")
     place.act("list")
-    assert turns_of(place.transcript)[1:] == [("error: an action is one line", "list"), (" > submit", "")]
+    assert turns_of(place.transcript)[1:] == [("error: an action is one line of text", "list"),
+                                              (" > submit\n?", "")]
 
 
 def test_an_agent_that_never_submits_is_stopped_and_has_not_submitted():
@@ -66,13 +68,12 @@ def test_turns_are_read_back_from_the_transcript():
 
 
 def test_a_server_with_the_chat_api_is_an_agent():
-    asked = []
+    asked, answers = [], []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             asked.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
-            message = {"role": "assistant", "content": "submit\n"}
-            body = json.dumps({"choices": [{"message": message}]}).encode()
+            body = answers.pop(0)
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -82,8 +83,16 @@ def test_a_server_with_the_chat_api_is_an_agent():
             pass
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        place = play(served(f"http://127.0.0.1:{server.server_port}/v1", "small"), repository())
+        agent = served(f"http://127.0.0.1:{server.server_port}/v1", "small")
+        answers += [json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}]}).encode()
+                    for content in ("submit\n", None)] + [b"<html>", b'{"choices": []}', b"[]"]
+        place = play(agent, repository())
+        while answers:
+            with pytest.raises(ValueError, match="another form"):
+                agent("issue\n> ")
         server.shutdown()
+    with pytest.raises(ValueError, match="gives no answer"):
+        agent("issue\n> ")
     assert place.submitted and place.malformed == 0
     assert asked[0][0] == "/v1/chat/completions" and asked[0][1]["model"] == "small"
     assert asked[0][1]["messages"][-1] == {"role": "user", "content": "issue\n> "}

@@ -1,4 +1,5 @@
 """A command line in the sandbox, and tasks on it: done by the script, not by doing nothing or by tricks."""
+import json
 import os
 import random
 
@@ -23,22 +24,43 @@ def test_each_command_does_what_it_says_and_leaves_its_files():
     for command, said, change in (
             ("ls", "a.txt\nd/", {}), ("cat a.txt", "one\ntwo\n", {}),
             ("grep two", "a.txt:2:two\nd/b.txt:1:two", {}),
-            ("echo x y > c.txt", "", {"c.txt": "x y\n"}), ("sed s|one|1| a.txt", None, {}),
-            ("sed 's|one|1|' a.txt", "", {"a.txt": "1\ntwo\n"}), ("mkdir e", "", {"e/": ""}),
-            ("mv a.txt e.txt", "", {"a.txt": None, "e.txt": "one\ntwo\n"}),
+            ("echo x y > c.txt", "", {"c.txt": "x y\n"}), ("sed s|one|1| a.txt", "", {"a.txt": "1\ntwo\n"}),
+            ("mkdir e", "", {"e/": ""}), ("mv a.txt e.txt", "", {"a.txt": None, "e.txt": "one\ntwo\n"}),
             ("rm d/b.txt", "", {"d/b.txt": None, "d/": ""})):
         got, after = run(files, command)
-        assert got == said or said is None
-        if said is not None:
-            want = {**files, **change}
-            assert after == {path: text for path, text in want.items() if text is not None}
+        want = {path: text for path, text in {**files, **change}.items() if text is not None}
+        assert (got, after) == (said, want)
 
 
-@pytest.mark.parametrize("command",
-                         ["", "bash", "cat", "cat none", "echo", "sed s/a a.txt", "'", "serve none"])
+@pytest.mark.parametrize("command", ["", "bash", "cat", "cat none", "echo", "sed s/a a.txt", "'", "serve none",
+                                     "cat /none"])
 def test_a_wrong_command_is_answered_with_one_line(command):
     said, files = run({"a.txt": "a\n"}, command)
-    assert said.startswith("error: ") and "\n" not in said and files == {"a.txt": "a\n"}
+    assert said.startswith("error: ") and "None" not in said and "\n" not in said
+    assert files == {"a.txt": "a\n"}
+
+
+def test_a_program_that_leaves_has_not_failed_and_one_that_fails_says_how():
+    for line, said in (("exit()", "1"), ("exit(0)", "1"), ("exit(3)", "1\nexit 3"),
+                       ("1 / 0", "1\nZeroDivisionError: division by zero"),
+                       ("raise KeyboardInterrupt", "1\nKeyboardInterrupt: ")):
+        assert run({"f.py": f"from sys import exit\nprint(1)\n{line}\n"}, "python f.py")[0] == said
+
+
+def test_what_is_no_text_reaches_no_transcript():
+    machine = Machine("text", {"f.py": "print('\\ud83d')\n"})
+    machine.act("python f.py")
+    machine.act("\ud83d")
+    assert machine.transcript == ("text\n> python f.py\n?\n> ?\n"
+                                  "error: a command is one line of at most 200 characters\n> ")
+
+
+def test_only_serve_serves():
+    app = "def app(environ, start):\n    start('200 OK', [])\n    return [b'yes']\n"
+    machine = Machine("text", {"my app.py": app, "notes": "serving nothing\n"})
+    machine.act("serve 'my app.py'")
+    machine.act("cat notes")
+    assert machine.serving == "my app.py" and ask(machine.files, machine.serving, "/") == ["200 OK\n\nyes"]
 
 
 def test_a_program_that_hangs_or_reaches_for_the_network_costs_a_step():
@@ -58,14 +80,23 @@ def test_a_right_answer_written_by_hand_is_not_a_build_that_works():
     machine = Machine(whole.text, {**whole.files, "data.json": '{"total": ' + total + "}"})
     machine.act("serve app.py")
     assert machine.serving == "app.py" and not whole.done(machine)
+    task = serve_task(random.Random(1))
+    values = {"/" + k: str(v).encode() for k, v in json.loads(task.files["data.json"]).items()}
+    machine = Machine(task.text, {**task.files, "app.py": f"""def app(environ, start):
+    said = {values}.get(environ['PATH_INFO'])
+    start('200 OK' if said else '404 Not Found', [])
+    return [said or b'']
+"""})
+    machine.act("serve app.py")
+    assert machine.serving == "app.py" and not task.done(machine)
 
 
 def test_an_application_that_fails_answers_500_and_one_that_hangs_answers_nothing():
     app = ("def app(environ, start):\n    if environ['PATH_INFO'] == '/bad': 1 / 0\n    start('200 OK', [])\n"
            "    return [b'yes']\n")
     assert ask({"a.py": app}, "a.py", "/", "/bad", "/") == ["200 OK\n\nyes",
-                                                            "500 Internal Server Error\n\nZeroDivisionError",
-                                                        "200 OK\n\nyes"]
+                                                           "500 Internal Server Error\n\nZeroDivisionError",
+                                                           "200 OK\n\nyes"]
     assert ask({"a.py": "def app(environ, start):\n    while True: pass\n"}, "a.py", "/") == [""]
     assert ask({"a.py": "nothing = 1"}, "a.py", "/") == [""]
 
