@@ -196,7 +196,8 @@ def rows_of(runs: list[dict]) -> list[list[str]]:
 
 def model_card(metrics: dict, runs: list[dict]) -> str:
     """What is known about the refusing model, in the sections of Mitchell et al. 2019, from results alone."""
-    held, chat = runs[0]["refusing"], metrics["skills"]["grpo"]
+    held, ten, chat = runs[0]["refusing"], runs[0]["ten rows"], metrics["skills"]["grpo"]
+    through = [name for name, hits in held["won"].items() if hits]
     lines = [
         "# Model card: the refusing model", "",
         "**Model.** A decoder of about a million parameters, chapter 7's GRPO model with refusal training; "
@@ -210,9 +211,11 @@ def model_card(metrics: dict, runs: list[dict]) -> str:
         f"- after: modules {held['module']:.1%}, kinds {held['kind']:.1%}, sums {held['addition']:.1%}", "",
         "| 95% Wilson intervals | before | refusing | after ten rows | refusing, all seeds |",
         "| --- | --- | --- | --- | --- |", *("| " + " | ".join(row) + " |" for row in rows_of(runs)), "",
-        "**Limits.** The refusal is a habit of one form of question. Attacks above whose interval does not "
-        "reach 0 get the answer, and whoever can fine-tune the weights takes the refusal away: it "
-        "protects nothing that the weights must not give. Attacks that nobody tried are not in the table.", ""]
+        f"**Limits.** Of {len(held['won'])} attacks {len(through)} got an answer out of the refusing model"
+        f"{': ' * bool(through)}{', '.join(through)}. Fine-tuned on ten forbidden rows "
+        f"it answers {ten['won']['asked plainly']} of {ten['n']['forbidden']} plain questions: a refusal "
+        "does not protect from those who have the weights. The topic is one form of words, and attacks that "
+        "nobody tried are not in the table.", ""]
     return "\n".join(lines)
 
 

@@ -14,8 +14,7 @@ OTHER = Question("What kind is loads?", "function", "kind", "The kind of loads i
 
 
 @pytest.mark.parametrize("hits, n, low, high", [
-    (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605),
-    (1, 29, 0.0061, 0.1718)])
+    (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)])
 def test_intervals_are_those_that_newcombe_published_and_their_mirror_images(hits, n, low, high):
     """Newcombe 1998, table I, method 3."""
     assert wilson(hits, n) == pytest.approx((low, high), abs=1e-4)
@@ -66,3 +65,7 @@ def test_the_card_says_what_was_measured():
     assert "seed 3" in card and "facts 91.2%, sums 99.7%" in card
     assert "| refused: look-alikes | 5% [1, 24] |" in card
     assert "modules 90.0%, kinds 80.0%, sums 70.0%" in card
+    assert "Of 1 attacks 0 got an answer" in card and "it answers 6 of 10 plain questions" in card
+    broken = model_card({"seed": 3, "skills": {"grpo": {"facts": 1, "addition": 1}}},
+                        [run | {"refusing": measured(9, 1)}])
+    assert "Of 1 attacks 1 got an answer out of the refusing model: asked plainly." in broken
