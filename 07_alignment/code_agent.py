@@ -10,6 +10,7 @@ round. The last quarter only measures.
 """
 import copy
 import random
+import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -220,7 +221,7 @@ def draw_stages(path: Path, found: list[dict]) -> None:
     for i, result in enumerate(found):
         solved = {name: row["last"]["solved"] for name, row in result["rows"].items()}
         axes.plot(range(4), [solved[name] for name in stages], "o-", color="black", linewidth=1, markersize=4,
-                  label=None if i else "imitation and trial, three seeds")
+                  label=None if i else f"imitation and trial, seeds: {len(found)}")
         axes.plot([0, 1], [solved["imitation"], solved["imitation for longer"]], "s:", color=GREY,
                   markersize=4, label=None if i else "imitation for longer")
     axes.set_xticks(range(4), ["imitation", "then\ntrial", "then\nwhat worked", "then\ntrial again"])
@@ -233,7 +234,7 @@ def main() -> None:
     """The whole loop for each seed, the table and the figure."""
     s = parse_settings(Settings, __doc__, QUICK)
     device = announce("07 code agent", s)
-    cells = Cells(Path(s.out, "study", "code_agent"), CODE)
+    cells = Cells(Path(s.out, "study", "code_agent"), [*CODE, sys.modules[__name__]])
     seeds = range(s.seed, s.seed + s.seeds)
     settings = {k: v for k, v in asdict(s).items() if k not in ("out", "seed", "seeds", "corpus")}
     found = [cells.get({"seed": seed, "settings": settings}, lambda seed=seed: one_seed(s, seed, device))

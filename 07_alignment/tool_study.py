@@ -3,6 +3,7 @@
     python 07_alignment/tool_study.py      from out/07_alignment/grpo.pt, some eight minutes (make study)
 """
 import random
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -112,7 +113,8 @@ def main() -> None:
     """Accuracy with and without tools; errors; lies."""
     s = parse_settings(Settings, __doc__, dict(steps=3, items=8, seeds=1))
     device = announce("07 tool use", s)
-    cells = Cells(Path(s.out, "study", "tool_use"), [transformer, tool_calls, tool_use])
+    cells = Cells(Path(s.out, "study", "tool_use"),
+                  [transformer, tool_calls, tool_use, sys.modules[__name__]])
     data = content_hash(Path(s.out, "07_alignment", "grpo.pt"), Path(s.out, "01_tokenizer", "tasks.json"))
     got: dict[str, list[dict]] = {}
     for seed in range(s.seed, s.seed + s.seeds):
