@@ -1,10 +1,9 @@
 """One GRPO update with each prompt read once for its group, beside one that repeats it: time and tokens.
 
-    python 07_alignment/bench_shared_prompts.py    both ways interleaved, in seconds (make bench)
+    python 07_alignment/bench_shared_prompts.py    some seconds (make bench)
 """
 import random
 import time
-from dataclasses import replace
 from statistics import median
 
 try:
@@ -41,7 +40,7 @@ def main() -> None:
         asked = [p for p in asked for _ in range(G)]
         answers = [[rng.randrange(1024) for _ in range(answer)] for _ in range(K * G)]
         rewards = torch.tensor([[float(i % 2) for i in range(G)]] * K)
-        both = [Batch(Tokenizer([]), asked, answers, rewards, replace(Variant(), shared=shared))
+        both = [Batch(Tokenizer([]), asked, answers, rewards, Variant(shared=shared))
                 for shared in (False, True)]
         times = [[update_seconds(model, b) for b in both] for _ in range(2 if s.quick else 7)][1:]
         plain, shared = (median(column) for column in zip(*times))

@@ -53,7 +53,7 @@ Rows = tuple[Tensor, Tensor]   # inputs and targets (B, T), IGNORE where no loss
 def student_config(teacher: Config, share: float = 0.25) -> Config:
     """Half the width, and as many layers as fit into `share` of the teacher's parameters, at least one.
 
-    As many heads as before, each half as wide: a first student with half the heads learned no sums.
+    As many heads as before, each half as wide.
     """
     most = share * sum(count_parameters(teacher).values())
     half = replace(teacher, d_model=teacher.d_model // 2, d_ff=max(teacher.d_ff // 2, 1),
@@ -85,14 +85,14 @@ def reverse_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Plan:
     """How long a student learns, and from how much a step."""
-    steps: int = setting(340, least=1)         # optimizer steps, the same for every method
-    sum_steps: int = setting(300, least=0)     # the first of them see sums alone, as in pretraining
-    sums: int = 32                             # sums a step
-    text_rows: int = 8                         # rows of 128 tokens of text a step, after those
-    matrix_lr: float = 0.015                   # learning rate of Muon
-    other_lr: float = 4e-3                     # learning rate of AdamW
-    decay: float = setting(0.3, above=0, most=1)   # share of the steps in which the rates decay
-    temperature: float = setting(1.0, above=0)     # of both distributions in "probabilities"
+    steps: int = 340           # optimizer steps, the same for every method
+    sum_steps: int = 300       # the first of them see sums alone, as in pretraining
+    sums: int = 32             # sums a step
+    text_rows: int = 8         # rows of 128 tokens of text a step, after those
+    matrix_lr: float = 0.015   # learning rate of Muon
+    other_lr: float = 4e-3     # learning rate of AdamW
+    decay: float = 0.3         # share of the steps in which the rates decay
+    temperature: float = 1.0   # of both distributions in "probabilities"
 
 
 class Lessons:
@@ -177,9 +177,9 @@ def distill(student: Transformer, teacher: Transformer, lessons: Lessons, method
 @dataclass
 class Settings(RunSettings):
     """The comparison."""
-    steps: int = 340         # optimizer steps of each student
-    sum_steps: int = 300     # the first of them see sums alone
-    seeds: int = 3           # students of one teacher for each method
+    steps: int = 340                         # optimizer steps of each student
+    sum_steps: int = setting(300, least=0)   # the first of them see sums alone
+    seeds: int = 3                           # students of one teacher for each method
 
 
 def row(s: Settings, plan: Plan, method: str, seed: int, device) -> dict:

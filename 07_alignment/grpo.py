@@ -19,6 +19,7 @@ from torch import Tensor
 from arithmetic import Pair, problem, random_pair
 from bpe import EOS, Tokenizer
 from chat_template import chat_prompt, pad_id
+from guarded_verifier import Guarded
 from rollout import answer_log_probs, sample
 from shared_prompts import shared_answer_log_probs
 from skills import SUM_TOKENS
@@ -192,13 +193,15 @@ def group_loss(model: Transformer, tokenizer: Tokenizer, asked: list, answers: l
 
 
 def task_objective(model: Transformer, tokenizer: Tokenizer, draw: Callable[[random.Random], list],
-                   group: int, seed: int, variant: Variant = Variant(),
+                   group: int, seed: int, variant: Variant = Variant(), verify: Callable = sum_is_right,
                    **how) -> Callable[[int], tuple[Tensor, dict]]:
     """The loss of a step on rollouts of the tasks that `draw` gives, with the mean reward for the log.
 
-    `how` goes on to `rollout`. Several updates of one batch are as many steps; then a run that is to continue
-    with the same bits must save itself at multiples of them.
+    The log also counts the answers so far on which `verify` failed, if any. `how` goes on to `rollout`.
+    Several updates of one batch are as many steps; then a run that is to continue with the same bits must
+    save itself at multiples of them.
     """
+    guarded = Guarded(verify)
     reference = copy.deepcopy(model).requires_grad_(False) if variant.kl else None
     kept: dict = {}   # the batch that is being used
 
@@ -206,12 +209,17 @@ def task_objective(model: Transformer, tokenizer: Tokenizer, draw: Callable[[ran
         begin = step - step % variant.updates
         if kept.get("begin") != begin:
             tasks = draw(random.Random(f"grpo {seed} {begin}"))
-            asked, answers, rewards = rollout(model, tokenizer, tasks, group, seed * 1_000_003 + begin, **how)
+            asked, answers, rewards = rollout(model, tokenizer, tasks, group, seed * 1_000_003 + begin,
+                                              verify=guarded, **how)
             kept.update(begin=begin, reward=rewards.mean().item(),
                         batch=Batch(tokenizer, asked, answers, rewards, variant))
         loss, clipped = kept["batch"].loss(model, reference)
         numbers = {"reward": kept["reward"]}
-        return loss, numbers | {"clipped": clipped} if variant.updates > 1 else numbers
+        if guarded.failures:
+            numbers["failures"] = guarded.failures.total()
+        if variant.updates > 1:
+            numbers["clipped"] = clipped
+        return loss, numbers
     return loss_of
 
 

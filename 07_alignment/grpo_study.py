@@ -84,10 +84,9 @@ class Experiment:
     def reinforce(self, variant: Variant, few: bool = False) -> tuple[Transformer, list[dict]]:
         """GRPO from the SFT model, on fresh sums or on a few; the log has a row an update."""
         s, model = self.s, self.load("07_alignment", "sft.pt")
-        draw = fresh_sums(set(self.tasks.test_sums), s.prompts)
-        if few:
-            known = [pair for pair, _ in self.tasks.demonstrations[:s.few]]
-            draw = lambda rng: rng.choices(known, k=s.prompts)   # noqa: E731
+        known = [pair for pair, _ in self.tasks.demonstrations[:s.few]]
+        draw = ((lambda rng: rng.choices(known, k=s.prompts)) if few else
+                fresh_sums(set(self.tasks.test_sums), s.prompts))
         loss = task_objective(model, self.tokenizer, draw, s.group, self.seed, variant)
         log = train(model, [AdamW(model.parameters(), s.lr, betas=(0.9, 0.98))], loss,
                     s.batches * variant.updates, lambda i: warmup(i, 5), "grpo")

@@ -2,10 +2,10 @@
 
 Adds to verifier.py, whose checks cannot fail, what a longer verifier needs: it reads text that a policy wrote
 at temperature 1, and sooner or later that text breaks it. A run of days must survive one bad answer. But if
-*every* answer of a batch breaks it, the verifier is what is wrong. Programs that a model wrote do not belong
+a hundred answers in a row break it, the verifier is what is wrong. Programs that a model wrote do not belong
 here: they run in chapter 6's sandbox, in a process of their own.
 
-    Guarded(verify)(answer, task)          is a reward; see tests/test_07_grpo.py
+    Guarded(verify)(answer, task)          is a reward; grpo.task_objective puts every verifier behind one
 """
 import math
 import signal
@@ -15,8 +15,8 @@ from collections.abc import Callable
 from contextlib import contextmanager
 
 
-class TookTooLong(Exception):
-    """The verifier was stopped."""
+class TookTooLong(BaseException):
+    """The verifier was stopped; no Exception, so that a verifier that catches those does not go on."""
 
 
 @contextmanager
@@ -24,6 +24,7 @@ def time_limit(seconds: float):
     """Raise TookTooLong in the block after `seconds`.
 
     By a signal, which only the main thread can get: elsewhere, and where there are none, there is no limit.
+    A timer that was running before runs on afterwards.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
@@ -33,12 +34,13 @@ def time_limit(seconds: float):
         raise TookTooLong(f"stopped after {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    outer = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *outer)
 
 
 class Guarded:
@@ -54,7 +56,7 @@ class Guarded:
         try:
             with time_limit(self.seconds):
                 reward = float(self.verify(answer, task))
-        except Exception as failure:   # whatever it is: the answer did not pass
+        except (Exception, TookTooLong) as failure:   # whatever it is: the answer did not pass
             self.failures[type(failure).__name__] += 1
             self.in_a_row += 1
             if self.in_a_row >= self.patience:

@@ -45,7 +45,7 @@ WAYS = ("replaced", "accumulated", "verified")
 
 
 def entropy(things: list) -> float:
-    """Bits of the distribution of what is in a list: 0 if all are the same, log2 of their number if none."""
+    """Bits of the distribution of what is in a list: 0 if all are equal, log2 of their number if none are."""
     counts = Counter(things).values()
     return sum(c / len(things) * math.log2(len(things) / c) for c in counts) if things else 0.0
 
@@ -118,7 +118,10 @@ class Lineage:
         return [(q, a) for q, a in dialogues if is_right(a, self.truths.get(subject(q), "?"))]
 
     def descend(self, way: str) -> list[dict]:
-        """The diversity of what people wrote, and of what each generation wrote."""
+        """The diversity of what people wrote, and of what each generation wrote.
+
+        A generation of which nothing is confirmed leaves the data as they are.
+        """
         data, points = list(self.people), [diversity(self.people, self.truths)]
         for generation in range(1, self.s.generations + 1):
             written = self.write(self.learn(data, generation), generation)

@@ -176,8 +176,7 @@ def draw(path: Path, curves: dict[str, list[list[dict]]]) -> None:
                                     (("black", "-"), ("black", ":"), (GREY, "-"), (GREY, "--"))):
         for i, points in enumerate(seeds):
             axes.plot([p["kl"] ** 0.5 for p in points], [p["true"] for p in points], style[1], color=style[0],
-                      linewidth=1.2,
-                      marker="o", markersize=2.5, label=None if i else name)
+                      linewidth=1.2, marker="o", markersize=2.5, label=None if i else name)
     axes.legend(frameon=False, fontsize=8)
     save(axes, path)
 
@@ -216,11 +215,12 @@ def main() -> None:
                 [[rows[0]["pairs"],
                   *(mean_and_spread([100 * r[k] for r in rows]) for k in ("accuracy", "calibration"))]
                  for rows in zip(*(j[:-1] for j in judged))])
+    ends = {"SFT": [c[0] for c in curves["DPO"]]}
+    ends |= {f"best of {n}": [c[i] for c in curves["best of n"]] for i, n in enumerate(BEST_OF) if n > 1}
+    ends |= {"DPO": [c[-1] for c in curves["DPO"]]} | off
     print_table(["held-out answers", "true reward", "reward model", "KL"], [
         [name, *(mean_and_spread([p[k] for p in points], 2) for k in ("true", "said", "kl"))]
-        for name, points in [("SFT", [c[0] for c in curves["DPO"]]),
-                             *((f"best of {n}", [c[i] for c in curves["best of n"]])
-        for i, n in enumerate(BEST_OF) if n > 1), ("DPO", [c[-1] for c in curves["DPO"]]), *off.items()]])
+        for name, points in ends.items()])
     draw(Path(s.out, "07_alignment", "overoptimization"), curves)
     write_json(Path(s.out, "07_alignment", "overoptimization.json"),
                {"seed": s.seed, "judged": judged, "curves": curves, "off": off})

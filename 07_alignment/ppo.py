@@ -17,7 +17,7 @@ from adamw import AdamW
 from bpe import EOS, Tokenizer
 from chat_template import answer_batch, chat_prompt, pad_id
 from clipping import clip_gradients
-from grpo import clipped_policy_loss, kl_k3
+from grpo import clipped_policy_loss, clipped_share, kl_k3
 from reward_model import ScalarModel
 from rollout import answer_log_probs, sample
 from skills import ANSWER_TOKENS
@@ -96,11 +96,10 @@ class PPO:
         clipped = 0.0
         for _ in range(k.epochs):
             log_p, _ = answer_log_probs(self.policy, prompts, answers, pad)
-            flat = (t.reshape(-1, 1) for t in (log_p, old))
-            loss = clipped_policy_loss(*flat, advantages.flatten(), mask.reshape(-1, 1), k.clip)
-            self.update(self.actor_update, loss)
-            outside = ((log_p - old).exp() - 1).abs() > k.clip
-            clipped += (outside * mask).sum().item() / mask.sum().item() / k.epochs
+            flat = [t.reshape(-1, 1) for t in (log_p, old)]   # an advantage for each token: rows of one
+            each = advantages.flatten(), mask.reshape(-1, 1), k.clip
+            clipped += clipped_share(*flat, *each) / k.epochs
+            self.update(self.actor_update, clipped_policy_loss(*flat, *each))
             if k.critic:
                 self.update(self.critic_update,
                             clipped_value_loss(self.critic(x) * mask, values, returns, mask))

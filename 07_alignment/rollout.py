@@ -1,7 +1,7 @@
-"""Sample many answers at once, and score them: the two things that preference and reinforcement learning do all day.
+"""Sample many answers at once, and score them: what preference and reinforcement learning do all day.
 
-The keys and values of earlier tokens are kept (by plain concatenation; chapter 8 does it without copying), and a
-prompt that is sampled several times is read once.
+The keys and values of earlier tokens are kept (by plain concatenation; chapter 8 does it without copying),
+and a prompt that is sampled several times is read once.
 
     python 07_alignment/run.py             uses it for pairs, rollouts and every evaluation
 """
@@ -15,7 +15,7 @@ from transformer import Transformer
 
 
 class GrowingCache:
-    """Keys and values of all tokens so far, a pair of (B, K, S, D) tensors a layer, extended by concatenation."""
+    """Keys and values of all tokens so far, a pair of (B, K, S, D) a layer, extended by concatenation."""
 
     def __init__(self):
         self.kv: dict[int, tuple[Tensor, Tensor]] = {}
@@ -36,17 +36,18 @@ class GrowingCache:
 def sample(model: Transformer, prompts: list[list[int]], n_new: int, eos: int | tuple[int, ...],
            temperature: float = 0.0, n_samples: int = 1,
            generator: torch.Generator | None = None) -> list[list[list[int]]]:
-    """`n_samples` answers to each prompt: ids up to and including `eos`, at most `n_new`; greedy at temperature 0.
+    """`n_samples` answers to each prompt: ids up to and including `eos`, at most `n_new` of them.
 
-    Prompts of one length run as one batch, and rows that have finished leave it. Several ids may end a row.
+    Greedy at temperature 0. Prompts of one length run as one batch, and rows that have finished leave it.
+    Several ids may end a row.
     """
     answers: list[list[list[int]]] = [[[] for _ in range(n_samples)] for _ in prompts]
     device = next(model.parameters()).device
-    ends = torch.tensor([eos] if isinstance(eos, int) else eos, device=device)                         # (E,)
+    ends = torch.tensor([eos] if isinstance(eos, int) else eos, device=device)              # (ids,)
     for length in sorted({len(p) for p in prompts}):
         same = [i for i, p in enumerate(prompts) if len(p) == length]
         cache = GrowingCache()
-        logits = model(torch.tensor([prompts[i] for i in same], device=device), cache)[:, -1]          # (N, V)
+        logits = model(torch.tensor([prompts[i] for i in same], device=device), cache)[:, -1]   # (N, V)
         live = [answers[i][j] for i in same for j in range(n_samples)]      # the lists to extend, one a row
         rows = torch.arange(len(same), device=device).repeat_interleave(n_samples)
         for step in range(n_new):
@@ -68,8 +69,9 @@ def sample(model: Transformer, prompts: list[list[int]], n_new: int, eos: int | 
     return answers
 
 
-def answer_log_probs(model: Transformer, prompts: list[list[int]], answers: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """log p of each answer token given all before it, (B, T), and a mask that is 1 on answer tokens, (B, T)."""
+def answer_log_probs(model: Transformer, prompts: list[list[int]], answers: list[list[int]],
+                     pad: int) -> tuple[Tensor, Tensor]:
+    """log p of each answer token given all before it, and a mask that is 1 on answer tokens; (B, T) each."""
     device = next(model.parameters()).device
     x, y = (t.to(device) for t in answer_batch(prompts, answers, pad))
     # EXERCISE 7.7 how likely an answer is

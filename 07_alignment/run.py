@@ -45,7 +45,7 @@ from transformer import Transformer
 
 @dataclass
 class Settings(RunSettings):
-    """How to run the three stages."""
+    """How to run the three stages and their side branches."""
     sft_steps: int = 80            # SFT: optimizer steps
     sft_facts: int = 32            # SFT: questions a step
     sft_sums: int = 64             # SFT: demonstrated sums a step
@@ -233,7 +233,7 @@ def draw_reward(path: Path, log: list[dict]) -> None:
 
 
 def main() -> None:
-    """Token initialization, SFT, DPO, GRPO; then the controls."""
+    """Token initialization, SFT, DPO, GRPO; then the controls and the side branches."""
     s = parse_settings(Settings, __doc__, QUICK)
     course = Course(s, announce("07 alignment", s))
     begin = time.perf_counter()

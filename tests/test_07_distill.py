@@ -148,3 +148,27 @@ def test_on_policy_the_answers_are_the_students_own_in_the_last_third(monkeypatc
 def test_an_unknown_method_is_one_sentence():
     with pytest.raises(ValueError, match="choose one of data"):
         distill.distill_loss(tiny(), tiny(1), lessons(), "osmosis")
+
+
+def test_on_policy_answers_pay_the_reverse_divergence_and_text_the_forward_one(monkeypatch):
+    paid = []
+    for name in ("forward_kl", "reverse_kl"):
+        plain = getattr(distill, name)
+        monkeypatch.setattr(distill, name, lambda said, *rest, name=name, plain=plain:
+                            paid.append((name, "text" if said.shape[1] == 128 else "answers")) or
+                            plain(said, *rest))
+    loss = distill_loss(tiny(), tiny(1), lessons(), "on-policy")
+    for step in (0, 5):
+        loss(step)
+    assert [p for p in paid if p != ("forward_kl", "answers")] == [("reverse_kl", "answers"),
+                                                                   ("forward_kl", "text")]
+
+
+def test_each_step_on_samples_has_text_of_its_own(monkeypatch):
+    student, seen = tiny(), []
+    monkeypatch.setattr(distill, "written_text", lambda *how: torch.arange(4)[:, None].expand(4, 129))
+    loss = distill_loss(student, tiny(1), lessons(), "samples")
+    student.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    for step in range(6):
+        loss(step)
+    assert [x[:, 0].tolist() for x in seen if x.shape[1] == 128] == [[0, 1], [2, 3]]

@@ -1,5 +1,6 @@
 """The switches of GRPO against their formulas, shared prompts against plain ones, verifiers that fail."""
 import math
+import signal
 import time
 
 import pytest
@@ -10,8 +11,8 @@ from chat_template import answer_ids, chat_prompt
 from cross_entropy import cross_entropy
 from dpo import best_and_worst, dpo_loss
 from grpo import (DR_GRPO, Batch, Variant, answer_weights, centred_rewards, clipped_policy_loss,
-                  clipped_share, group_advantages, group_loss, grpo_objective, rollout)
-from guarded_verifier import Guarded
+                  clipped_share, group_advantages, group_loss, grpo_objective, rollout, task_objective)
+from guarded_verifier import Guarded, time_limit
 from rollout import answer_log_probs, sample
 from sft import answer_loss
 from shared_prompts import shared_answer_log_probs
@@ -122,7 +123,7 @@ def test_several_updates_use_one_batch_and_the_clip_stops_them():
     model = tiny()
     loss_of = grpo_objective(model, BYTES, set(), 4, 4, 0, Variant(updates=3))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("grpo.rollout", lambda *a: (ASKED, ANSWERS, REWARDS))
+        patch.setattr("grpo.rollout", lambda *a, **how: (ASKED, ANSWERS, REWARDS))
         optimizer, clipped = torch.optim.SGD(model.parameters(), 0.5), []
         for step in range(6):
             loss, numbers = loss_of(step)
@@ -178,6 +179,46 @@ def test_a_verifier_that_raises_or_hangs_is_worth_nothing_and_is_counted():
     guarded = Guarded(verify, seconds=0.1)
     assert [guarded(a, None) for a in ("2", "hang", "0", "x", "4")] == [0.5, 0, 0, 0, 0.25]
     assert guarded.failures == {"TookTooLong": 1, "ZeroDivisionError": 1, "ValueError": 1}
+
+
+def test_a_verifier_that_catches_every_exception_is_stopped_too():
+    def verify(answer, task):
+        while True:
+            try:
+                time.sleep(0.01)
+            except Exception:
+                pass
+
+    assert Guarded(verify, seconds=0.05)("a", None) == 0
+
+
+def test_a_timer_that_was_running_before_a_limit_runs_on_after_it():
+    def missed(number, frame):
+        raise AssertionError("the outer timer fired")
+
+    before = signal.signal(signal.SIGALRM, missed)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 60)
+        with time_limit(5):
+            pass
+        assert 0 < signal.setitimer(signal.ITIMER_REAL, 0)[0] <= 60
+        assert signal.getsignal(signal.SIGALRM) is missed
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_the_objective_survives_answers_that_break_its_verifier_and_counts_them():
+    model, judged = tiny(), []
+
+    def verify(answer, task):
+        judged.append(answer)
+        return 1 / (len(judged) % 3)   # breaks on every third
+
+    ask = dict(ask=lambda task: task + "?", n_new=15)
+    loss, numbers = task_objective(model, BYTES, lambda rng: ["ab", "c"], 60, 0, verify=verify, **ask)(0)
+    assert loss.isfinite() and numbers["failures"] == len(judged) // 3 > 0 and 0 < numbers["reward"] < 1
+    assert "failures" not in task_objective(model, BYTES, lambda rng: ["ab"], 40, 0,
+                                            verify=lambda answer, task: 1.0, **ask)(0)[1]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

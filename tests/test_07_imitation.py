@@ -5,7 +5,10 @@ import pytest
 import torch
 
 import imitation_or_reward
-from imitation_or_reward import bits_of_a_sum, entropy, kind_of, right_ones, units
+from arithmetic import problem, right_answer
+from bpe import Tokenizer
+from chat_template import answer_ids, chat_prompt
+from imitation_or_reward import ANSWER, PROMPT, bits_of_a_sum, entropy, kind_of, right_ones, units
 
 
 def test_what_is_told_is_counted_in_bits():
@@ -17,6 +20,9 @@ def test_what_is_told_is_counted_in_bits():
 
 def test_compute_counts_sampling_once_and_learning_three_times():
     assert units(2) == 3 * 2 * 14 and units(2, 8, 1) == units(2) + 8 * 5 + 10
+    for pair in ((0, 0), (361, 324), (999, 999)):   # every sum has these lengths, if a digit is a token
+        assert len(chat_prompt(Tokenizer([]), problem(pair))) == PROMPT
+        assert len(answer_ids(Tokenizer([]), right_answer(pair))) == ANSWER
 
 
 def test_the_new_kind_has_a_carry_in_every_column():

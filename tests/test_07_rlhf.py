@@ -188,6 +188,10 @@ def test_what_is_paid_for_becomes_likelier_and_a_reward_that_is_no_number_is_ref
         for seed in range(1, 12):
             last = learner.step(["a?"] * 32, seed)
     assert last["reward"] > first + 0.2 and last["kl"] > 0
+    learner.knobs = Knobs(epochs=1)   # at the first update nothing has moved, later the clip can bind
+    assert learner.step(["a?"] * 32, 12)["clipped"] == 0
+    learner.knobs = Knobs(clip=0.0)
+    assert 0 < learner.step(["a?"] * 32, 13)["clipped"] < 1
     learner.reward = lambda prompts, answers: torch.full((len(prompts),), math.nan).double()
     with pytest.raises(ValueError, match="finite"):
         learner.step(["a?"], 0)

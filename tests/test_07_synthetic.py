@@ -1,15 +1,18 @@
 """Data that a model makes: what a document states, what is a copy, what is kept, and what collapses."""
 import math
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import model_collapse
-from bpe import EOS, Tokenizer
+import synthetic
+from bpe import BOT, EOS, Tokenizer
 from facts import Fact, questions, statement
 from model_collapse import Lineage, diversity, entropy
-from synthetic import documents_of, facts_in, keep_verified, rouge_l, subject, verified, without_copies
+from synthetic import (Maker, documents_of, facts_in, keep_verified, rouge_l, subject, verified,
+                       verified_pairs, without_copies)
 
 BYTES = Tokenizer([])
 FACTS = [Fact("loads", "json", "function", "s"), Fact("urlopen", "http.client", "function", "url"),
@@ -93,6 +96,27 @@ def test_at_most_k_different_verified_answers_in_the_order_they_came():
         keep_verified(answers, right, 0)
 
 
+def test_a_round_drops_what_the_document_does_not_answer_then_copies_then_wrong_answers(monkeypatch):
+    maker, lines = object.__new__(Maker), []
+    maker.s, maker.seed, maker.device, maker.tokenizer = synthetic.Settings(samples=2), 0, "cpu", BYTES
+    maker.documents = ["loads is found in json. loads is of kind function. loads takes s first."]
+    maker.known = {"Empty": "Empty is found in queue."}
+    maker.tasks = SimpleNamespace(train_questions=questions(FACTS[2]))
+    asked = ["What kind is loads?", "What kind is dumps?", "Which module has loads?", "What kind is loads?", "?"]
+    written = [[*BYTES.encode(q), BYTES.special[BOT]] for q in asked]
+    monkeypatch.setattr(synthetic, "sample", lambda *a: [written])
+
+    def answered(model, tokenizer, some, *how):
+        lines.extend(some)
+        return [[" exception.", " function."], [" os.", " json"]]
+
+    monkeypatch.setattr(synthetic, "chat_answers", answered)
+    made = maker.round(None, 0)
+    assert made["counts"] == {"written": 5, "answerable": 3, "no copies": 2, "right": 1 / 4}
+    assert lines == made["questions"] == ["What kind is loads?", "Which module has loads?"]
+    assert verified_pairs(made) == [("What kind is loads?", " function.")]
+
+
 # Collapse.
 
 def test_entropy_in_bits():
@@ -120,3 +144,27 @@ def test_each_generation_learns_from_what_its_way_says(monkeypatch, way, learned
     monkeypatch.setattr(Lineage, "confirmed", lambda self, some: [d for d in some if d[0][0] == "w"])
     points = lineage.descend(way)
     assert seen == learned and len(points) == 4
+
+
+def test_a_generation_of_which_nothing_is_confirmed_leaves_the_data(monkeypatch):
+    lineage, seen = object.__new__(Lineage), []
+    lineage.s, lineage.people, lineage.truths = model_collapse.Settings(generations=2), [("p", "")], {}
+    monkeypatch.setattr(Lineage, "learn", lambda self, data, g: seen.append([q for q, _ in data]))
+    monkeypatch.setattr(Lineage, "write", lambda self, model, g: [("Where?", " there.")])
+    lineage.descend("verified")
+    assert seen == [["p"], ["p"]]
+
+
+def test_what_is_written_is_split_at_the_bot_token_and_confirmed_by_the_documents(monkeypatch):
+    lineage, bot, eos = object.__new__(Lineage), BYTES.special[BOT], BYTES.special[EOS]
+    lineage.s, lineage.seed, lineage.device, lineage.tokenizer = model_collapse.Settings(), 0, "cpu", BYTES
+    lineage.truths = {("loads", "kind"): "function"}
+    question = BYTES.encode("What kind is loads?")
+    written = [[*question, bot, *BYTES.encode(" function."), eos], [*question, bot, *BYTES.encode(" os"), eos],
+               [*question, bot, *BYTES.encode(" fun")], [*question, eos], [eos]]
+    monkeypatch.setattr(model_collapse, "sample", lambda *a: [written])
+    dialogues = lineage.write(None, 1)
+    asked = "What kind is loads?"
+    assert dialogues[:3] == [(asked, " function."), (asked, " os"), (asked, " fun")]
+    assert [answer for _, answer in dialogues[3:]] == ["", ""]
+    assert lineage.confirmed(dialogues) == [(asked, " function.")]
