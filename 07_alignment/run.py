@@ -167,9 +167,11 @@ class Course:
         reward = experiment.reward_model(len(experiment.pairs))
         judged = accuracy(differences(reward, self.tokenizer, experiment.test_pairs))
         before, after = experiment.by_ppo(reward, Knobs(), along=False, policy=model)
-        print(f"  ppo: true reward {before['true']:.2f} > {after['true']:.2f} of 3")
+        best = experiment.best_of_n(reward, (1, 8))[-1]
+        print(f"  ppo: true reward {before['true']:.2f} > {after['true']:.2f} of 3, best of 8 "
+              f"{best['true']:.2f}")
         return [{"pairs_right": judged, "raters_right": agreement(experiment.test_pairs, experiment.truths),
-                 "before": before, "after": after, "best_of": experiment.best_of_n(reward, (1, 8))[-1]}]
+                 "before": before, "after": after, "best_of": best}]
 
     def use_tools(self, tools: bool) -> Callable[[Transformer, Path], list[dict]]:
         """Products with a calculator, or (the control) without; the log ends with the share of right ones."""
@@ -177,7 +179,9 @@ class Course:
             s, pairs = self.s, unseen_pairs(100, self.s.seed)
             log = teach(model, self.tokenizer, self.tasks, Lesson(use_tools=tools), s.tool_steps, s.tool_lr,
                         s.seed, {*pairs, *self.tasks.test_sums}, state=state, key=self.key)
-            return [*log, {"products": self.products(model)}]
+            share = self.products(model)
+            print(f"  taught {'with' if tools else 'without'} a calculator: {share:.1%} of products right")
+            return [*log, {"products": share}]
         return work
 
     def products(self, model: Transformer) -> float:
