@@ -4,7 +4,8 @@ ring   every rank talks to its right neighbour only; each link carries the least
 tree   log2(p) rounds instead of p - 1: better for small messages, where latency counts and not bytes
 
 Bytes that one rank sends, for n bytes and p ranks (Patarasuk and Yuan 2009; Thakur et al. 2005):
-reduce-scatter and all-gather (p-1)/p n, all-reduce twice that, all-to-all (p-1)/p n; a broadcast (p-1) n in all.
+reduce-scatter and all-gather (p-1)/p n, all-reduce twice that, all-to-all (p-1)/p n; a broadcast
+(p-1) n in all.
 
     python 04_systems/run.py --only collectives
 """
@@ -16,21 +17,24 @@ from torch import Tensor
 
 
 class Team:
-    """Some ranks that work together: their process group, my number in it, and how many bytes I have sent to it.
+    """Some ranks that work together: their process group, my number in it, how many bytes I have sent.
 
     `timeout` is how long a rank waits for a message; a part of the team does not take it over by itself.
     """
 
     def __init__(self, group: dist.ProcessGroup, timeout: timedelta):
         self.timeout = timeout
-        self.group, self.rank, self.size, self.sent = group, dist.get_rank(group), dist.get_world_size(group), 0
-        self.native = dist.get_backend(group) == "nccl"   # on GPUs take nccl's own collectives: same results, tuned
+        self.group, self.sent = group, 0
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        # on GPUs take nccl's own collectives: same results, tuned
+        self.native = dist.get_backend(group) == "nccl"
 
     def exchange(self, out: Tensor | None, to: int, into: Tensor | None, source: int) -> None:
         """Send `out` to rank `to` of this team and receive `into` from rank `source`, at the same time."""
         wait = []
         if out is not None:
-            wait.append(dist.P2POp(dist.isend, out.contiguous(), dist.get_global_rank(self.group, to), self.group))
+            wait.append(dist.P2POp(dist.isend, out.contiguous(), dist.get_global_rank(self.group, to),
+                                   self.group))
             self.sent += out.numel() * out.element_size()
         if into is not None:
             wait.append(dist.P2POp(dist.irecv, into, dist.get_global_rank(self.group, source), self.group))
@@ -47,9 +51,10 @@ class Team:
         return dist.all_reduce(x, group=self.group, async_op=True)
 
     def split(self, parts: list[list[int]]) -> "Team":
-        """The smaller team that I am in. All ranks call this together with the same partition of the team's ranks."""
+        """The smaller team that I am in. All ranks call this together with the same partition of them."""
         for ranks in parts:
-            group = dist.new_group([dist.get_global_rank(self.group, r) for r in ranks], self.timeout)   # by all, members or not
+            # by all, members or not
+            group = dist.new_group([dist.get_global_rank(self.group, r) for r in ranks], self.timeout)
             if self.rank in ranks:
                 mine = Team(group, self.timeout)
         return mine
@@ -58,7 +63,8 @@ class Team:
 def ring_reduce_scatter(x: Tensor, team: Team) -> Tensor:
     """Sum x over all ranks; rank r returns the r-th of p equal (or nearly equal) parts of the sum, flat.
 
-    Part i starts at rank i + 1 and travels right; everyone adds its own share; after p - 1 steps it is at rank i.
+    Part i starts at rank i + 1 and travels right; everyone adds its own share; p - 1 steps later it is at
+    rank i.
     """
     # EXERCISE 4.4 ring reduce-scatter
     p, r = team.size, team.rank
@@ -73,7 +79,7 @@ def ring_reduce_scatter(x: Tensor, team: Team) -> Tensor:
 
 
 def ring_all_gather(part: Tensor, n: int, team: Team) -> Tensor:
-    """Put together the n numbers of which rank r holds part r (cut as ring_reduce_scatter cuts): flat, on every rank.
+    """All n numbers, flat, on every rank, of which rank r holds part r (cut as ring_reduce_scatter cuts).
 
     Each part travels once around the ring.
     """
@@ -97,7 +103,7 @@ def ring_all_reduce(x: Tensor, team: Team) -> Tensor:
 
 
 def tree_broadcast(x: Tensor, root: int, team: Team) -> Tensor:
-    """The x of rank `root`, on every rank, in log2(p) rounds: in each round everyone who has it tells one more."""
+    """The x of rank `root`, on every rank, in log2(p) rounds: whoever has it tells one more in each."""
     p = team.size
     place = (team.rank - root) % p                                # the root stands at place 0
     x = x.clone().contiguous()
@@ -112,7 +118,7 @@ def tree_broadcast(x: Tensor, root: int, team: Team) -> Tensor:
 
 
 def tree_all_reduce(x: Tensor, team: Team) -> Tensor:
-    """The sum of x over all ranks by pairs, pairs of pairs ... at rank 0, then a broadcast. 2 log2(p) rounds of n bytes."""
+    """The sum of x by pairs, pairs of pairs ... at rank 0, then a broadcast: 2 log2(p) rounds of n bytes."""
     p, r = team.size, team.rank
     x, reach = x.clone().contiguous(), 1
     while reach < p:

@@ -1,9 +1,9 @@
 """Data parallelism: every rank holds the whole model, sees its own rows, and the gradients are averaged.
 
-Three ways to average, naive first: a message for each parameter; a few large messages; and large messages that leave
-while the backward pass is still computing the rest (Li et al. 2020, PyTorch Distributed, section 3.2).
-The mean of the ranks' mean losses is the loss of the whole batch only if all count as many targets, so each rank
-multiplies its own by `weight_of_mine`.
+Three ways to average, naive first: a message for each parameter; a few large messages; and large messages
+that leave while the backward pass is still computing the rest (Li et al. 2020, section 3.2).
+The mean of the ranks' mean losses is the loss of the whole batch only if all count as many targets, so each
+rank multiplies its own by `weight_of_mine`.
 
     python 04_systems/run.py --only strategies
 """
@@ -31,12 +31,13 @@ def counted(targets: Tensor) -> int:
 
 
 def weight_of_mine(targets: Tensor, team: Team) -> float:
-    """What this rank multiplies its mean loss over `targets` by, so that the average over ranks is the mean over all.
+    """What this rank multiplies its mean loss by, so that the average over ranks is the mean over all.
 
-    p times this rank's share of all counted targets: 1 if all ranks count as many, 0 for a rank that counts none.
+    p times its share of all counted targets: 1 if all ranks count as many, 0 for a rank that counts none.
     """
     mine = counted(targets)
-    everyone = all_reduce(torch.tensor([float(mine)], dtype=torch.float64, device=targets.device), team).item()
+    number = torch.tensor([float(mine)], dtype=torch.float64, device=targets.device)
+    everyone = all_reduce(number, team).item()
     return team.size * mine / max(everyone, 1.0)
 
 
@@ -59,7 +60,7 @@ def average_gradients_naive(model: nn.Module, team: Team) -> None:
 
 
 def fill_buckets(parameters: list[nn.Parameter], bucket_bytes: int) -> list[list[nn.Parameter]]:
-    """Group parameters, in the order given, into lists of at least `bucket_bytes` (the last may be smaller)."""
+    """Group parameters, in the order given, into lists of at least `bucket_bytes`, but for the last."""
     # EXERCISE 4.9 buckets of gradients
     buckets: list[list[nn.Parameter]] = [[]]
     for p in parameters:
@@ -71,11 +72,12 @@ def fill_buckets(parameters: list[nn.Parameter], bucket_bytes: int) -> list[list
 
 
 def pack(bucket: list[nn.Parameter]) -> Tensor:
-    """The gradients of a bucket in one flat tensor, followed by one flag each: 1 if this rank has that gradient.
+    """The gradients of a bucket in one flat tensor, then a flag for each: 1 if this rank has it.
 
-    Missing gradients count as zero. The flags travel with the rest, so every rank learns whether anyone used it.
+    Missing gradients count as zero. The flags travel with the rest: every rank learns whether anyone has it.
     """
-    flags = torch.tensor([float(p.grad is not None) for p in bucket], dtype=bucket[0].dtype, device=bucket[0].device)
+    flags = torch.tensor([float(p.grad is not None) for p in bucket], dtype=bucket[0].dtype,
+                         device=bucket[0].device)
     grads = [(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1) for p in bucket]
     return torch.cat((*grads, flags))
 
@@ -97,19 +99,20 @@ class OverlappedGradients:
     """Averages gradients while they are being computed.
 
         overlap = OverlappedGradients(model, team)
-        with overlap.no_sync():                  # gradient accumulation: only the last backward pass communicates
+        with overlap.no_sync():                  # accumulation: only the last backward pass communicates
             loss(first_half).backward()
         loss(second_half).backward()
         overlap.finish()                         # now every p.grad is the average
 
-    Gradients arrive from the last layer to the first, so buckets are filled in that order. The ranks must start the
-    same all-reduces in the same order, so a bucket waits for the ones before it, even when it is complete.
+    Gradients arrive from the last layer to the first, so buckets are filled in that order. The ranks must
+    start the same all-reduces in the same order, so a bucket waits for the ones before it, even when it is
+    complete.
     """
 
     def __init__(self, model: nn.Module, team: Team, bucket_bytes: int = 1 << 20):
         self.team, self.syncing = team, True
         self.model = model
-        self.buckets = fill_buckets(trainable(model)[::-1], bucket_bytes)   # a shared parameter is listed once
+        self.buckets = fill_buckets(trainable(model)[::-1], bucket_bytes)   # a shared one is listed once
         self.bucket_of = {p: i for i, bucket in enumerate(self.buckets) for p in bucket}
         self._reset()
         for p in self.bucket_of:
@@ -117,7 +120,7 @@ class OverlappedGradients:
 
     def _reset(self) -> None:
         self.missing = [len(bucket) for bucket in self.buckets]   # gradients that have not arrived yet
-        self.sent: list[tuple[Tensor, object]] = []               # (packed bucket, handle), in order of bucket
+        self.sent: list[tuple[Tensor, object]] = []               # (packed bucket, handle), in order
 
     def start(self) -> None:
         """Start the all-reduce of the next bucket; returns without waiting for it."""
@@ -135,17 +138,17 @@ class OverlappedGradients:
         # END EXERCISE 4.3
 
     def finish(self) -> int:
-        """Start what could not start (parameters without a gradient), wait for all, put the averages in place.
+        """Start what could not start (parameters without a gradient), wait, put the averages in place.
 
-        Returns how many buckets were under way before this call, that is, during the backward pass. Raises ValueError
-        if a gradient has been left out of its message.
+        Returns how many buckets were under way before this call, that is, during the backward pass. Raises
+        ValueError if a gradient has been left out of its message.
         """
         if min(self.missing, default=0) < 0:
-            raise ValueError("a gradient changed after its bucket had been sent: put all backward passes of a step but "
-                             "the last into `with overlap.no_sync():`")
+            raise ValueError("a gradient changed after its bucket had been sent: put all backward passes of "
+                             "a step but the last into `with overlap.no_sync():`")
         if any(p.grad is not None and p not in self.bucket_of for p in self.model.parameters()):
-            raise ValueError("a parameter was frozen when OverlappedGradients was made and has a gradient now: make a "
-                             "new one after unfreezing")
+            raise ValueError("a parameter was frozen when OverlappedGradients was made and has a gradient "
+                             "now: make a new one after unfreezing")
         early = len(self.sent)
         while len(self.sent) < len(self.buckets):
             self.start()

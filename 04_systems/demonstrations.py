@@ -8,15 +8,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from collectives import (Team, all_to_all, ring_all_gather, ring_all_reduce, ring_reduce_scatter, tree_all_reduce,
-                         tree_broadcast)
+from collectives import (Team, all_to_all, ring_all_gather, ring_all_reduce, ring_reduce_scatter,
+                         tree_all_reduce, tree_broadcast)
 from pipeline_parallel import Pipeline, bubble
 from strategies import Result, measured_run, random_batches, settled_bytes
 from transformer import Config, Transformer
 
 
 def collective_bytes(team: Team, n: int) -> dict[str, tuple]:
-    """Each collective on n float32: bytes that rank 0 should send, sends by our count, by the kernel's; equals torch's?"""
+    """Each collective on n float32: bytes that rank 0 should send, sends by our count and by the kernel's,
+    and whether the result is torch's.
+    """
     p = team.size
     x = torch.arange(n, dtype=torch.float32) % 1000 + team.rank               # sums are exact in float32
     total = sum(torch.arange(n, dtype=torch.float32) % 1000 + r for r in range(p))
@@ -33,7 +35,8 @@ def collective_bytes(team: Team, n: int) -> dict[str, tuple]:
         "ring reduce-scatter": (share, lambda: ring_reduce_scatter(x, team), part),
         "ring all-gather": (share, lambda: ring_all_gather(part, n, team), reference(dist.all_reduce, x)),
         "ring all-reduce": (2 * share, lambda: ring_all_reduce(x, team), reference(dist.all_reduce, x)),
-        "tree all-reduce": (rounds * 4 * n, lambda: tree_all_reduce(x, team), reference(dist.all_reduce, x)),   # rank 0
+        "tree all-reduce": (rounds * 4 * n, lambda: tree_all_reduce(x, team),      # of rank 0
+                            reference(dist.all_reduce, x)),
         "tree broadcast": (rounds * 4 * n, lambda: tree_broadcast(x, 0, team),
                            reference(lambda y, group: dist.broadcast(y, 0, group=group), x)),
         "all-to-all": (share, lambda: torch.cat(all_to_all(list(x.chunk(p)), team)),
@@ -44,17 +47,20 @@ def collective_bytes(team: Team, n: int) -> dict[str, tuple]:
         team.sent, before = 0, settled_bytes()
         out = job()
         after = settled_bytes()
-        table[name] = (formula, team.sent, None if before is None else after - before, torch.equal(out, expected))
+        table[name] = (formula, team.sent, None if before is None else after - before,
+                       torch.equal(out, expected))
     return table
 
 
-def run_strategies(team: Team, names: tuple[str, ...], model: Transformer, batches: list, expected: dict) -> list[Result]:
+def run_strategies(team: Team, names: tuple[str, ...], model: Transformer, batches: list,
+                   expected: dict) -> list[Result]:
     """Every named strategy, one after another, in the same processes."""
     return [measured_run(team, name, copy.deepcopy(model), batches, expected) for name in names]
 
 
-def pipeline_timeline(team: Team, config: Config, schedule: str, n_micro: int, slot: float) -> tuple[list, int, float]:
-    """This stage's timeline of a padded training step, micro-batches held at most, and the bubble over all stages.
+def pipeline_timeline(team: Team, config: Config, schedule: str, n_micro: int,
+                      slot: float) -> tuple[list, int, float]:
+    """This stage's timeline of a padded training step, micro-batches held at most, the bubble of all stages.
 
     Of two steps the one with the smaller bubble: what else runs on the machine only adds idle time.
     """

@@ -27,11 +27,13 @@ def draw_roofline(path: Path, machine: Machine, rows: list[tuple[Work, float]]) 
     figure, axes = plt.subplots(figsize=(7, 4))
     low, high = 0.05, 1000
     corner = machine.ridge
-    axes.plot([low, corner, high], [low * machine.bandwidth / 1e9, machine.flops / 1e9, machine.flops / 1e9], "k-", lw=1.5)
+    peak = machine.flops / 1e9
+    axes.plot([low, corner, high], [low * machine.bandwidth / 1e9, peak, peak], "k-", lw=1.5)
     for (work, seconds), mark in zip(rows, "os^vDP"):
-        axes.plot(work.intensity, work.flops / seconds / 1e9, mark, color="0.25", markersize=8, label=work.name)
-    axes.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="GFLOP/s reached", xlim=(low, high),
-             title="Most of a model lies under the slope: limited by memory")
+        axes.plot(work.intensity, work.flops / seconds / 1e9, mark, color="0.25", markersize=8,
+                  label=work.name)
+    axes.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="GFLOP/s reached",
+             xlim=(low, high), title="Most of a model lies under the slope: limited by memory")
     axes.legend(fontsize=8, loc="lower right")
     save(figure, path)
 
@@ -50,7 +52,7 @@ def draw_flash(path: Path, lengths: list[int], naive: list[float], tiled: list[f
 
 
 def draw_pipelines(path: Path, runs: dict[str, list[list[tuple]]]) -> None:
-    """Measured timelines: {title: per stage (action, i, start, end)}; forward light, backward dark, idle white."""
+    """Measured timelines, {title: per stage (action, i, start, end)}: forward light, backward dark."""
     figure, panels = plt.subplots(len(runs), 1, figsize=(9, 1.9 * len(runs)), sharex=True)
     for axes, (title, lines) in zip(panels, runs.items()):
         begin = min(line[0][2] for line in lines)

@@ -1,7 +1,7 @@
 """Attention without the T x T table: walk over tiles of keys and keep a running softmax.
 
-Adds to chapter 2's `attend`: the same numbers in memory linear in T. The trick is the online softmax (Milakov and
-Gimelshein 2018): a row's maximum m and sum l can be corrected when a later tile holds a larger score.
+Adds to chapter 2's `attend`: the same numbers in memory linear in T. The trick is the online softmax (Milakov
+and Gimelshein 2018): a row's maximum m and sum l can be corrected when a later tile holds a larger score.
 Dao et al. 2022 (algorithms 1 and 4), Dao 2023; names O, L, m, l as there.
 
     python 04_systems/run.py --only flash_attention
@@ -19,7 +19,7 @@ def tiles(n: int, size: int) -> list[slice]:
 
 def scores(Q: Tensor, K: Tensor, rows: slice, columns: slice, causal: bool) -> Tensor:
     """One tile of Q K^T / sqrt(D), -inf where a query may not look; the last query stands at the last key."""
-    S = Q[..., rows, :] @ K[..., columns, :].transpose(-1, -2) * Q.shape[-1] ** -0.5       # (B, H, rows, columns)
+    S = Q[..., rows, :] @ K[..., columns, :].transpose(-1, -2) * Q.shape[-1] ** -0.5  # (B, H, rows, columns)
     if causal:
         query = torch.arange(rows.start, rows.stop, device=Q.device) + K.shape[-2] - Q.shape[-2]
         key = torch.arange(columns.start, columns.stop, device=Q.device)
@@ -33,7 +33,7 @@ def is_needed(rows: slice, columns: slice, shift: int, causal: bool) -> bool:
 
 
 def flash_forward(Q: Tensor, K: Tensor, V: Tensor, causal: bool, size: int) -> tuple[Tensor, Tensor]:
-    """Output O (B, H, T, D) and the log-sum-exp L (B, H, T) of each row of scores; Q (B, H, T, D), K and V (B, H, S, D).
+    """Output O (B, H, T, D) and log-sum-exp L (B, H, T) of each row; Q (B, H, T, D), K and V (B, H, S, D).
 
     Only one tile of at most size x size scores exists at a time.
     """
@@ -41,15 +41,15 @@ def flash_forward(Q: Tensor, K: Tensor, V: Tensor, causal: bool, size: int) -> t
     T, S = Q.shape[-2], K.shape[-2]
     O, L = torch.empty_like(Q), Q.new_empty(Q.shape[:-1])
     for rows in tiles(T, size):
-        m = Q.new_full((*Q.shape[:-2], rows.stop - rows.start, 1), float("-inf"))          # largest score so far
-        l = torch.zeros_like(m)                                                            # sum of exp(score - m)
-        acc = torch.zeros_like(Q[..., rows, :])                                            # sum of exp(score - m) v
+        m = Q.new_full((*Q.shape[:-2], rows.stop - rows.start, 1), float("-inf"))   # largest score so far
+        l = torch.zeros_like(m)                                                     # sum of exp(score - m)
+        acc = torch.zeros_like(Q[..., rows, :])                                     # sum of exp(score - m) v
         for columns in tiles(S, size):
             if is_needed(rows, columns, S - T, causal):
                 tile = scores(Q, K, rows, columns, causal)
                 m_new = torch.maximum(m, tile.amax(-1, keepdim=True))
                 P = (tile - m_new).exp()
-                shrink = (m - m_new).exp()                                                 # what was summed is too large
+                shrink = (m - m_new).exp()                          # what was summed is too large
                 l = shrink * l + P.sum(-1, keepdim=True)
                 acc = shrink * acc + P @ V[..., columns, :]
                 m = m_new
@@ -63,14 +63,14 @@ class _Flash(torch.autograd.Function):
     @staticmethod
     def forward(ctx, Q: Tensor, K: Tensor, V: Tensor, causal: bool, size: int) -> Tensor:
         O, L = flash_forward(Q, K, V, causal, size)
-        ctx.save_for_backward(Q, K, V, O, L)               # not the T x S probabilities: they are computed again
+        ctx.save_for_backward(Q, K, V, O, L)  # not the T x S probabilities: they are computed again
         ctx.causal, ctx.size = causal, size
         return O
 
     @staticmethod
     def backward(ctx, dO: Tensor):
         if torch.is_grad_enabled():   # create_graph=True: what L depends on would be missing, without a word
-            raise NotImplementedError("flash attention has no second derivative: use chapter 2's attend for that")
+            raise NotImplementedError("flash attention has no second derivative: use chapter 2's attend")
         Q, K, V, O, L = ctx.saved_tensors
         dQ, dK, dV = torch.zeros_like(Q), torch.zeros_like(K), torch.zeros_like(V)
         scale, shift = Q.shape[-1] ** -0.5, K.shape[-2] - Q.shape[-2]
@@ -78,7 +78,8 @@ class _Flash(torch.autograd.Function):
         for columns in tiles(K.shape[-2], ctx.size):
             for rows in tiles(Q.shape[-2], ctx.size):
                 if is_needed(rows, columns, shift, ctx.causal):
-                    P = (scores(Q, K, rows, columns, ctx.causal) - L[..., rows, None]).exp()   # (B, H, rows, columns)
+                    P = (scores(Q, K, rows, columns, ctx.causal)
+                         - L[..., rows, None]).exp()               # (B, H, rows, columns)
                     dV[..., columns, :] += P.transpose(-1, -2) @ dO[..., rows, :]
                     dP = dO[..., rows, :] @ V[..., columns, :].transpose(-1, -2)
                     dS = P * (dP - inner[..., rows, :]) * scale
@@ -96,8 +97,8 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, tile: 
     """
     H, T, S = q.shape[1], q.shape[-2], k.shape[-2]
     if k.shape != v.shape or q.shape[-1] != k.shape[-1] or H % k.shape[1]:
-        raise ValueError(f"queries {tuple(q.shape)}, keys {tuple(k.shape)} and values {tuple(v.shape)} do not go together: "
-                         "want (B, H, T, D), (B, K, S, D) and (B, K, S, D) with K dividing H")
+        raise ValueError(f"queries {tuple(q.shape)}, keys {tuple(k.shape)} and values {tuple(v.shape)} do "
+                         "not go together: want (B, H, T, D), (B, K, S, D) and (B, K, S, D) with K dividing H")
     if causal and T > S:
         raise ValueError(f"{T} causal queries but only {S} keys: the first queries would see nothing")
     return _Flash.apply(q, repeat_heads(k, H), repeat_heads(v, H), causal, tile)
@@ -111,7 +112,7 @@ def flash_attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) ->
 
 
 def kernel_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> tuple[Tensor, str]:
-    """The same by the kernel in csrc, CUDA or emulated; else flash_attention. Returns (output, what computed it)."""
+    """The same by csrc's kernel, CUDA or emulated, else flash_attention: (output, what computed it)."""
     try:
         import kernels
     except ImportError:

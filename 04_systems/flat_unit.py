@@ -1,8 +1,8 @@
 """The parameters of one part of a model as one flat vector that can be emptied and filled again.
 
-The trick under ZeRO-3 and offloading (and PyTorch's FSDP, Zhao et al. 2023): autograd keeps references to the weights
-it needs, so a weight cannot be replaced between the forward and the backward pass. But its *storage* can be resized to
-zero and back: the tensor stays the same object, only the memory goes and returns.
+The trick under ZeRO-3 and offloading (and PyTorch's FSDP, Zhao et al. 2023): autograd keeps references to the
+weights it needs, so a weight cannot be replaced between the forward and the backward pass. But its *storage*
+can be resized to zero and back: the tensor stays the same object, only the memory goes and returns.
 
     python 04_systems/run.py --only strategies
 """
@@ -18,24 +18,26 @@ from transformer import Transformer
 class FlatUnit:
     """Some parameters as views of one flat vector `full`, padded with zeros to a multiple of `multiple`.
 
-    `used` says which of them have had a gradient since it was last cleared: the others must not change in a step.
+    `used` says which of them have had a gradient since it was last cleared: the others stay as they are.
     """
 
     def __init__(self, parameters: list[nn.Parameter], multiple: int):
         kinds = {(p.dtype, p.device) for p in parameters}
         if len(kinds) > 1:
-            raise ValueError(f"one flat vector cannot hold {sorted(map(str, kinds))}: give all weights one type and place")
+            raise ValueError(f"one flat vector cannot hold {sorted(map(str, kinds))}: give all weights one "
+                             "type and place")
         self.parameters, self.sizes = parameters, [p.numel() for p in parameters]
         n = -(-sum(self.sizes) // multiple) * multiple
         self.full = torch.cat([p.detach().reshape(-1) for p in parameters]
                               + [parameters[0].new_zeros(n - sum(self.sizes))])
         for p, piece in zip(parameters, self.pieces(self.full)):
-            p.data = piece.view_as(p)   # subtle: .data, so that filling `full` later is no change in autograd's eyes
+            # subtle: .data, so that filling `full` later is no change in autograd's eyes
+            p.data = piece.view_as(p)
         self.bytes = self.full.untyped_storage().nbytes()
         self.used = [False] * len(parameters)
 
     def pieces(self, flat: Tensor) -> list[Tensor]:
-        """A vector like `full` as one view a parameter, (its number of weights,); what is left over is padding."""
+        """A vector like `full` as one view a parameter, (its number of weights,); the rest is padding."""
         return list(flat.split([*self.sizes, len(flat) - sum(self.sizes)]))[:-1]
 
     @property
@@ -54,8 +56,9 @@ class FlatUnit:
         self.full.copy_(values)
 
     def take_gradients(self) -> Tensor:
-        """All gradients as one flat vector like `full`, zeros where there is none; the parameters lose them."""
-        flat = torch.zeros(self.bytes // self.full.element_size(), dtype=self.full.dtype, device=self.full.device)
+        """All gradients as a flat vector like `full`, zeros where there is none; the parameters lose them."""
+        flat = torch.zeros(self.bytes // self.full.element_size(), dtype=self.full.dtype,
+                           device=self.full.device)
         for i, (p, piece) in enumerate(zip(self.parameters, self.pieces(flat))):
             if p.grad is not None:
                 piece.copy_(p.grad.reshape(-1))
@@ -64,25 +67,28 @@ class FlatUnit:
 
 
 def make_units(model: Transformer, multiple: int) -> tuple[list[FlatUnit], FlatUnit]:
-    """One unit for each block, and one for the rest (embedding, last norm, output): used first and last, so kept longest."""
+    """One unit for each block, and one for the rest (embedding, last norm, output), which is kept longest."""
     units = [FlatUnit(list(layer.parameters()), multiple) for layer in model.model.layers]
     inside = {p for unit in units for p in unit.parameters}
-    return units, FlatUnit([p for p in model.parameters() if p not in inside], multiple)   # a shared weight counts once
+    # a shared weight counts once
+    return units, FlatUnit([p for p in model.parameters() if p not in inside], multiple)
 
 
 def before_backward(module: nn.Module, action: Callable[[], None]) -> None:
-    """Call action() whenever a backward pass enters `module`, that is, when the gradient of its output is complete."""
+    """Call action() when a backward pass enters `module`: the gradient of its output is complete then."""
     def watch(_, __, out: Tensor) -> None:
         if out.requires_grad:
             out.register_hook(lambda grad: action())
     module.register_forward_hook(watch)
 
 
-def when_left(model: Transformer, units: list[FlatUnit], root: FlatUnit, action: Callable[[FlatUnit], None]) -> None:
-    """In every backward pass call action(unit) for all units, from the last block to the first, then the root.
+def when_left(model: Transformer, units: list[FlatUnit], root: FlatUnit,
+              action: Callable[[FlatUnit], None]) -> None:
+    """In every backward pass call action(unit) for all units, from the last block to the first, then root.
 
-    A block's turn comes when the pass enters the block before it, the others' at the end. Not when its last gradient
-    arrives: on a rank that does not use one of its weights it never would, and ranks must exchange in one order.
+    A block's turn comes when the pass enters the block before it, the others' at the end. Not when its last
+    gradient arrives: on a rank that does not use one of its weights it never would, and ranks must exchange
+    in one order.
     """
     waiting: list[FlatUnit] = []   # in this pass, in order
 
@@ -105,11 +111,11 @@ def when_left(model: Transformer, units: list[FlatUnit], root: FlatUnit, action:
 
 def stream(model: Transformer, units: list[FlatUnit], root: FlatUnit,
            fill: Callable[[FlatUnit, FlatUnit | None], None]) -> None:
-    """Empty all units, and let fill(unit, then) bring each in just before it is used: forward, and again backward.
+    """Empty all units, and let fill(unit, then) bring each in just before it is used, forward and backward.
 
-    `then` is the unit that will be used next, if known. A block is emptied after its forward pass; after its backward
-    pass whoever takes its gradients empties it. The rest stays from the start of the forward pass to the end of the
-    backward pass.
+    `then` is the unit that will be used next, if known. A block is emptied after its forward pass; after its
+    backward pass whoever takes its gradients empties it. The rest stays from the start of the forward pass to
+    the end of the backward pass.
     """
     def ensure(unit: FlatUnit, then: FlatUnit | None) -> None:
         if not unit.filled:

@@ -31,9 +31,11 @@ def _count_sockets() -> int:
             if not stat.S_ISSOCK(os.fstat(number).st_mode):
                 continue
             with socket.socket(fileno=os.dup(number)) as connection:
-                if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.type == socket.SOCK_STREAM:
+                internet = connection.family in (socket.AF_INET, socket.AF_INET6)
+                if internet and connection.type == socket.SOCK_STREAM:
                     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-                    sent, again = struct.unpack_from("QQ", info, 200)   # tcpi_bytes_sent, tcpi_bytes_retrans: Linux 4.19
+                    # tcpi_bytes_sent, tcpi_bytes_retrans: Linux 4.19
+                    sent, again = struct.unpack_from("QQ", info, 200)
                     total += sent - again
         except (OSError, struct.error):
             continue   # no such file, or closed in the meantime

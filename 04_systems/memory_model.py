@@ -1,8 +1,9 @@
-"""Predict the memory of one rank, and the bytes it sends, before anything runs: the arithmetic under the planner.
+"""Predict one rank's memory, and the bytes it sends, before anything runs: the arithmetic of the planner.
 
-Two activation counts: `ours` is what autograd keeps for this repository's plain code, to the byte (tests compare);
-`fused` is what a production framework keeps, with flash attention and fused norms and SwiGLU, and with the inputs of
-sliced matrices stored in slices and gathered again (Korthikanti et al. 2022, table 2, for SwiGLU and grouped queries).
+Two activation counts: `ours` is what autograd keeps for this repository's plain code, to the byte (tests
+compare); `fused` is what a production framework keeps, with flash attention and fused norms and SwiGLU, and
+with the inputs of sliced matrices stored in slices and gathered again (Korthikanti et al. 2022, table 2, for
+SwiGLU and grouped queries).
 
     python 04_systems/planner.py           uses it
 """
@@ -22,7 +23,7 @@ class Placement:
     tensor: int = 1              # slices
     sequence: bool = False       # activations between slices are cut along time
     zero: int = 0                # ZeRO stage over the data-parallel ranks
-    recompute: str = "none"      # none, attention (our scores), elementwise (fused only: norms, products) or block
+    recompute: str = "none"      # none, attention (scores; not fused), elementwise (fused only), or block
     interleave: int = 1          # pieces of the model a stage holds (1: contiguous)
     micro_rows: int = 1          # rows of a micro-batch
     schedule: str = "1f1b"       # 1f1b or gpipe
@@ -42,11 +43,12 @@ class Precision:
     activation: int = 4
 
 
-FLOAT32, MIXED = Precision(), Precision(weight=2, gradient=4, moments=12, activation=2)   # gradients summed in float32
+# gradients summed in float32
+FLOAT32, MIXED = Precision(), Precision(weight=2, gradient=4, moments=12, activation=2)
 
 
 def stage_parameters(config: Config, place: Placement, stage: int) -> float:
-    """Parameters that one rank of a pipeline stage holds (norms are not sliced; vocabulary rows are padded)."""
+    """Parameters that one rank of a stage holds (norms are not sliced; vocabulary rows are padded)."""
     t, C = place.tensor, config.d_model
     one = count_parameters(config)
     head = C // config.n_heads
@@ -60,7 +62,7 @@ def stage_parameters(config: Config, place: Placement, stage: int) -> float:
 
 
 def layer_numbers(config: Config, T: int, place: Placement, fused: bool) -> float:
-    """Numbers that one layer keeps for its backward pass, per token, on one rank. Pre-norm, SwiGLU, RoPE, RMSNorm."""
+    """Numbers a token that a layer (pre-norm, SwiGLU, RoPE, RMSNorm) keeps for its gradient, on one rank."""
     t, C, F = place.tensor, config.d_model, config.d_ff
     s = t if place.sequence else 1
     H, K = config.n_heads, config.n_kv_heads
@@ -69,7 +71,8 @@ def layer_numbers(config: Config, T: int, place: Placement, fused: bool) -> floa
         return C / s
     if fused:
         numbers = 2 * C / s + (2 * Q + 2 * KV + 2 * F) / t   # inputs of norms; q, out, k, v; gate, up
-        return numbers + (0 if place.recompute == "elementwise" else 2 * C / s + F / t)   # norm outputs, the product
+        # norm outputs, the product
+        return numbers + (0 if place.recompute == "elementwise" else 2 * C / s + F / t)
     numbers = (4 * C + 2) / s + 2 * C                        # twice: x, x/rms, 1/rms; norm output, gathered
     numbers += (4 * Q + 5 * F) / t                           # q, k, v, out; gate, sigmoid, silu, up, product
     if config.qk_norm:
@@ -103,9 +106,9 @@ def rank_memory(config: Config, T: int, place: Placement, n_micro: int = 1, stag
                 precision: Precision = FLOAT32, fused: bool = False) -> RankMemory:
     """Predict one rank of pipeline stage `stage`, rows of T tokens.
 
-    The peak is at the start of a backward pass: of the first one if all micro-batches are held, and then our code
-    (fused=False) has no gradients yet; production code keeps buffers for them all the time. The head needs three
-    copies of the logits.
+    The peak is at the start of a backward pass: of the first one if all micro-batches are held, and then our
+    code (fused=False) has no gradients yet; production code keeps buffers for them all the time. The head
+    needs three copies of the logits.
     """
     tokens, last = place.micro_rows * T, stage == place.pipeline - 1
     n = stage_parameters(config, place, stage)
@@ -114,7 +117,8 @@ def rank_memory(config: Config, T: int, place: Placement, n_micro: int = 1, stag
     held = held_micro_batches(place, n_micro, stage)
     kept = held * layers * layer_numbers(config, T, place, fused)
     C, V, s = config.d_model, config.vocab_size, place.tensor if place.sequence else 1
-    head = last * (held * (2 * C / s + C + V / place.tensor) + 2 * V / place.tensor)   # last norm, logits; gradients
+    # last norm, logits; gradients
+    head = last * (held * (2 * C / s + C + V / place.tensor) + 2 * V / place.tensor)
     kept += held * (not last) * C / s                        # what was handed to the next stage
     per_number = tokens * precision.activation
     gradients = 0.0 if fused else n * precision.gradient / (place.data if place.zero >= 2 else 1)
@@ -140,7 +144,7 @@ def traffic(config: Config, T: int, place: Placement, n_micro: int, stage: int =
     n = stage_parameters(config, place, stage)
     table = -(-config.vocab_size // t) * config.d_model
     if config.tied and p > 1 and (first or last):
-        between += table * precision.gradient                            # an all-reduce of the tied embedding by two ranks
+        between += table * precision.gradient                # two ranks all-reduce the tied embedding
     weights, gradients, share = n * precision.weight, n * precision.gradient, (d - 1) / d
     kept = table * precision.weight * (first + last if not config.tied else first or last)
     if place.zero == 0:

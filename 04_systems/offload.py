@@ -1,7 +1,7 @@
-"""When even one rank's share does not fit: keep the rest in host memory or on disk and bring it in just in time.
+"""When even one rank's share does not fit: keep the rest in host memory or on disk until it is needed.
 
-    optimizer     the moments live elsewhere; each unit's come in for its update, while the next unit's are being read
-    parameters    the weights too: read before use, forward and backward, and updated as soon as their gradients are there
+    optimizer     the moments live elsewhere; each unit's come in for its update, while the next are read
+    parameters    the weights too: read before use, forward and backward, updated with their gradients
 
 Ren et al. 2021 (ZeRO-Offload), Rajbhandari et al. 2021 (ZeRO-Infinity).
 
@@ -58,11 +58,13 @@ class DiskStore:
             file.write(_memory(x.detach().cpu()))
 
     def read(self, key: str, into: Tensor) -> None:
-        """Read what was written under `key` into a vector of the same size. Raises ValueError if the file is too short."""
-        buffer = into if into.device.type == "cpu" else torch.empty(into.shape, dtype=into.dtype, pin_memory=True)
+        """Read what was written under `key` into a vector of its size. Raises ValueError if it is shorter."""
+        on_cpu = into.device.type == "cpu"
+        buffer = into if on_cpu else torch.empty(into.shape, dtype=into.dtype, pin_memory=True)
         with open(self.folder / key, "rb") as file:
             if file.readinto(_memory(buffer)) != buffer.numel() * buffer.element_size():
-                raise ValueError(f"{self.folder / key} is shorter than it was written: the disk is failing or was changed")
+                raise ValueError(f"{self.folder / key} is shorter than it was written: the disk is failing "
+                                 "or was changed")
         if buffer is not into:
             into.copy_(buffer)
 
@@ -72,11 +74,11 @@ class DiskStore:
 
 
 class Prefetcher:
-    """Reads vectors of a store one ahead: get(key, then=next) returns one and starts to read the next in a thread."""
+    """Reads vectors of a store one ahead: get(key, then=next) returns one while a thread reads the next."""
 
     def __init__(self, store: HostStore | DiskStore, sizes: dict[str, int], like: Tensor):
         self.store, self.sizes, self.like = store, sizes, like
-        self.thread = ThreadPoolExecutor(1)               # one thread: a read never overtakes the write before it
+        self.thread = ThreadPoolExecutor(1)               # one: a read never overtakes the write before it
         self.coming: tuple[str, Tensor, Future] | None = None
 
     def start(self, key: str) -> None:
@@ -107,11 +109,13 @@ class Offloaded:
         loss(offloaded.model(ids), targets).backward()
         offloaded.step()
 
-    With `parameters` each block is updated inside the backward pass, so one step is exactly one backward pass, and
-    gradients cannot be clipped by their joint length. Frozen weights and those without a gradient stay as they are.
+    With `parameters` each block is updated inside the backward pass, so one step is exactly one backward
+    pass, and gradients cannot be clipped by their joint length. Frozen weights and those without a gradient
+    stay as they are.
     """
 
-    def __init__(self, model: Transformer, store: HostStore | DiskStore, rule: AdamW, parameters: bool = False):
+    def __init__(self, model: Transformer, store: HostStore | DiskStore, rule: AdamW,
+                 parameters: bool = False):
         self.model, self.store, self.rule, self.streaming = model, store, rule, parameters
         blocks, root = make_units(model, 1)
         self.units = blocks + [root]
@@ -139,11 +143,12 @@ class Offloaded:
 
     @torch.no_grad()
     def _update(self, unit: FlatUnit, then: FlatUnit | None) -> None:
-        """One AdamW update of a unit whose weights and gradients are in memory; `then` is the unit that comes next."""
+        """One AdamW update of a unit whose weights and gradients are in memory; `then` is the next unit."""
         grads, rule = unit.pieces(unit.take_gradients()), self.rule
         if any(unit.used):
             both = self.moments.get(self._key("moments", unit), self._key("moments", then))
-            for used, w, grad, m, v in zip(unit.used, unit.pieces(unit.full), grads, *map(unit.pieces, both.chunk(2))):
+            m_and_v = map(unit.pieces, both.chunk(2))
+            for used, w, grad, m, v in zip(unit.used, unit.pieces(unit.full), grads, *m_and_v):
                 if used:
                     w.mul_(1 - rule.lr * rule.weight_decay)
                     w.sub_(rule.lr * rule.direction(grad, m, v))
@@ -153,8 +158,8 @@ class Offloaded:
     def _update_and_leave(self, unit: FlatUnit) -> None:
         if any(p.grad is not None for p in unit.parameters):
             if unit in self.updated:
-                raise ValueError("weights in a store are updated in the backward pass: call step after each one, and "
-                                 "make the batch smaller instead of accumulating gradients")
+                raise ValueError("weights in a store are updated in the backward pass: call step after each "
+                                 "one, and make the batch smaller instead of accumulating gradients")
             self.updated.add(unit)
             self._update(unit, None)
             self.weights.write(self._key("weights", unit), unit.full).result()
@@ -169,7 +174,7 @@ class Offloaded:
         self.rule.steps += 1
 
     def zero_grad(self) -> None:
-        """Forget gradients, as in torch.optim; with `parameters` there are none left after a backward pass."""
+        """Forget gradients, as in torch.optim; with `parameters` a backward pass leaves none."""
         for p in self.model.parameters():
             p.grad = None
 

@@ -1,7 +1,8 @@
-"""Data, pipeline and tensor parallelism together, on a mesh of ranks, with checkpoints that fit any other mesh.
+"""Data, pipeline and tensor parallelism together, on a mesh of ranks; checkpoints fit any other mesh.
 
-Tensor-parallel ranks talk most, so they are neighbours (on a cluster: the GPUs of one machine); data-parallel ranks
-talk once a step. Rank numbers run fastest along tensor, then pipeline, then data, as in Megatron-LM (Narayanan 2021).
+Tensor-parallel ranks talk most, so they are neighbours (on a cluster: the GPUs of one machine);
+data-parallel ranks talk once a step. Rank numbers run fastest along tensor, then pipeline, then data, as in
+Megatron-LM (Narayanan 2021).
 
     python 04_systems/parallel_3d.py --data 2 --pipeline 2 --tensor 2              starts its 8 ranks itself
     torchrun --nproc-per-node 8 04_systems/parallel_3d.py --data 2 --pipeline 2 --tensor 2
@@ -13,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 try:
-    from workbench import (RunSettings, content_hash, fingerprint, parse_settings, read_json, run_main, seed_everything,
-                           write_json)
+    from workbench import (RunSettings, content_hash, fingerprint, parse_settings, read_json, run_main,
+                           seed_everything, write_json)
 except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
                      "`make setup`") from None
@@ -55,7 +56,8 @@ class Mesh:
     def __init__(self, world: Team, layout: Layout):
         d, p, t = layout.data, layout.pipeline, layout.tensor
         if world.size != layout.ranks:
-            raise ValueError(f"data {d} x pipeline {p} x tensor {t} needs {layout.ranks} ranks, but {world.size} were started")
+            raise ValueError(f"data {d} x pipeline {p} x tensor {t} needs {layout.ranks} ranks, but "
+                             f"{world.size} were started")
         grid = torch.arange(world.size).view(d, p, t)
         self.world = world
         self.tensor = world.split(grid.reshape(-1, t).tolist())
@@ -70,21 +72,21 @@ class Mesh:
 class Trainer3D:
     """A model cut to this rank's place in the mesh, its optimizer, one training step, and checkpoints."""
 
-    def __init__(self, model: Transformer, mesh: Mesh, layout: Layout, lr: float = 1e-3, weight_decay: float = 0.0,
-                 slot: float = 0.0):
+    def __init__(self, model: Transformer, mesh: Mesh, layout: Layout, lr: float = 1e-3,
+                 weight_decay: float = 0.0, slot: float = 0.0):
         self.mesh, self.layout, self.config = mesh, layout, model.config
-        self.rows = {name: len(p) for name, p in model.named_parameters()}      # before cutting, for checkpoints
+        self.rows = {name: len(p) for name, p in model.named_parameters()}   # before cutting, for checkpoints
         tensor = mesh.tensor if layout.tensor > 1 else None
         if tensor is not None:
             split_heads_and_widths(model, tensor, layout.sequence)
-        self.pipe = Pipeline(model, mesh.pipeline, mesh.pipeline_back, layout.micro_batches, layout.schedule, tensor,
-                             layout.sequence and tensor is not None, slot)
+        self.pipe = Pipeline(model, mesh.pipeline, mesh.pipeline_back, layout.micro_batches, layout.schedule,
+                             tensor, layout.sequence and tensor is not None, slot)
         self.model = self.pipe.model
         self.optimizer = AdamW(self.model.parameters(), lr, weight_decay=weight_decay)
         self.device = next(self.model.parameters()).device
 
     def gradients(self, ids: Tensor, targets: Tensor) -> float:
-        """Forward, backward and all exchanges for a global batch (B, T), the same on every rank; returns its loss."""
+        """Forward, backward and all exchanges for a global batch (B, T), known to every rank; its loss."""
         for p in self.model.parameters():
             p.grad = None
         d = self.mesh.data
@@ -111,37 +113,42 @@ class Trainer3D:
 
     def moments(self, p: Tensor) -> list[Tensor]:
         """Both moments of a parameter; none of a frozen one."""
-        return next(([m, v] for q, m, v in zip(self.optimizer.parameters, self.optimizer.m, self.optimizer.v) if q is p), [])
+        o = self.optimizer
+        return next(([m, v] for q, m, v in zip(o.parameters, o.m, o.v) if q is p), [])
 
     def save(self, folder: Path, step: int, recipe: dict | None = None) -> None:
-        """Write weights and moments as slices, then, when all ranks are done, the file that makes the checkpoint valid.
+        """Write weights and moments as slices; when all ranks are done, the file that makes them valid.
 
         Data-parallel copies are equal, so the first one writes. `recipe` says what run this is: see `load`.
         """
         stage, slice_ = self.mesh.pipeline.rank, self.mesh.tensor.rank
         if self.mesh.data.rank == 0:
             write(folder / f"step{step}-stage{stage}-slice{slice_}.pt", {
-                name: [x.detach().cpu() for x in (p, *self.moments(p))] for name, p in self.model.named_parameters()})
+                name: [x.detach().cpu() for x in (p, *self.moments(p))]
+                for name, p in self.model.named_parameters()})
         self.wait_for_all()              # nobody passes before everybody has written
         if self.mesh.world.rank == 0:
-            write_json(folder / "latest.json", {"step": step, "stages": self.layout.pipeline, "slices": self.layout.tensor,
-                                                "recipe": {**(recipe or {}), "model": asdict(self.config)}})
+            write_json(folder / "latest.json", {
+                "step": step, "stages": self.layout.pipeline, "slices": self.layout.tensor,
+                "recipe": {**(recipe or {}), "model": asdict(self.config)}})
             for old in folder.glob("step*-stage*-slice*.pt"):
                 if not old.name.startswith(f"step{step}-"):
                     old.unlink()
 
     def load(self, folder: Path, recipe: dict | None = None) -> int:
-        """Continue from the newest valid checkpoint in `folder`, whatever mesh wrote it; returns its step, 0 if none.
+        """Continue from the newest valid checkpoint in `folder`, of whatever mesh; returns its step, else 0.
 
-        One of another `recipe` (settings, corpus, code, or shape of the model) is not continued but removed, and said.
-        Each rank reads all files (memory-mapped by the system), joins slices to full tensors and cuts its own.
+        One of another `recipe` (settings, corpus, code, or shape of the model) is not continued but removed,
+        and said. Each rank reads all files (memory-mapped by the system), joins slices to full tensors and
+        cuts its own.
         """
         file = folder / "latest.json"
         if not file.exists():
             return 0
         latest, wanted = read_json(file), {**(recipe or {}), "model": asdict(self.config)}
         if not isinstance(latest, dict) or not {"step", "stages", "slices", "recipe"} <= latest.keys():
-            raise ValueError(f"{file} is no checkpoint of this code: delete it or name another folder with --checkpoint")
+            raise ValueError(f"{file} is no checkpoint of this code: delete it or name another folder with "
+                             "--checkpoint")
         if other := [name for name, value in wanted.items() if latest["recipe"].get(name) != value]:
             self.wait_for_all()          # everybody has read it
             if self.mesh.world.rank == 0:
@@ -151,7 +158,8 @@ class Trainer3D:
         pieces: dict[str, list] = {}
         try:
             for stage in range(latest["stages"]):
-                slices = [read(folder / f"step{latest['step']}-stage{stage}-slice{s}.pt") for s in range(latest["slices"])]
+                slices = [read(folder / f"step{latest['step']}-stage{stage}-slice{s}.pt")
+                          for s in range(latest["slices"])]
                 pieces.update({name: [s[name] for s in slices] for name in slices[0]})
             with torch.no_grad():
                 for name, p in self.model.named_parameters():
@@ -159,7 +167,8 @@ class Trainer3D:
                         full = join(name, list(saved), self.rows[name])
                         mine.copy_(cut(name, full, self.mesh.tensor.rank, self.mesh.tensor.size))
         except (FileNotFoundError, KeyError, RuntimeError) as error:
-            raise ValueError(f"the checkpoint in {folder} is incomplete ({error}): delete the folder") from None
+            raise ValueError(f"the checkpoint in {folder} is incomplete ({error}): delete the "
+                             "folder") from None
         self.optimizer.steps = latest["step"]
         return latest["step"]
 
@@ -171,13 +180,13 @@ class Settings(RunSettings, Layout):
     batch: int = 16           # rows of the whole batch
     length: int = 64          # tokens a row
     lr: float = 3e-3          # learning rate of AdamW
-    checkpoint: str = ""      # folder of the checkpoint; if it is not given, 04_systems/mesh in the folder of --out
+    checkpoint: str = ""      # folder of the checkpoint; if not given, 04_systems/mesh in the folder of --out
     save_every: int = 10      # steps between checkpoints
     patience: float = 600.0   # seconds for the whole run, or for one message under torchrun
 
 
 def recipe_of(settings: Settings, corpus: Path) -> dict:
-    """What a run must have in common with a checkpoint to continue it. The mesh and the number of steps are free."""
+    """What a run must have in common with a checkpoint to continue it; mesh and number of steps are free."""
     return {"seed": settings.seed, "batch": settings.batch, "length": settings.length, "lr": settings.lr,
             "corpus": content_hash(corpus),
             "code": fingerprint("", "02_transformer", "03_training", "04_systems")}

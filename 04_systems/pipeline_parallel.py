@@ -1,7 +1,7 @@
-"""Pipeline parallelism: rank s holds some consecutive layers, a batch is cut into micro-batches that flow through.
+"""Pipeline parallelism: rank s holds some consecutive layers, and micro-batches flow through the ranks.
 
-While the first micro-batch is on its way, the other ranks have nothing to do: with p stages and m micro-batches a
-share (p-1)/(m+p-1) of the time is lost, the bubble. Two schedules with the same bubble:
+While the first micro-batch is on its way, the other ranks have nothing to do: with p stages and m
+micro-batches a share (p-1)/(m+p-1) of the time is lost, the bubble. Two schedules with the same bubble:
     GPipe   all forward passes, then all backward passes: m micro-batches' activations are held at once
     1F1B    as soon as possible one backward pass after each forward pass: at most p - s are held
 Huang et al. 2019; Narayanan et al. 2021 (section 2.2).
@@ -27,7 +27,7 @@ def gpipe(stage: int, n_stages: int, n_micro: int) -> list[Action]:
 
 
 def one_f_one_b(stage: int, n_stages: int, n_micro: int) -> list[Action]:
-    """Just enough forward passes to fill the stages behind, then one forward and one backward in turn, then the rest."""
+    """Just enough forward passes to fill the stages behind, then forward and backward in turn, the rest."""
     # EXERCISE 4.2 the 1F1B schedule
     warm_up = min(n_stages - 1 - stage, n_micro)
     actions = [("F", i) for i in range(warm_up)]
@@ -40,8 +40,9 @@ def one_f_one_b(stage: int, n_stages: int, n_micro: int) -> list[Action]:
 SCHEDULES = {"gpipe": gpipe, "1f1b": one_f_one_b}
 
 
-def simulate(schedule: str, n_stages: int, n_micro: int, forward: float = 1.0, backward: float = 2.0) -> list[list[tuple]]:
-    """When each action would run on ranks that never wait for anything but data: per stage (action, i, start, end)."""
+def simulate(schedule: str, n_stages: int, n_micro: int, forward: float = 1.0,
+             backward: float = 2.0) -> list[list[tuple]]:
+    """When each action runs if ranks wait for nothing but data: per stage (action, i, start, end)."""
     todo = [SCHEDULES[schedule](s, n_stages, n_micro) for s in range(n_stages)]
     lines: list[list[tuple]] = [[] for _ in range(n_stages)]
     end: dict[tuple, float] = {}
@@ -51,7 +52,7 @@ def simulate(schedule: str, n_stages: int, n_micro: int, forward: float = 1.0, b
             if todo[s]:
                 kind, i = todo[s][0]
                 needs = (kind, i, s - 1 if kind == "F" else s + 1)
-                at_edge = not 0 <= needs[2] < n_stages                 # fed by the data, or by this stage's own forward
+                at_edge = not 0 <= needs[2] < n_stages                 # fed by the data or its own forward
                 if at_edge or needs in end:
                     start = max(lines[s][-1][3] if lines[s] else 0.0, 0.0 if at_edge else end[needs])
                     end[kind, i, s] = start + (forward if kind == "F" else backward)
@@ -86,7 +87,8 @@ def keep_stage(model: Transformer, stage: int, n_stages: int) -> Transformer:
     A tied embedding is needed at both ends: first and last stage each hold it, and must add up its gradients.
     """
     decoder = model.model
-    decoder.layers = nn.ModuleDict({str(i): decoder.layers[i] for i in layers_of(stage, n_stages, model.config.n_layers)})
+    decoder.layers = nn.ModuleDict({str(i): decoder.layers[i]
+                                    for i in layers_of(stage, n_stages, model.config.n_layers)})
     first, last = stage == 0, stage == n_stages - 1
     if not (first or last and model.config.tied):
         decoder.embed_tokens = None
@@ -98,13 +100,20 @@ def keep_stage(model: Transformer, stage: int, n_stages: int) -> Transformer:
 
 
 class Pipeline:
-    """One rank's stage of a model, and the loop that runs a schedule. The backward team is a second one over the same
-    ranks: messages that go back must not queue behind messages that go forward (nccl would wait for ever)."""
+    """One rank's stage of a model, and the loop that runs a schedule.
 
-    def __init__(self, model: Transformer, team: Team, backward_team: Team, n_micro: int, schedule: str = "1f1b",
-                 tensor_team: Team | None = None, sequence: bool = False, slot: float = 0.0):
-        """`tensor_team` if the model is also cut by tensor parallelism. With `slot`, a forward pass takes at least
-        `slot` seconds and a backward pass twice that, as if each rank had a processor of its own."""
+    The backward team is a second one over the same ranks: messages that go back must not queue behind those
+    that go forward (nccl would wait for ever).
+    """
+
+    def __init__(self, model: Transformer, team: Team, backward_team: Team, n_micro: int,
+                 schedule: str = "1f1b", tensor_team: Team | None = None, sequence: bool = False,
+                 slot: float = 0.0):
+        """`tensor_team` if the model is also cut by tensor parallelism.
+
+        With `slot`, a forward pass takes at least `slot` seconds and a backward pass twice that, as if each
+        rank had a processor of its own.
+        """
         if schedule not in SCHEDULES:
             raise ValueError(f"schedule {schedule!r} is unknown: choose {' or '.join(SCHEDULES)}")
         self.model = keep_stage(model, team.rank, team.size)
@@ -116,7 +125,7 @@ class Pipeline:
         self.most_held = 0                # micro-batches whose activations were held at once
 
     def stage_forward(self, x: Tensor) -> Tensor:
-        """ids (b, T) on the first stage, else the previous stage's output (b, T, C), to this stage's output."""
+        """ids (b, T) on the first stage, else the previous stage's output (b, T, C), to this one's."""
         decoder = self.model.model
         T = self.tokens
         if self.first:
@@ -128,7 +137,7 @@ class Pipeline:
         return x
 
     def micro_loss(self, x: Tensor, targets: Tensor, total: float) -> Tensor:
-        """A micro-batch's share of the loss on the last stage: the sum over its counted targets, divided by `total`.
+        """A micro-batch's share of the loss on the last stage: the sum over its counted targets by `total`.
 
         Not its mean divided by the number of micro-batches, which is another loss where they count unequally.
         """
@@ -140,12 +149,13 @@ class Pipeline:
     def step(self, ids: Tensor, targets: Tensor, total: float | None = None) -> float:
         """Forward and backward of a whole batch (B, T); gradients are left in the parameters.
 
-        The loss is the sum over counted targets divided by `total`, their number if it is not given. Returns it on the
-        last stage, 0 elsewhere.
+        The loss is the sum over counted targets divided by `total`, their number if it is not given. Returns
+        it on the last stage, 0 elsewhere.
         """
-        total = max(counted(targets) if total is None else total, 1e-9)   # nothing counted: 0, and no gradient
+        total = max(counted(targets) if total is None else total, 1e-9)   # nothing counted: 0, no gradient
         if len(ids) % self.n_micro:
-            raise ValueError(f"a batch of {len(ids)} rows cannot be cut into {self.n_micro} equal micro-batches")
+            raise ValueError(f"a batch of {len(ids)} rows cannot be cut into {self.n_micro} equal "
+                             "micro-batches")
         b, self.tokens = len(ids) // self.n_micro, ids.shape[1]
         time_here = self.tokens // (self.tensor.size if self.sequence else 1)
         shape = (b, time_here, self.model.config.d_model)
@@ -173,11 +183,11 @@ class Pipeline:
                 x, y, sent = held.pop(i)
                 grad = None
                 if not self.last:
-                    sent.wait()                                            # long done: its gradient is on the way
+                    sent.wait()                                            # long done: its gradient comes
                     grad = like.new_empty(shape)
                     self.back.exchange(None, 0, grad, self.back.rank + 1)
                 start = time.monotonic()
-                if y.requires_grad:                                        # not in a stage that is frozen, with all before it
+                if y.requires_grad:                                        # not if all up to here is frozen
                     y.backward(grad)
                 self._note(kind, i, start, 2 * self.slot)
                 if sending is not None:
@@ -189,7 +199,7 @@ class Pipeline:
         return loss
 
     def _note(self, kind: str, i: int, start: float, at_least: float) -> None:
-        """Enter an action that began at `start` into the timeline, after resting until it took `at_least` seconds."""
+        """Enter an action that began at `start` into the timeline, once it took `at_least` seconds."""
         time.sleep(max(0.0, at_least - (time.monotonic() - start)))
         self.timeline.append((kind, i, start, time.monotonic()))
 

@@ -1,7 +1,8 @@
 """Given a model, a batch and a cluster: which layout is fastest, which do not fit, and why.
 
-Memory and bytes are memory_model.py's (checked against real runs); time is a sum of a few terms, each written below
-with what it leaves out, so a prediction is a lower bound of the step time. Narayanan et al. 2021 is the model for it.
+Memory and bytes are memory_model.py's (checked against real runs); time is a sum of a few terms, each written
+below with what it leaves out, so a prediction is a lower bound of the step time. Narayanan et al. 2021 is the
+model for it.
 
     python 04_systems/planner.py                                        Llama 3 405B on 16,384 H100
     python 04_systems/planner.py --model llama-8b --gpus 64 --tokens-per-batch 1048576
@@ -28,13 +29,13 @@ MODELS = {   # Grattafiori et al. 2024, table 3
 
 @dataclass(frozen=True)
 class Cluster:
-    """Machines full of GPUs; the defaults are the H100 SXM and the network of Llama 3 (data sheets; paper, section 3.3)."""
+    """Machines full of GPUs; by default H100 SXM and the network of Llama 3 (data sheets; section 3.3)."""
     gpus: int = 16384
     gpus_per_machine: int = 8
     memory: float = 80e9        # bytes of one GPU
-    usable: float = 0.95        # share of it that tensors get; the rest goes to the driver, buffers, fragments
+    usable: float = 0.95        # share of it that tensors get; the rest: driver, buffers, fragments
     flops: float = 989e12       # dense bfloat16 peak of one GPU
-    matmul: float = 0.70        # share of the peak that large matrix products reach: an assumption, not a measurement
+    matmul: float = 0.70        # share of the peak that large matrix products reach: assumed, not measured
     nvlink: float = 450e9       # bytes a second that one GPU sends inside its machine
     network: float = 50e9       # and to other machines
     link: float = 0.80          # share of these that collectives reach: an assumption
@@ -55,14 +56,16 @@ class Plan:
 
 
 def layer_flops(config: Config, tokens: int, T: int) -> float:
-    """Operations of one layer's forward pass: 2 a weight and token, and the causal half of the attention scores."""
+    """Operations of one layer's forward pass: 2 a weight and token, and the causal half of the scores."""
     one = count_parameters(config)
-    return tokens * (2 * (one["attention"] + one["feed-forward"]) / config.n_layers + 4 * config.d_model * T / 2)
+    weights = (one["attention"] + one["feed-forward"]) / config.n_layers
+    return tokens * (2 * weights + 4 * config.d_model * T / 2)
 
 
 def useful_flops(config: Config, tokens: int, T: int) -> float:
-    """Operations of a step that any implementation must do: three forward passes' worth, without recomputation."""
-    return 3 * (config.n_layers * layer_flops(config, tokens, T) + tokens * 2 * config.vocab_size * config.d_model)
+    """Operations of a step that any implementation must do: three forward passes', nothing recomputed."""
+    head = tokens * 2 * config.vocab_size * config.d_model
+    return 3 * (config.n_layers * layer_flops(config, tokens, T) + head)
 
 
 def why_not(config: Config, rows: int, cluster: Cluster, place: Placement) -> str:
@@ -89,7 +92,8 @@ def plan(config: Config, rows: int, T: int, cluster: Cluster, place: Placement) 
         return Plan(place, 0, refused)
     t, p, v = place.tensor, place.pipeline, place.interleave
     n_micro, tokens = rows // (place.data * place.micro_rows), place.micro_rows * T
-    memory = max((rank_memory(config, T, place, n_micro, s, MIXED, fused=True) for s in {0, p - 1}), key=lambda m: m.peak)
+    memory = max((rank_memory(config, T, place, n_micro, s, MIXED, fused=True) for s in {0, p - 1}),
+                 key=lambda m: m.peak)
     if memory.peak > cluster.usable * cluster.memory:
         room = cluster.usable * cluster.memory
         return Plan(place, n_micro, f"needs {memory.peak / 1e9:.0f} GB, a GPU has {room / 1e9:.0f}", memory)
@@ -105,14 +109,15 @@ def plan(config: Config, rows: int, T: int, cluster: Cluster, place: Placement) 
     # The bubble is filled by nobody; messages between stages are assumed to hide behind compute.
     work = n_micro * slot + tensor
     waiting = work / n_micro * (p - 1) / v
-    # Data-parallel messages hide behind the backward pass (2/3 of a slot), gathers behind the forward pass, of one
-    # micro-batch; ZeRO-2 and 3 communicate in every micro-batch and hide behind every one.
+    # Data-parallel messages hide behind the backward pass (2/3 of a slot), gathers behind the forward pass,
+    # of one micro-batch; ZeRO-2 and 3 communicate in every micro-batch and hide behind every one.
     hidden = slot * (n_micro if place.zero >= 2 else 1)
     wire = cluster.nvlink if place.ranks <= cluster.gpus_per_machine else cluster.network
     data = max(0.0, sent["data"] / (wire * cluster.link) - hidden)
     seconds = work + waiting + data
     mfu = useful_flops(config, rows * T, T) / (seconds * cluster.gpus * cluster.flops)
-    return Plan(place, n_micro, "", memory, sent, seconds, waiting / seconds, {"tensor": tensor, "data": data}, mfu)
+    return Plan(place, n_micro, "", memory, sent, seconds, waiting / seconds,
+                {"tensor": tensor, "data": data}, mfu)
 
 
 def powers_of_two(limit: int) -> list[int]:
@@ -129,8 +134,8 @@ def search(config: Config, rows: int, T: int, cluster: Cluster) -> list[Plan]:
                 for micro_rows in (1, 2, 4):
                     for zero in (1, 2, 3):
                         for recompute in ("none", "elementwise", "block"):
-                            place = Placement(cluster.gpus // (tensor * pipeline), pipeline, tensor, tensor > 1, zero,
-                                              recompute, interleave, micro_rows)
+                            place = Placement(cluster.gpus // (tensor * pipeline), pipeline, tensor,
+                                              tensor > 1, zero, recompute, interleave, micro_rows)
                             plans.append(plan(config, rows, T, cluster, place))
     return sorted(plans, key=lambda x: (bool(x.refused), x.seconds))
 
@@ -138,11 +143,12 @@ def search(config: Config, rows: int, T: int, cluster: Cluster) -> list[Plan]:
 def describe(x: Plan) -> str:
     """One line of the table."""
     s = x.place
-    head = (f"{s.data:>5} {s.pipeline:>4} {s.tensor:>3} {s.interleave:>5} {s.micro_rows:>4} {s.zero:>4}  {s.recompute:<11}")
+    head = (f"{s.data:>5} {s.pipeline:>4} {s.tensor:>3} {s.interleave:>5} {s.micro_rows:>4} {s.zero:>4}"
+            f"  {s.recompute:<11}")
     if x.refused:
         return head + f" refused: {x.refused}"
-    return head + (f"{x.memory.peak / 1e9:>6.1f} {sum(x.traffic.values()) / 1e9:>8.1f} {x.seconds:>7.2f} {x.bubble:>7.1%}"
-                   f" {x.mfu:>6.1%}")
+    return head + (f"{x.memory.peak / 1e9:>6.1f} {sum(x.traffic.values()) / 1e9:>8.1f} {x.seconds:>7.2f}"
+                   f" {x.bubble:>7.1%} {x.mfu:>6.1%}")
 
 
 HEADER = " data pipe ten. inter rows zero  recompute   mem GB sent GB  step s  bubble    MFU"

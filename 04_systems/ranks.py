@@ -1,12 +1,14 @@
 """Start ranks: the same program in N processes, each of which knows its number.
 
-Everything else in this chapter is a function `f(team, ...)` that all ranks call together. Three ways to start it:
+Everything else in this chapter is a function `f(team, ...)` that all ranks call together. Three ways to
+start it:
 
-    run_ranks(f, 4, *args)                               on this machine, from Python (what make, the tests and run.py do)
-    torchrun --nproc-per-node 4 04_systems/parallel_3d.py            on this machine, started by torchrun
-    torchrun --nnodes 2 --nproc-per-node 8 ... parallel_3d.py        on a cluster, with nccl where there are GPUs
+    run_ranks(f, 4, *args)                                       here, from Python (as make, tests, run.py do)
+    torchrun --nproc-per-node 4 04_systems/parallel_3d.py        here, started by torchrun
+    torchrun --nnodes 2 --nproc-per-node 8 ... parallel_3d.py    on a cluster, with nccl where there are GPUs
 
-A rank that raises, dies or hangs ends the job: in bounded time, with its number and traceback, leaving no process.
+A rank that raises, dies or hangs ends the job: in bounded time, with its number and traceback, and without
+leaving a process.
 """
 import contextlib
 import faulthandler
@@ -35,10 +37,10 @@ class RankError(RuntimeError):
 
 
 def run_ranks(function: Callable, n_ranks: int, *args, timeout: float = 120.0) -> list:
-    """Run function(team, *args) in `n_ranks` processes with gloo; returns what each rank returned, in order of rank.
+    """Run function(team, *args) in `n_ranks` processes with gloo; returns the ranks' results in order.
 
-    `function`, `args` and the results travel by pickle. Raises RankError when a rank dies, raises or is still busy
-    after `timeout` seconds; a ValueError or FileNotFoundError of a rank is raised again as it is.
+    `function`, `args` and the results travel by pickle. Raises RankError when a rank dies, raises or is still
+    busy after `timeout` seconds; a ValueError or FileNotFoundError of a rank is raised again as it is.
     """
     if n_ranks < 1:
         raise ValueError(f"{n_ranks} ranks cannot run anything: ask for at least 1")
@@ -47,14 +49,16 @@ def run_ranks(function: Callable, n_ranks: int, *args, timeout: float = 120.0) -
     except Exception as error:   # pickle raises whatever the object raises
         raise ValueError(f"{function} or its arguments cannot be sent to other processes ({error}): "
                          "use functions and classes from the top of a module") from None
-    context = multiprocessing.get_context("forkserver")   # forks from a clean process that has imported torch once
+    # forks from a clean process that has imported torch once
+    context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch.distributed", "parallel_3d"])
     with tempfile.TemporaryDirectory() as folder:
         pipes, processes = [], []
         try:
             for rank in range(n_ranks):
                 mine, theirs = context.Pipe()
-                process = context.Process(target=_rank_main, args=(theirs, rank, n_ranks, folder, timeout, work),
+                arguments = (theirs, rank, n_ranks, folder, timeout, work)
+                process = context.Process(target=_rank_main, args=arguments,
                                           name=f"rank {rank} of {n_ranks}", daemon=True)
                 process.start()
                 theirs.close()
@@ -77,15 +81,16 @@ def _rank_main(pipe, rank: int, n_ranks: int, folder: str, timeout: float, work:
     try:
         function, args = pickle.loads(work)
         patience = timedelta(seconds=2 * timeout)
-        dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=n_ranks, timeout=patience)
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=n_ranks,
+                                timeout=patience)
         answer = (True, function(Team(dist.group.WORLD, patience), *args))
     except BaseException as error:
         answer = (False, (_message(error), traceback.format_exc()))
     try:
         packed = pickle.dumps(answer)
     except Exception as error:
-        answer = (False, (None, f"its result cannot be sent back ({error}): return tensors, numbers, strings, or lists "
-                                "and dictionaries of them"))
+        answer = (False, (None, f"its result cannot be sent back ({error}): return tensors, numbers, "
+                                "strings, or lists and dictionaries of them"))
         packed = pickle.dumps(answer)
     pipe.send_bytes(packed)
     if answer[0]:
@@ -93,9 +98,9 @@ def _rank_main(pipe, rank: int, n_ranks: int, folder: str, timeout: float, work:
 
 
 def _message(error: BaseException) -> bytes | None:
-    """An error that is a message to the user and not a fault, packed to be raised again in the parent; else None.
+    """An error that is a message to the user, not a fault, packed to be raised in the parent; else None.
 
-    An exception whose constructor takes other arguments than its text can be packed but not unpacked: its text goes.
+    An exception whose constructor takes more than its text can be packed but not unpacked: its text goes.
     """
     if not isinstance(error, (ValueError, FileNotFoundError)):
         return None
@@ -108,14 +113,14 @@ def _message(error: BaseException) -> bytes | None:
 
 
 def _end_with_parent(pipe) -> None:
-    """Wait for the parent's end of the pipe to close, which it does however the parent ends, kill -9 included."""
+    """Wait until the parent's end of the pipe closes, however the parent ends, kill -9 included."""
     with contextlib.suppress(EOFError, OSError):
         pipe.recv_bytes()
     os._exit(1)
 
 
 def _collect(pipes: list, processes: list, folder: Path, timeout: float) -> list:
-    """Wait for all answers. After a first failure wait a moment more: the cause and its victims fail together."""
+    """Wait for all answers. After a first failure wait a moment: the cause and its victims fail together."""
     results, failures, n = {}, {}, len(pipes)
     deadline = time.monotonic() + timeout
     while len(results) + len(failures) < n:
@@ -153,11 +158,12 @@ def _unpacked(message: bytes | None) -> Exception | None:
 
 def _is_victim(text: str) -> int:
     """1 for a rank that failed only because another one no longer answers, else 0."""
-    return int(any(sign in text for sign in ("Connection closed by peer", "Connection reset by peer", "Broken pipe")))
+    return int(any(sign in text
+                   for sign in ("Connection closed by peer", "Connection reset by peer", "Broken pipe")))
 
 
 def _hang_report(processes: list, folder: Path, timeout: float, done: set[int]) -> str:
-    """Ask every rank that is still busy for its stack. Those inside a torch.distributed call wait for another one."""
+    """Ask every busy rank for its stack. Those inside a torch.distributed call wait for another one."""
     stacks = {}
     for rank, process in enumerate(processes):
         if rank not in done and process.is_alive():
@@ -169,7 +175,8 @@ def _hang_report(processes: list, folder: Path, timeout: float, done: set[int]) 
     waiting = [r for r in stacks if " in exchange" in stacks[r] or "distributed_c10d" in stacks[r]]
     culprits = [r for r in stacks if r not in waiting] or waiting
     return (f"rank {culprits[0]} of {len(processes)} hangs: still busy after {timeout:g} s "
-            f"(ranks {waiting} wait for others, ranks {sorted(done)} are done). It is here:\n{stacks[culprits[0]]}")
+            f"(ranks {waiting} wait for others, ranks {sorted(done)} are done). It is here:\n"
+            f"{stacks[culprits[0]]}")
 
 
 @contextlib.contextmanager

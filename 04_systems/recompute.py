@@ -1,9 +1,9 @@
-"""Trade compute for memory: forget what happens inside a block, and compute it again when the backward pass arrives.
+"""Trade compute for memory: forget what happens inside a block, compute it again for the backward pass.
 
-Normally every operation keeps its inputs for its gradient: about 30 C numbers a token and layer. With recomputation a
-block keeps its one input (C numbers a token) and pays one more forward pass: 4/3 of the work, as backward is two.
-Selective recomputation forgets only the T x T attention scores, most of the memory for little of the work.
-Chen et al. 2016; selective: Korthikanti et al. 2022 (section 5).
+Normally every operation keeps its inputs for its gradient: about 30 C numbers a token and layer. With
+recomputation a block keeps its one input (C numbers a token) and pays one more forward pass: 4/3 of the work,
+as backward is two. Selective recomputation forgets only the T x T attention scores, most of the memory for
+little of the work. Chen et al. 2016; selective: Korthikanti et al. 2022 (section 5).
 
     python 04_systems/run.py --only recompute
 """
@@ -39,27 +39,28 @@ class _Recompute(torch.autograd.Function):
             torch.cuda.set_rng_state_all(ctx.cuda_random)
         with torch.enable_grad():
             out = ctx.function(*args)
-        torch.set_rng_state(now)                                    # and the rest of the program must not notice
+        torch.set_rng_state(now)                                    # the rest of the program must not notice
         if ctx.cuda_random:
             torch.cuda.set_rng_state_all(cuda_now)
-        torch.autograd.backward(out, grad)                          # adds to the gradients of the weights inside
+        torch.autograd.backward(out, grad)                          # adds to the gradients of weights inside
         return (None, *(a.grad if isinstance(a, Tensor) else None for a in args))
         # END EXERCISE 4.5
 
 
 def recompute(function: Callable, *args) -> Tensor:
-    """function(*args), one tensor, keeping only `args` for the backward pass, in which the function runs once more.
+    """function(*args), one tensor, keeping only `args`: in the backward pass the function runs once more.
 
-    The weights that `function` uses get their gradients as always. At least one tensor among `args` must require a
-    gradient (else autograd sees nothing to do): ValueError.
+    The weights that `function` uses get their gradients as always. At least one tensor among `args` must
+    require a gradient (else autograd sees nothing to do): ValueError.
     """
     if torch.is_grad_enabled() and not any(isinstance(a, Tensor) and a.requires_grad for a in args):
-        raise ValueError("recompute needs an argument that requires a gradient: the weights inside would get none")
+        raise ValueError("recompute needs an argument that requires a gradient: the weights inside would get "
+                         "none")
     return _Recompute.apply(function, *args)
 
 
 def recompute_blocks(model: Transformer, which: str) -> None:
-    """Switch recomputation on in place: `which` is none, attention (the scores of each layer) or block (all of it)."""
+    """Switch recomputation on in place: `which` is none, attention (each layer's scores) or block (all)."""
     if which not in ("none", "attention", "block"):
         raise ValueError(f"recompute {which!r} is unknown: choose none, attention or block")
     for layer in model.model.layers:

@@ -1,7 +1,8 @@
 """How fast can an operation be? It must do its arithmetic and move its bytes; the slower of the two decides.
 
-seconds >= max(operations / peak, bytes / bandwidth). Their ratio, operations a byte, says which: left of the ridge
-peak / bandwidth an operation is limited by memory, right of it by arithmetic. Williams, Waterman, Patterson 2009.
+seconds >= max(operations / peak, bytes / bandwidth). Their ratio, operations a byte, says which: left of the
+ridge peak / bandwidth an operation is limited by memory, right of it by arithmetic. Williams, Waterman,
+Patterson 2009.
 
     python 04_systems/run.py --only roofline
 """
@@ -98,13 +99,14 @@ def operations(device: torch.device, small: bool = False) -> list[Work]:
 
     return [
         Work("matrix product", 2 * T * C * F, 4 * (T * C + C * F + T * F), no_grad(lambda: x @ W)),
-        # scores written, then masked, maximum, minus, exp, sum, quotient, read again: 12 passes over the T x T table
+        # scores written, then masked, maximum, minus, exp, sum, quotient, read again: 12 passes over T x T
         Work("attention, prefill", 4 * scores * D, 4 * (4 * H * T * D + 12 * scores),
              no_grad(lambda: attend(q, K[:, :, :T], V[:, :, :T]))),
-        Work("attention, decode", 4 * H * S * D, 4 * 2 * H * S * D, no_grad(lambda: attend(q[:, :, :1], K, V))),
+        Work("attention, decode", 4 * H * S * D, 4 * 2 * H * S * D,
+             no_grad(lambda: attend(q[:, :, :1], K, V))),
         Work("matrix product, decode", 2 * C * F, 4 * C * F, no_grad(lambda: one @ W)),
         # square (read, write), mean (read), two products (read, write): 7 passes
         Work("RMSNorm", 4 * numbers, 4 * 7 * numbers, no_grad(lambda: norm(rows))),
-        # thirteen element-wise operations one after another read and write 32 numbers a weight; a fused one needs 7
+        # thirteen element-wise operations in a row read and write 32 numbers a weight; a fused one needs 7
         Work("AdamW step", 16 * numbers, 4 * 32 * numbers, optimizer.step),
     ]

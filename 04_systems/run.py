@@ -1,8 +1,8 @@
-"""Chapter 4: take the model apart over several processes, and check each prediction of memory, bytes and time.
+"""Chapter 4: take the model apart over several processes, and check predictions of memory, bytes, time.
 
     make 04        or  python 04_systems/run.py --help
-    python 04_systems/run.py --only strategies        one section: roofline, flash_attention, collectives, strategies,
-                                                      pipelines, recompute, offload or planner
+    python 04_systems/run.py --only strategies        one section: roofline, flash_attention, collectives,
+                                                      strategies, pipelines, recompute, offload or planner
 """
 import copy
 import tempfile
@@ -55,8 +55,9 @@ def roofline(settings: Settings, folder: Path, config: Config) -> dict:
     device = pick_device(settings.device)
     machine = measure_machine(device, *((256, 8) if settings.quick else ()))
     rows = [(work, best_seconds(work.run)) for work in operations(device, settings.quick)]
-    print(f"  one {'GPU' if device.type == 'cuda' else 'core'} of this machine reaches {machine.flops / 1e9:.0f} GFLOP/s"
-          f" and {machine.bandwidth / 1e9:.1f} GB/s: ridge at {machine.ridge:.0f} operations a byte (an H100: {H100.ridge:.0f})")
+    print(f"  one {'GPU' if device.type == 'cuda' else 'core'} of this machine reaches "
+          f"{machine.flops / 1e9:.0f} GFLOP/s and {machine.bandwidth / 1e9:.1f} GB/s: "
+          f"ridge at {machine.ridge:.0f} operations a byte (an H100: {H100.ridge:.0f})")
     print("  operation               ops/byte  limited by   measured / predicted time")
     ratios = {}
     for work, seconds in rows:
@@ -64,7 +65,8 @@ def roofline(settings: Settings, folder: Path, config: Config) -> dict:
         limit = "memory" if work.intensity < machine.ridge else "arithmetic"
         print(f"  {work.name:<22} {work.intensity:>9.2f}  {limit:<11} {ratios[work.name]:>6.2f}")
     draw_roofline(folder / "roofline.png", machine, rows)
-    return {"gflops": machine.flops / 1e9, "gbytes": machine.bandwidth / 1e9, "measured_over_predicted": ratios}
+    return {"gflops": machine.flops / 1e9, "gbytes": machine.bandwidth / 1e9,
+            "measured_over_predicted": ratios}
 
 
 def flash_attention(settings: Settings, folder: Path, config: Config) -> dict:
@@ -84,18 +86,20 @@ def flash_attention(settings: Settings, folder: Path, config: Config) -> dict:
         apart = max((a - b).abs().max().item() for a, b in zip(*gradients))
         print(f"  {T:>5} {peaks['naive'][-1] / 1e6:>10.2f} {peaks['tiled'][-1] / 1e6:>10.2f}   {apart:.1e}")
     out, by = kernel_attention(q[:, :, :64].detach(), k[:, :, :64].detach(), v[:, :, :64].detach())
-    print(f"  by {by}: differs by {(out - attend(q[:, :, :64], k[:, :, :64], v[:, :, :64])).abs().max().item():.1e}")
+    apart = (out - attend(q[:, :, :64], k[:, :, :64], v[:, :, :64])).abs().max().item()
+    print(f"  by {by}: differs by {apart:.1e}")
     draw_flash(folder / "flash_memory.png", lengths, peaks["naive"], peaks["tiled"])
     return {"lengths": lengths, **peaks, "kernel": by}
 
 
 def collectives(settings: Settings, folder: Path, config: Config) -> dict:
-    """Bytes that a rank sends: by the formula, counted at each send, and by the kernel's count of TCP bytes."""
+    """Bytes that a rank sends: by the formula, counted at each send, and by the kernel's count of TCP."""
     n, table = 1 << (12 if settings.quick else 18), {}
     print("  ranks  operation             formula   counted    kernel   equals torch")
     for p in (2,) if settings.quick else (2, 4, 8):
         for name, (formula, counted, tcp, equal) in run_ranks(collective_bytes, p, n)[0].items():
-            print(f"  {p:>5}  {name:<18} {formula:>10.0f} {counted:>9} {tcp if tcp is not None else '-':>9}   {equal}")
+            print(f"  {p:>5}  {name:<18} {formula:>10.0f} {counted:>9} {tcp if tcp is not None else '-':>9}"
+                  f"   {equal}")
             table[f"{name} {p}"] = [formula, counted, tcp, equal]
     return table
 
@@ -105,8 +109,10 @@ def strategies(settings: Settings, folder: Path, config: Config) -> dict:
     model = Transformer(config)
     batches = random_batches(config, 2, settings.batch, settings.length, settings.seed)
     losses, _, weights = one_process(copy.deepcopy(model), batches)
-    print("  MB of the rank with most              kept             peak             sent        largest difference")
-    print("  strategy           ranks     predicted real   predicted real   predicted real      loss   weight")
+    print("  MB of the rank with most              kept             peak             sent"
+          "        largest difference")
+    print("  strategy           ranks     predicted real   predicted real   predicted real"
+          "      loss   weight")
     table = {}
     jobs = [(settings.ranks, STRATEGIES[:-1])] + ([] if settings.quick else [(8, STRATEGIES[-1:])])
     for n, names in jobs:
@@ -120,12 +126,14 @@ def strategies(settings: Settings, folder: Path, config: Config) -> dict:
             row = {"ranks": n, "state": [max(m.state for m in memory), max(r.state for r in results)],
                    "peak": [max(m.peak for m in memory), max(r.peak for r in results)],
                    "sent": [bytes_, None if results[0].sent is None else max(r.sent for r in results)],
-                   "loss_error": max(abs(sum(r.losses[j] for r in results) / n - x) for j, x in enumerate(losses)),
+                   "loss_error": max(abs(sum(r.losses[j] for r in results) / n - x)
+                                     for j, x in enumerate(losses)),
                    "weight_error": max(r.error for r in results)}
             table[name] = row
             cells = "".join(f"{a / 1e6:>11.2f} {'-' if b is None else f'{b / 1e6:.2f}':>5}" for a, b in
                             (row["state"], row["peak"], row["sent"]))
-            print(f"  {name:<18} {n:>5}   {cells}   {row['loss_error']:.0e}    {row['weight_error']:.0e}", flush=True)
+            print(f"  {name:<18} {n:>5}   {cells}   {row['loss_error']:.0e}    {row['weight_error']:.0e}",
+                  flush=True)
     return table
 
 
@@ -145,7 +153,7 @@ def pipelines(settings: Settings, folder: Path, config: Config) -> dict:
 
 
 def recompute(settings: Settings, folder: Path, config: Config) -> dict:
-    """Memory and operations of a training step with nothing, attention scores, or whole blocks computed again."""
+    """Memory and operations of a training step: nothing, scores, or whole blocks are computed again."""
     table, plain = {}, None
     (ids, targets), = random_batches(config, 1, settings.batch, settings.length, settings.seed)
     print("  recomputed   peak MB predicted   real   operations   gradient differs by")
@@ -159,10 +167,12 @@ def recompute(settings: Settings, folder: Path, config: Config) -> dict:
         grads = [p.grad for p in model.parameters()]
         plain = plain or (flops, grads)
         apart = max((a - b).abs().max().item() for a, b in zip(grads, plain[1]))
-        predicted = rank_memory(config, settings.length, Placement(recompute=which, micro_rows=settings.batch)).peak
+        place = Placement(recompute=which, micro_rows=settings.batch)
+        predicted = rank_memory(config, settings.length, place).peak
         predicted -= 8 * sum(p.numel() for p in model.parameters())   # no optimizer here
         table[which] = {"peak": [predicted, memory.peak], "operations": flops / plain[0], "apart": apart}
-        print(f"  {which:<12} {predicted / 1e6:>17.1f} {memory.peak / 1e6:>6.1f} {flops / plain[0]:>11.2f}x {apart:>12.0e}")
+        print(f"  {which:<12} {predicted / 1e6:>17.1f} {memory.peak / 1e6:>6.1f} {flops / plain[0]:>11.2f}x"
+              f" {apart:>12.0e}")
     return table
 
 
@@ -173,7 +183,8 @@ def offload(settings: Settings, folder: Path, config: Config) -> dict:
     batches = random_batches(config, 2, 1, 16, settings.seed)
     print("  where                     peak, bytes a parameter   weight differs by")
     for name, make, parameters in (("all in memory", None, False), ("moments on the host", HostStore, False),
-                                   ("moments on disk", DiskStore, False), ("weights too, on disk", DiskStore, True)):
+                                   ("moments on disk", DiskStore, False),
+                                   ("weights too, on disk", DiskStore, True)):
         torch.manual_seed(settings.seed)
         model = Transformer(config)
         n = sum(p.numel() for p in model.parameters())
@@ -206,8 +217,8 @@ def planner(settings: Settings, folder: Path, config: Config) -> dict:
     for x in [*plans[:3], plain]:
         print("  " + describe(x))
     print("  published (paper, table 4): tensor 8, pipeline 16, data 128; 400 TFLOP/s a GPU, MFU 41%")
-    return {"best": vars(best.place), "mfu": best.mfu, "mfu_without_interleaving": plain.mfu, "published_mfu": 0.41,
-            "memory_gb": best.memory.peak / 1e9}
+    return {"best": vars(best.place), "mfu": best.mfu, "mfu_without_interleaving": plain.mfu,
+            "published_mfu": 0.41, "memory_gb": best.memory.peak / 1e9}
 
 
 SECTIONS = [roofline, flash_attention, collectives, strategies, pipelines, recompute, offload, planner]

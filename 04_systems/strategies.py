@@ -1,7 +1,7 @@
 """Every way to train the same model on several ranks, behind one small interface, measured the same way.
 
-For each strategy: the same two steps on the same batches; memory and bytes counted on every rank; weights compared
-with those of one process. `run.py` prints the table; under torchrun one strategy can be looked at alone:
+For each strategy: the same two steps on the same batches; memory and bytes counted on every rank; weights
+compared with those of one process. `run.py` prints the table; torchrun shows one strategy alone:
 
     torchrun --nproc-per-node 4 04_systems/strategies.py --strategy zero3
 """
@@ -43,12 +43,12 @@ LR, DECAY = 1e-4, 0.1   # small: Adam turns rounding of a gradient near 0 into a
 class Running:
     """One rank's part of a strategy."""
     model: nn.Module                               # what this rank computes with
-    backward: Callable[[Tensor, Tensor], float]    # forward and backward of a whole batch (B, T); returns a loss
+    backward: Callable[[Tensor, Tensor], float]    # forward and backward of a batch (B, T); returns a loss
     update: Callable[[], object]                   # the optimizer step
     keeps: list                                    # tensors that live from step to step, besides the model's
     slice: tuple[int, int] = (0, 1)                # which slice of each matrix this rank has, of how many
     gathered: Callable = contextlib.nullcontext    # with gathered(): the model's weights are in memory
-    full_gradients: Callable | None = None         # the averaged gradients by name, if not in the model's parameters
+    full_gradients: Callable | None = None         # averaged gradients by name, if not in the parameters
 
 
 def optimizer_for(parameters) -> AdamW:
@@ -88,7 +88,8 @@ def start_zero(model: Transformer, team: Team, stage: int) -> Running:
         return loss.item()
 
     return Running(model, backward, zero.step,
-                   [zero.optimizer.m, zero.optimizer.v, zero.parts, zero.grads, [unit.full for unit in zero.units]],
+                   [zero.optimizer.m, zero.optimizer.v, zero.parts, zero.grads,
+                    [unit.full for unit in zero.units]],
                    gathered=zero.gathered, full_gradients=zero.full_gradients)
 
 
@@ -128,7 +129,8 @@ def start(name: str, model: Transformer, team: Team) -> Running:
 def place_of(name: str, n_ranks: int, batch: int) -> tuple[Placement, int]:
     """The same strategy in the planner's terms, and its number of micro-batches."""
     if name.startswith(("data", "zero")):
-        return Placement(data=n_ranks, zero=int(name[-1]) if "zero" in name else 0, micro_rows=batch // n_ranks), 1
+        return Placement(data=n_ranks, zero=int(name[-1]) if "zero" in name else 0,
+                         micro_rows=batch // n_ranks), 1
     x = layout_of(name, n_ranks)
     return Placement(x.data, x.pipeline, x.tensor, x.sequence, micro_rows=batch // x.data // x.micro_batches,
                      schedule=x.schedule), x.micro_batches
@@ -165,14 +167,16 @@ def settled_bytes() -> int | None:
     return tcp_bytes_sent()
 
 
-def measured_run(team: Team, name: str, model: Transformer, batches: list, expected: dict[str, Tensor]) -> Result:
+def measured_run(team: Team, name: str, model: Transformer, batches: list,
+                 expected: dict[str, Tensor]) -> Result:
     """Train on all batches with one strategy; memory and bytes are those of the last step."""
     run, losses, memory, sent, state = start(name, model, team), [], None, None, 0
     for ids, targets in batches:
         before = settled_bytes()
         with PeakMemory(run.model, run.keeps) as memory:
             losses.append(run.backward(ids, targets))
-            holders = [x for x in tree_leaves([list(run.model.parameters()), run.keeps]) if isinstance(x, nn.Parameter)]
+            holders = [x for x in tree_leaves([list(run.model.parameters()), run.keeps])
+                       if isinstance(x, nn.Parameter)]
             state = tensor_bytes(holders, run.keeps, [x.grad for x in holders])
             run.update()
         after = settled_bytes()

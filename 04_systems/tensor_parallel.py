@@ -1,15 +1,15 @@
 """Tensor parallelism: every rank holds a slice of every matrix, and two ranks together compute one layer.
 
-A pair of matrices is cut so that only one sum is needed: the first by columns (each rank makes some of the hidden
-numbers), the second by rows (each rank adds up its part of the sum). Attention is cut by heads, the vocabulary by rows.
-Between the slices stand two conjugate operators, Megatron's f (`enter`) and g (`leave`):
+A pair of matrices is cut so that only one sum is needed: the first by columns (each rank makes some of the
+hidden numbers), the second by rows (each rank adds up its part of the sum). Attention is cut by heads, the
+vocabulary by rows. Between the slices stand two conjugate operators, Megatron's f (`enter`) and g (`leave`):
 
                  forward          backward              with sequence parallelism
     enter (f)    nothing          all-reduce            all-gather         reduce-scatter
     leave (g)    all-reduce       nothing               reduce-scatter     all-gather
 
-Sequence parallelism cuts what lies between leave and enter (norms, residual stream) along time: the same bytes, and
-no activation is held twice. Shoeybi et al. 2019 (section 3), Korthikanti et al. 2022 (section 4.2).
+Sequence parallelism cuts what lies between leave and enter (norms, residual stream) along time: the same
+bytes, and no activation is held twice. Shoeybi et al. 2019 (section 3), Korthikanti et al. 2022 (4.2).
 
     python 04_systems/run.py --only strategies
 """
@@ -31,7 +31,8 @@ def scatter_time(x: Tensor, team: Team) -> Tensor:
     """The sum of all ranks' x (B, T, C), this rank's times of it: (B, T/p, C)."""
     B, T, C = x.shape
     if T % team.size:
-        raise ValueError(f"a sequence of {T} tokens cannot be cut into {team.size} equal parts: choose another length")
+        raise ValueError(f"a sequence of {T} tokens cannot be cut into {team.size} equal parts: choose "
+                         "another length")
     return reduce_scatter(x.transpose(0, 1), team).view(T // team.size, B, C).transpose(0, 1)
 
 
@@ -66,7 +67,7 @@ class _Leave(torch.autograd.Function):
 
 
 def enter(x: Tensor, team: Team, sequence: bool = False) -> Tensor:
-    """f: into a region where ranks compute different things from the same x (B, T, C); gradients are summed."""
+    """f: into a region where ranks make different things of one x (B, T, C); gradients are summed."""
     return _Enter.apply(x, team, sequence)
 
 
@@ -80,7 +81,7 @@ CUT_COLUMNS = ("o_proj", "down_proj")                                           
 
 
 def cut(name: str, full: Tensor, rank: int, size: int) -> Tensor:
-    """Rank `rank`'s slice of the parameter called `name`; rows are padded with zeros to a multiple of `size`."""
+    """Rank `rank`'s slice of the parameter `name`; rows are padded with zeros to a multiple of `size`."""
     if name.split(".")[-2] in CUT_COLUMNS:
         return full.chunk(size, 1)[rank].clone()
     if name.split(".")[-2] in CUT_ROWS:
@@ -98,12 +99,13 @@ def join(name: str, parts: list[Tensor], rows: int) -> Tensor:
 
 
 class ColumnParallelLinear(nn.Module):
-    """Rows r V/p ... of W (out, in), which are columns of W^T: this rank's part of the output. x has passed `enter`."""
+    """Rows r V/p ... of W (out, in), columns of W^T: this rank's part of the output, of x behind `enter`."""
 
     def __init__(self, full: Tensor, team: Team):
         super().__init__()
         if len(full) % team.size:
-            raise ValueError(f"{len(full)} outputs cannot be cut into {team.size} equal parts: choose a width that can")
+            raise ValueError(f"{len(full)} outputs cannot be cut into {team.size} equal parts: choose a "
+                             "width that can")
         self.weight = nn.Parameter(full.detach().chunk(team.size)[team.rank].clone(), full.requires_grad)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,7 +119,8 @@ class RowParallelLinear(nn.Module):
     def __init__(self, full: Tensor, team: Team):
         super().__init__()
         if full.shape[1] % team.size:
-            raise ValueError(f"{full.shape[1]} inputs cannot be cut into {team.size} equal parts: choose a width that can")
+            raise ValueError(f"{full.shape[1]} inputs cannot be cut into {team.size} equal parts: choose a "
+                             "width that can")
         self.weight = nn.Parameter(full.detach().chunk(team.size, 1)[team.rank].clone(), full.requires_grad)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -126,11 +129,12 @@ class RowParallelLinear(nn.Module):
 
 
 class VocabParallelEmbedding(nn.Module):
-    """Rows of the table (V, C): each rank looks up the tokens it has, the others count as zero, `leave` adds."""
+    """Rows of the table (V, C): a rank looks up the tokens it has, others count as zero, `leave` adds."""
 
     def __init__(self, full: Tensor, team: Team, sequence: bool):
         super().__init__()
-        self.weight = nn.Parameter(cut("embed_tokens.weight", full.detach(), team.rank, team.size), full.requires_grad)
+        mine = cut("embed_tokens.weight", full.detach(), team.rank, team.size)
+        self.weight = nn.Parameter(mine, full.requires_grad)
         self.team, self.sequence = team, sequence
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -152,9 +156,10 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
         l = (logits - m[:, None]).exp().sum(-1)                                       # (N,)
         # (N,) 0 where another rank has it: not `* mine`, since -inf * 0 is NaN
         picked = torch.where(mine, logits.gather(-1, local[:, None])[:, 0], 0.0)
-        m_all, l_all, picked_all = all_gather(torch.stack((m, l, picked)), team).view(team.size, 3, -1).unbind(1)
-        m = m_all.amax(0)                                                             # (N,) as flash attention merges tiles
-        log_z = m + (l_all * (m_all - m).exp()).sum(0).log()
+        every = all_gather(torch.stack((m, l, picked)), team)                         # (p * 3 * N,)
+        m_all, l_all, picked_all = every.view(team.size, 3, -1).unbind(1)             # (p, N) each
+        m = m_all.amax(0)                                                             # (N,)
+        log_z = m + (l_all * (m_all - m).exp()).sum(0).log()                          # as tiles are merged
         kept = targets != IGNORE
         ctx.save_for_backward(logits, log_z, local, mine, kept)
         return ((log_z - picked_all.sum(0)) * kept).sum() / kept.sum().clamp(min=1)
@@ -164,13 +169,13 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         refuse_second_derivative()
         logits, log_z, local, mine, kept = ctx.saved_tensors
-        d = (logits - log_z[:, None]).exp()                                           # this rank's part of the softmax
+        d = (logits - log_z[:, None]).exp()                                           # my part of softmax
         d.scatter_add_(-1, local[:, None], -mine[:, None].to(d))
         return d * (kept * (grad / kept.sum().clamp(min=1)))[:, None], None, None, None
 
 
 def vocab_parallel_cross_entropy(logits: Tensor, targets: Tensor, first: int, team: Team) -> Tensor:
-    """Mean cross-entropy of logits (N, V/p) for the tokens first, first + 1, ... on this rank; targets (N,) of any rank.
+    """Mean cross-entropy of logits (N, V/p) of the tokens from `first` on; targets (N,) of any rank.
 
     No rank ever holds a full row of V logits: three numbers a token are exchanged instead of V.
     """
@@ -178,14 +183,15 @@ def vocab_parallel_cross_entropy(logits: Tensor, targets: Tensor, first: int, te
 
 
 def split_heads_and_widths(model: Transformer, team: Team, sequence: bool = False) -> Transformer:
-    """Turn a model, in place, into this rank's slice of it. Raises ValueError when it cannot be cut evenly."""
+    """Turn a model, in place, into this rank's slice of it. ValueError if it cannot be cut evenly."""
     config = model.config
     for name in ("n_heads", "n_kv_heads", "d_ff"):
         if getattr(config, name) % team.size:
-            raise ValueError(f"{name} {getattr(config, name)} is not a multiple of {team.size} tensor-parallel ranks: "
-                             "choose fewer ranks or another shape")
+            raise ValueError(f"{name} {getattr(config, name)} is not a multiple of {team.size} "
+                             "tensor-parallel ranks: choose fewer ranks or another shape")
     if config.attention == "latent" or config.n_experts or config.bias or config.sinks:
-        raise ValueError("latent attention, experts, biases and sinks are not cut here: use the plain decoder")
+        raise ValueError("latent attention, experts, biases and sinks are not cut here: use the plain "
+                         "decoder")
     if config.positions == "alibi" or sequence and config.positions in ("learned", "sinusoidal"):
         raise ValueError(f"positions {config.positions!r} cannot be cut this way: use rope")
     if -(-config.vocab_size // team.size) * (team.size - 1) >= config.vocab_size:
@@ -205,7 +211,8 @@ def split_heads_and_widths(model: Transformer, team: Team, sequence: bool = Fals
     model.model.embed_tokens = VocabParallelEmbedding(model.model.embed_tokens.weight, team, sequence)
     if model.lm_head is not None:
         full = model.lm_head.weight
-        model.lm_head.weight = nn.Parameter(cut("lm_head.weight", full.detach(), team.rank, team.size), full.requires_grad)
+        mine = cut("lm_head.weight", full.detach(), team.rank, team.size)
+        model.lm_head.weight = nn.Parameter(mine, full.requires_grad)
     return model
 
 
@@ -218,7 +225,7 @@ def split_loss(model: Transformer, x: Tensor, targets: Tensor, team: Team, seque
 
 
 def sum_gradient(p: nn.Parameter, team: Team) -> None:
-    """Add up one gradient over the team. A frozen parameter has none; a rank that did not use it adds zero."""
+    """Add up one gradient over the team. A frozen parameter has none; a rank without one adds zero."""
     if p.requires_grad:
         p.grad = all_reduce(torch.zeros_like(p) if p.grad is None else p.grad, team)
 
@@ -226,7 +233,7 @@ def sum_gradient(p: nn.Parameter, team: Team) -> None:
 def sum_partial_gradients(model: Transformer, team: Team, sequence: bool = False) -> None:
     """After the backward pass: add up gradients of weights that all ranks hold but used on different data.
 
-    The q/k norms see only this rank's heads; with sequence parallelism every norm sees only this rank's tokens.
+    The q/k norms see only this rank's heads; with sequence parallelism all norms see only its tokens.
     """
     for name, p in model.named_parameters():
         if "q_norm" in name or "k_norm" in name or sequence and "norm" in name:

@@ -1,12 +1,12 @@
-"""ZeRO: data parallelism without p copies of everything. Each rank keeps 1/p of what it does not need all the time.
+"""ZeRO: data parallelism without p copies of everything; a rank keeps 1/p of what it can do without.
 
 Training with Adam in float32 keeps 16 bytes a parameter: 4 the weight, 4 the gradient, 8 the two moments.
 
     stage   a rank keeps               bytes a parameter    a rank sends, a step
     0       everything (plain)         16                   2 (p-1)/p of the weights' bytes
-    1       its part of the moments    8 + 8/p              the same: reduce-scatter gradients, all-gather weights
+    1       its part of the moments    8 + 8/p              the same: reduce-scatter, then all-gather weights
     2       and of the gradients       4 + 12/p             the same
-    3       and of the weights         16/p                 3 (p-1)/p: weights come twice, gradients leave once
+    3       and of the weights         16/p                 3 (p-1)/p: weights twice, gradients once
 
 Rajbhandari et al. 2020 (figure 1); stage 3 as in PyTorch's FSDP (Zhao et al. 2023).
 
@@ -40,7 +40,7 @@ def state_bytes(n_parameters: float, n_ranks: int, stage: int, weight: float = 4
 
 
 def spans(unit: FlatUnit, rank: int, size: int) -> dict[int, slice]:
-    """Where the unit's parameters lie in part `rank` of `size` equal ones: {number of the parameter: place in the part}."""
+    """Where the unit's parameters lie in part `rank` of `size` equal ones: {parameter: place in the part}."""
     # EXERCISE 4.12 spans of a shard
     length = unit.bytes // unit.full.element_size() // size
     found, begin = {}, -rank * length
@@ -61,14 +61,17 @@ class Zero:
         loss.backward()                                # several times for gradient accumulation
         zero.step()                                    # ends with zero_grad
 
-    All ranks call every block and make the same number of backward passes. A weight that a rank does not use counts as
-    zero there; one that no rank uses stays as it is, and so does a frozen one. The optimizer sees flat pieces of
-    weights, so it must treat every number alike (AdamW yes, Muon no). There are no `param_groups`: `step` takes a scale.
+    All ranks call every block and make the same number of backward passes. A weight that a rank does not use
+    counts as zero there; one that no rank uses stays as it is, and so does a frozen one. The optimizer sees
+    flat pieces of weights, so it must treat every number alike (AdamW yes, Muon no). There are no
+    `param_groups`: `step` takes a scale.
     """
 
-    def __init__(self, model: Transformer, team: Team, stage: int, make_optimizer: Callable[[list[nn.Parameter]], object]):
+    def __init__(self, model: Transformer, team: Team, stage: int,
+                 make_optimizer: Callable[[list[nn.Parameter]], object]):
         if stage not in (1, 2, 3):
-            raise ValueError(f"ZeRO has stages 1, 2 and 3, not {stage}: for plain data parallelism use data_parallel")
+            raise ValueError(f"ZeRO has stages 1, 2 and 3, not {stage}: for plain data parallelism use "
+                             "data_parallel")
         self.model, self.team, self.stage = model, team, stage
         blocks, root = make_units(model, team.size)
         self.units = blocks + [root]
@@ -78,7 +81,8 @@ class Zero:
         self.parts = [part.clone() for part in parts] if stage == 3 else parts
         self.grads: list[Tensor | None] = [None] * len(parts)          # of my parts, averaged over the ranks
         self.spans = [spans(unit, team.rank, team.size) for unit in self.units]
-        self.pieces = [{i: nn.Parameter(part[span], unit.parameters[i].requires_grad) for i, span in spans_.items()}
+        self.pieces = [{i: nn.Parameter(part[span], unit.parameters[i].requires_grad)
+                        for i, span in spans_.items()}
                        for unit, part, spans_ in zip(self.units, self.parts, self.spans)]
         self.frozen = [[not p.requires_grad for p in unit.parameters] for unit in self.units]
         self.optimizer = make_optimizer([piece for pieces in self.pieces for piece in pieces.values()])
@@ -92,7 +96,7 @@ class Zero:
 
     @torch.no_grad()
     def _reduce(self, unit: FlatUnit) -> None:
-        """Exchange the unit's gradients for the average of my part, add it to what earlier micro-batches left."""
+        """Exchange the unit's gradients for my part's average, add it to what earlier micro-batches left."""
         mine = reduce_scatter(unit.take_gradients(), self.team) / self.team.size
         i = self.number[unit]
         self.grads[i] = mine if self.grads[i] is None else self.grads[i] + mine
@@ -100,19 +104,21 @@ class Zero:
             unit.empty()
 
     def finish(self) -> list[list[bool]]:
-        """Average what has not been averaged yet; returns for each unit which of its weights any rank has used."""
+        """Average what is not averaged yet; returns for each unit which of its weights any rank has used."""
         waiting = [any(p.grad is not None for p in unit.parameters) for unit in self.units]
         used = [u or p.grad is not None for unit in self.units for u, p in zip(unit.used, unit.parameters)]
-        flags = iter(all_reduce(torch.tensor([float(f) for f in waiting + used], device=self.parts[0].device), self.team).tolist())
+        mine = torch.tensor([float(f) for f in waiting + used], device=self.parts[0].device)
+        flags = iter(all_reduce(mine, self.team).tolist())
         for unit in [unit for unit in self.units if next(flags)]:      # on every rank, if on any
             self._reduce(unit)
         anyone = [[next(flags) > 0 for _ in unit.parameters] for unit in self.units]
         if any(u and f for units in zip(anyone, self.frozen) for u, f in zip(*units)):
-            raise ValueError("a parameter was frozen when Zero was made and has a gradient now: make a new Zero")
+            raise ValueError("a parameter was frozen when Zero was made and has a gradient now: make a new "
+                             "Zero")
         return anyone
 
     def step(self, scale: float = 1.0) -> None:
-        """Average gradients that have not been averaged yet, update my parts, tell the others; gradients are dropped."""
+        """Average what is not averaged yet, update my parts, tell the others; gradients are dropped."""
         for used, pieces, places, grad in zip(self.finish(), self.pieces, self.spans, self.grads):
             for i, piece in pieces.items():
                 piece.grad = grad[places[i]] if used[i] else None
@@ -144,11 +150,12 @@ class Zero:
                     unit.empty()
 
     def full_gradients(self) -> dict[str, Tensor]:
-        """The averaged gradients by name, in full, gathered from all ranks (for comparison; call before `step`)."""
+        """The averaged gradients by name, in full, from all ranks (to compare; call before `step`)."""
         out = {}
         names = {p: name for name, p in self.model.named_parameters()}
         for unit, used, grad in zip(self.units, self.finish(), self.grads):
             if any(used):
                 pieces = unit.pieces(all_gather(grad, self.team))
-                out.update({names[p]: piece.view(p.shape) for p, u, piece in zip(unit.parameters, used, pieces) if u})
+                out.update({names[p]: piece.view(p.shape)
+                            for p, u, piece in zip(unit.parameters, used, pieces) if u})
         return out
