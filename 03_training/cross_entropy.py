@@ -19,7 +19,7 @@ def cross_entropy_naive(logits: Tensor, targets: Tensor) -> Tensor:
     kept = targets != IGNORE
     log_p = logits - logits.logsumexp(-1, keepdim=True)                            # (N, V)
     picked = log_p.gather(-1, (targets * kept)[:, None])[:, 0]                     # (N,); -1 is an error
-    return -picked.masked_fill(~kept, 0).sum() / kept.sum().clamp(min=1)           # not `* kept`: -inf * 0 is NaN
+    return -picked.masked_fill(~kept, 0).sum() / kept.sum().clamp(min=1)           # -inf * 0 would be NaN
     # END EXERCISE 3.5
 
 
