@@ -63,5 +63,5 @@ def split_pairs(n_test: int, n_demonstrations: int, rng: random.Random) -> tuple
 if __name__ == "__main__":
     rng = random.Random(0)
     for pair in (random_pair(rng) for _ in range(5)):
-        print(f"{pair[0]} + {pair[1]}:  {problem(pair)}={right_answer(pair)}   careless: "
-              f"{careless_answer(pair)}")
+        print(f"{pair[0]} + {pair[1]}:  {problem(pair)}={right_answer(pair)}   "
+              f"careless: {careless_answer(pair)}")

@@ -44,8 +44,7 @@ class Cells:
     def get(self, cell: dict, make: Callable[[], dict]) -> dict:
         """The result of `make()`, a dictionary that JSON can hold, computed unless it is on disk already.
 
-        `cell` holds everything the result depends on besides the code: sizes, rates, seed, the hash of its
-        data.
+        `cell` holds everything the result depends on besides the code: sizes, rates, seed, its data's hash.
         """
         path = self.folder / f"{cell_key(cell, self.modules)}.json"
         if not path.exists():

@@ -40,5 +40,5 @@ def load_tasks(path: Path | str) -> Tasks:
                      [(tuple(p), answer) for p, answer in data["demonstrations"]],
                      data["held_out_bytes"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a task file ({error!r}): delete it and run `make 01` "
-                         "again") from None
+        raise ValueError(f"{path} is not a task file ({error!r}): delete it and "
+                         "run `make 01` again") from None

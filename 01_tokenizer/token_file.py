@@ -19,8 +19,8 @@ DTYPE = np.dtype("<u2")   # little-endian uint16 on every machine: vocabularies 
 def pack(tokenizer: Tokenizer, documents: Iterable[str]) -> np.ndarray:
     """Ids of all documents in one row, (N,) uint16; <|eos|> stands before every document, also the first."""
     if tokenizer.vocab_size > 2**16:
-        raise ValueError(f"a vocabulary of {tokenizer.vocab_size} does not fit two bytes a token: use 65536 "
-                         "or fewer")
+        raise ValueError(f"a vocabulary of {tokenizer.vocab_size} does not fit two bytes a token: "
+                         "use 65536 or fewer")
     # EXERCISE 1.4 pack documents
     eos = tokenizer.special[EOS]
     ids = [eos]

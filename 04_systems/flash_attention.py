@@ -98,7 +98,7 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, tile: 
     H, T, S = q.shape[1], q.shape[-2], k.shape[-2]
     if k.shape != v.shape or q.shape[-1] != k.shape[-1] or H % k.shape[1]:
         raise ValueError(f"queries {tuple(q.shape)}, keys {tuple(k.shape)} and values {tuple(v.shape)} do "
-                         "not go together: want (B, H, T, D), (B, K, S, D) and (B, K, S, D) with K dividing H")
+                         "not go together: want (B, H, T, D) and twice (B, K, S, D), K dividing H")
     if causal and T > S:
         raise ValueError(f"{T} causal queries but only {S} keys: the first queries would see nothing")
     return _Flash.apply(q, repeat_heads(k, H), repeat_heads(v, H), causal, tile)

@@ -13,7 +13,6 @@ import contextlib
 import functools
 import hashlib
 import io
-import json
 import os
 import time
 from concurrent.futures import as_completed

@@ -64,6 +64,11 @@ def differs(got, want, rtol: float = 1e-6, atol: float = 1e-9) -> bool:
     return type(got) is not type(want) or got != want
 
 
+def digits(got, want, given: str, hint: str = "", rtol: float = 1e-12, atol: float = 0.0) -> None:
+    """`same` in all but the last digits of float64."""
+    same(got, want, given, hint, rtol=rtol, atol=atol)
+
+
 def kind(value) -> str:
     """What a value is, in words: "a tensor of float32", "a list"."""
     return f"a tensor of {str(value.dtype)[6:]}" if isinstance(value,

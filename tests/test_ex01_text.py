@@ -222,8 +222,8 @@ def test_broken_bytes_do_not_hold_back_what_follows():
 def test_bytes_that_begin_nothing_are_broken_at_once():
     """C0, C1 and F5 to FF begin no character: their mark is printed at once"""
     for byte in (0xC0, 0xC1, 0xF5, 0xF7, 0xF8, 0xFD, 0xFF):
-        decoder, theirs = StreamDecoder(Tokenizer(
-            [])), codecs.getincrementaldecoder("utf-8")(errors="replace")
+        decoder = StreamDecoder(Tokenizer([]))
+        theirs = codecs.getincrementaldecoder("utf-8")(errors="replace")
         got = [decoder.feed(b) for b in (97, byte, 0xC2, 0xA0, byte, 98)]
         wanted = [theirs.decode(bytes([b])) for b in (97, byte, 0xC2, 0xA0, byte, 98)]
         assert got == wanted, (

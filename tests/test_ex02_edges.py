@@ -258,11 +258,8 @@ def test_one_head_has_a_bias_too():
         q, k, v = (torch.randn(B, 1, 5, 4, dtype=f64) for _ in range(3))
         bias = torch.randn(1, 5, 5, dtype=f64)
         scores = (q @ k.mT / 2 + bias).masked_fill(torch.ones(5, 5).triu(1).bool(), -math.inf)
-        agree(attend(q, k, v, bias),
-              F.softmax(scores, -1) @ v,
-              f"B {B}, one head, a bias",
-              ask="add the bias",
-              **EXACT)
+        agree(attend(q, k, v, bias), F.softmax(scores, -1) @ v, f"B {B}, one head, a bias",
+              ask="add the bias", **EXACT)
 
 
 @pytest.mark.ex("2.13")
@@ -277,11 +274,8 @@ def test_one_token_many_tokens_and_two_rows():
         group = q.shape[1] // k.shape[1]
         want = reference(q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1))
         want = made.o_proj(want.transpose(1, 2).reshape(2, T, 24))
-        agree(made(x, angle.cos(), angle.sin()),
-              want,
-              f"2 rows of {T} tokens",
-              ask="each row and token alike",
-              **EXACT)
+        agree(made(x, angle.cos(), angle.sin()), want, f"2 rows of {T} tokens",
+              ask="each row and token alike", **EXACT)
 
 
 @pytest.mark.ex("2.14")
@@ -301,10 +295,7 @@ def test_the_gradient_of_three_dimensional_tables():
         x.requires_grad_()
         p = F.softmax(x, -1)
         want = torch.autograd.grad(p, x, grad)[0]
-        agree(softmax_gradient(p.detach(), grad),
-              want,
-              f"a table {shape}",
-              ask="sum over the last dimension",
+        agree(softmax_gradient(p.detach(), grad), want, f"a table {shape}", ask="sum over the last dimension",
               **EXACT)
 
 

@@ -88,8 +88,7 @@ def test_the_starts_are_an_array_of_whole_numbers():
         pytest.fail(f"got a {kind[0]}, shape {kind[1]}, numbers of kind {kind[2]!r}; wanted an array "
                     f"({batches.n_rows},) of integers", pytrace=False)
     same(sorted((got - got.min()).tolist()), list(range(0, 1000 * batches.n_rows, 1000)),
-         "300,000 tokens; the starts "
-         "less the first", "numbers above 65,535 do not fit two bytes")
+         "300,000 tokens; the starts less the first", "numbers above 65,535 do not fit two bytes")
 
 
 @pytest.mark.ex("3.8")
@@ -205,15 +204,10 @@ def test_many_gradients_of_many_shapes_are_clipped():
         p.grad = 10 * torch.randn_like(p)
     before = [p.grad.clone() for p in parameters]
     norm = torch.cat([g.reshape(-1) for g in before]).norm()
-    same(call("seven gradients", clip_gradients, parameters, 1.5),
-         norm,
-         "seven gradients: the norm",
+    same(call("seven gradients", clip_gradients, parameters, 1.5), norm, "seven gradients: the norm",
          rtol=1e-12)
     for i, (p, g) in enumerate(zip(parameters, before)):
-        same(p.grad,
-             g * 1.5 / norm,
-             f"seven gradients, number {i} afterwards",
-             "one factor for all",
+        same(p.grad, g * 1.5 / norm, f"seven gradients, number {i} afterwards", "one factor for all",
              rtol=1e-12)
 
 
@@ -238,7 +232,5 @@ def test_batches_of_any_size(n, batch):
     """batches of three, four and seven windows, the last one smaller: the bits of all predictions"""
     model, tokens = Bigram(), np.random.randint(0, 5, n)
     same(call(f"batch {batch}", bits_per_byte, model, tokens, n, length=10, batch=batch),
-         sum(bits(model, tokens)) / n,
-         f"{n} tokens, length 10, batch {batch}",
-         "a batch counts by its predictions",
-         rtol=1e-5)
+         sum(bits(model, tokens)) / n, f"{n} tokens, length 10, batch {batch}",
+         "a batch counts by its predictions", rtol=1e-5)

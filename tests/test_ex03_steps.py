@@ -99,12 +99,8 @@ def test_moments_are_kept_in_place():
             ),
         },
     )
-    same(
-        given,
-        grads,
-        "3 gradients; the gradients afterwards",
-        "an operation with an underscore wrote into the gradient",
-    )
+    same(given, grads, "3 gradients; the gradients afterwards",
+         "an operation with an underscore wrote into the gradient")
 
 
 @pytest.mark.ex("3.8")
@@ -150,8 +146,8 @@ def check_iteration(G, given, **steps):
     """orthogonalize(G) against by_svd."""
     got = call(given, orthogonalize, G, **steps)
     if isinstance(got, torch.Tensor) and not got.isfinite().all():
-        pytest.fail(f"given {given}\n got  {show(got)}\n likely: X is not divided by its norm first: singular values "
-                    "above 1 grow without end", pytrace=False)
+        pytest.fail(f"given {given}\n got  {show(got)}\n likely: X is not divided by its norm first: "
+                    "singular values above 1 grow without end", pytrace=False)
     same(
         got,
         by_svd(G, **steps),
@@ -215,10 +211,7 @@ def test_the_small_product_is_used(shape):
             f"given a tensor {shape}\n got  {type(error).__name__}: {said}\n wanted the product that fits: "
             "transpose matrices that are taller than wide, and no others, so that XX^T is small",
             pytrace=False)
-    same(got,
-         by_svd(G, 2),
-         f"a random tensor {shape}, 2 steps",
-         "X <- aX + (bA + cAA)X with A = XX^T",
+    same(got, by_svd(G, 2), f"a random tensor {shape}, 2 steps", "X <- aX + (bA + cAA)X with A = XX^T",
          rtol=1e-5)
 
 
@@ -233,20 +226,15 @@ def test_each_matrix_of_a_batch_is_on_its_own():
 @pytest.mark.parametrize("steps", [0, 1, 3])
 def test_the_number_of_steps_is_an_argument(steps):
     """the number of steps is an argument"""
-    check_iteration(
-        torch.randn(3, 5, dtype=torch.float64), f"a random matrix (3, 5), {steps} steps", steps=steps
-    )
+    check_iteration(torch.randn(3, 5, dtype=torch.float64), f"a random matrix (3, 5), {steps} steps",
+                    steps=steps)
 
 
 @pytest.mark.ex("3.11")
 def test_zeros_stay_zeros_and_the_gradient_is_not_touched():
     """a matrix of zeros gives zeros, and G itself stays as it was"""
-    same(
-        call("zeros (2, 3)", orthogonalize, torch.zeros(2, 3)),
-        torch.zeros(2, 3),
-        "zeros (2, 3)",
-        "0 / 0 is NaN: add 1e-7 to the norm",
-    )
+    same(call("zeros (2, 3)", orthogonalize, torch.zeros(2, 3)), torch.zeros(2, 3), "zeros (2, 3)",
+         "0 / 0 is NaN: add 1e-7 to the norm")
     for shape in ((2, 3), (3, 2)):
         G = torch.randn(shape)
         before = G.clone()

@@ -399,22 +399,14 @@ def check_split(n, widths, targets=None, scale=1.0, offset=0.0, shift=0.0, logit
     want = F.cross_entropy(whole, targets)
     want.backward()
     losses, grad, sent = split_loss_and_gradient(logits, targets, widths)
-    mistakes, given = known_losses(logits, targets,
-                                   widths), f"{n} tokens, the ranks hold {widths} of {V} columns"
+    mistakes = known_losses(logits, targets, widths)
+    given = f"{n} tokens, the ranks hold {widths} of {V} columns"
     for r, loss in enumerate(losses):
-        same(loss,
-             want.detach(),
-             f"{given}: the loss on rank {r}",
-             "the same on all ranks: log_z - the target's logit",
-             mistakes,
-             rtol=rtol,
-             atol=rtol)
-    same(grad,
-         whole.grad,
-         f"{given}: the gradient", "the loss is right, so look at what is saved for the backward "
-         "pass: log_z of the whole row, the clamped column, whether it is mine, whether it is kept",
-         rtol=rtol,
-         atol=rtol)
+        same(loss, want.detach(), f"{given}: the loss on rank {r}",
+             "the same on all ranks: log_z - the target's logit", mistakes, rtol=rtol, atol=rtol)
+    same(grad, whole.grad, f"{given}: the gradient",
+         "the loss is right, so look at what is saved for the backward pass: log_z of the whole row, the "
+         "clamped column, whether it is mine, whether it is kept", rtol=rtol, atol=rtol)
     return sent
 
 

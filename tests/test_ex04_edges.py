@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from ex_compare import same
+from ex_compare import digits, same
 from test_ex04 import attempt, attention_reference, check_split, split_loss_and_gradient
 from thread_team import ThreadTeam, run_threads
 
@@ -21,11 +21,6 @@ from zero import state_bytes
 f64 = torch.float64
 
 
-def exact(got, want, given: str, hint: str = "", rtol: float = 1e-12) -> None:
-    """Equal to the last digits of float64, and of the same type."""
-    same(got, want, given, hint, rtol=rtol, atol=1e-13)
-
-
 @pytest.mark.ex("4.1")
 @pytest.mark.parametrize("n, p, each", [(10, 3, (4, 4, 8)), (10 ** 9 + 1, 7, (2, 2, 12)),
                                         (405e9, 16384, (0.5, 2, 12)), (1, 1, (4, 4, 8)),
@@ -36,7 +31,7 @@ def test_nothing_is_rounded(n, p, each):
         w, g, m = (Fraction(b) / (p if stage >= shared else 1) for b, shared in zip(each, (3, 2, 1)))
         got = attempt(state_bytes, n, p, stage, *each)
         given = f"{n} parameters on {p} ranks, stage {stage}, bytes {each}"
-        exact(got, float(Fraction(n) * (w + g + m)), given, "divide, do not round")
+        digits(got, float(Fraction(n) * (w + g + m)), given, "divide, do not round")
         assert type(got) is float, f"given {given}: got {got!r}, a {type(got).__name__}; wanted a float"
 
 
@@ -119,12 +114,8 @@ def check_ring(inputs: list[torch.Tensor], given: str) -> None:
     got = attempt(lambda: run_threads(work, len(inputs), ring=True))
     total = torch.stack([x.reshape(-1) for x in inputs]).sum(0)
     for r, part in enumerate(total.tensor_split(len(inputs))):
-        same(got[r],
-             part,
-             f"{given}, rank {r}",
-             "flat, of the type of x, cut by x.reshape(-1).tensor_split(p)",
-             rtol=1e-14,
-             atol=0.0)
+        same(got[r], part, f"{given}, rank {r}",
+             "flat, of the type of x, cut by x.reshape(-1).tensor_split(p)", rtol=1e-14, atol=0.0)
     assert all(torch.equal(a, b) for a, b in zip(before, inputs)), f"given {given}: x itself has changed"
 
 
@@ -161,12 +152,8 @@ def test_weights_of_a_layer_get_gradients_on_top_of_what_is_there():
         attempt(lambda: (call(layer, a) * above).sum().backward())
         found.append((a.grad, layer.weight.grad, layer.bias.grad))
     for name, want, got in zip(("the input", "the weight, which had ones", "the bias"), *found):
-        same(got,
-             want,
-             f"a linear layer: the gradient of {name}",
-             "torch.autograd.backward fills the weights'",
-             rtol=1e-12,
-             atol=1e-12)
+        digits(got, want, f"a linear layer: the gradient of {name}",
+               "torch.autograd.backward fills the weights'", atol=1e-12)
 
 
 @pytest.mark.ex("4.5")
@@ -178,8 +165,8 @@ def test_one_tensor_twice_and_arguments_of_other_kinds():
         assert nothing is None and flag is True and powers == [2, 3]
         return a ** powers[0] * b ** powers[1]
     attempt(lambda: recompute(product, x, None, x, True, [2, 3]).sum().backward())
-    exact(x.grad, 5 * x.detach() ** 4, "a^2 b^3 with a = b = (2, 3)",
-          "one gradient a place: autograd adds them")
+    digits(x.grad, 5 * x.detach() ** 4, "a^2 b^3 with a = b = (2, 3)",
+           "one gradient a place: autograd adds them")
 
 
 def check_far(q, k, v, causal: bool, size: int, given: str) -> None:
@@ -187,12 +174,7 @@ def check_far(q, k, v, causal: bool, size: int, given: str) -> None:
     want = attention_reference(q, k, v, causal)
     got = attempt(flash.flash_forward, q, k, v, causal, size)
     for name, a, b in zip(("O", "L"), got, want):
-        same(a,
-             b,
-             f"{given}: {name}",
-             "no limits inside: exp of what is far below is 0",
-             rtol=1e-10,
-             atol=1e-12)
+        digits(a, b, f"{given}: {name}", "no limits inside: exp of what is far below is 0", 1e-10, 1e-12)
 
 
 @pytest.mark.ex("4.6")
@@ -219,12 +201,10 @@ def test_scores_far_below_zero_and_far_apart():
 @pytest.mark.ex("4.5")
 def test_a_number_in_and_a_number_out():
     """a single number as an argument that needs a gradient, and a loss as the result"""
-    a, x = torch.tensor(3.0, dtype=f64, requires_grad=True), torch.tensor([1.0, 2.0],
-                                                                          dtype=f64,
-                                                                          requires_grad=True)
+    a, x = (torch.tensor(value, dtype=f64, requires_grad=True) for value in (3.0, [1.0, 2.0]))
     attempt(lambda: (2 * recompute(lambda a, x: (a * x ** 2).sum(), a, x)).backward())
-    exact(a.grad, torch.tensor(10.0, dtype=f64), "2 (a x^2).sum(), a = 3, x = (1, 2): the gradient of a")
-    exact(x.grad, torch.tensor([12.0, 24.0], dtype=f64), "the same: the gradient of x")
+    digits(a.grad, torch.tensor(10.0, dtype=f64), "2 (a x^2).sum(), a = 3, x = (1, 2): the gradient of a")
+    digits(x.grad, torch.tensor([12.0, 24.0], dtype=f64), "the same: the gradient of x")
 
 
 @pytest.mark.ex("4.6")
@@ -236,13 +216,10 @@ def test_a_tile_of_the_future_is_not_touched(T, size):
     rows = min(size, T)                                           # of the first tile
     v[:, :, -(-(12 - T + rows) // size) * size:] = float("nan")
     O, _ = attempt(flash.flash_forward, q, k, v, True, size)
-    same(O[:, :, :rows],
-         want[:, :, :rows], f"{T} queries, 12 keys, tiles of {size}, values of later tiles NaN: the "
-         "rows of the first tile",
-         "0 * NaN is NaN: take one tile of rows and one of columns at a time, and only "
-         "those that is_needed",
-         rtol=1e-10,
-         atol=1e-12)
+    digits(O[:, :, :rows], want[:, :, :rows],
+           f"{T} queries, 12 keys, tiles of {size}, values of later tiles NaN: the rows of the first tile",
+           "0 * NaN is NaN: one tile of rows and one of columns at a time, and only those that is_needed",
+           1e-10, 1e-12)
 
 
 @pytest.mark.ex("4.7")

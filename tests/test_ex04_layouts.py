@@ -23,19 +23,12 @@ def test_the_idle_share_of_the_worked_example():
     """two stages from second 5 to 11, busy 4 and 3 of 6 seconds: 5/12 is idle"""
     lines = [[("F", 0, 5.0, 6.0), ("F", 1, 6.0, 7.0), ("B", 0, 9.0, 11.0)],
              [("F", 0, 6.5, 7.5), ("B", 0, 8.0, 10.0)]]
-    same(call("the worked example", bubble, lines),
-         5 / 12,
-         "the worked example",
-         mistakes={
-             "the clock starts with the first action, not at 0":
-             1 - 7 / 22,
-             "this is the share in which they work":
-             7 / 12,
-             "this is in seconds":
-             5.0,
-             "each stage has its own clock: take the first start and the last end of all":
-             1 - (4 / 6 + 3 / 3.5) / 2,
-         })
+    same(call("the worked example", bubble, lines), 5 / 12, "the worked example", mistakes={
+        "the clock starts with the first action, not at 0": 1 - 7 / 22,
+        "this is the share in which they work": 7 / 12,
+        "this is in seconds": 5.0,
+        "each stage has its own clock: take the first start and the last end of all":
+            1 - (4 / 6 + 3 / 3.5) / 2})
 
 
 @pytest.mark.ex("4.8")
@@ -61,12 +54,8 @@ def test_actions_of_any_length_at_any_time():
             lines.append(line)
         starts, ends = [a[2] for line in lines for a in line], [a[3] for line in lines for a in line]
         want = 1 - (sum(ends) - sum(starts)) / (max(ends) - min(starts)) / len(lines)
-        same(call(f"{lines}", bubble, lines),
-             want,
-             f"{lines}",
-             "idle time of all stages / (stages * time of all)",
-             rtol=1e-8,
-             atol=1e-9)
+        same(call(f"{lines}", bubble, lines), want, f"{lines}",
+             "idle time of all stages / (stages * time of all)", rtol=1e-8, atol=1e-9)
 
 
 def numbers(buckets) -> list[list[int]]:
@@ -78,10 +67,10 @@ def filled_by(sizes: list[int], bucket_bytes: int, dtype=torch.float32) -> list[
     """fill_buckets of parameters of these sizes."""
     parameters = [torch.nn.Parameter(torch.full((n,), float(i), dtype=dtype)) for i, n in enumerate(sizes)]
     got = call(f"sizes {sizes}, {bucket_bytes} bytes", fill_buckets, parameters, bucket_bytes)
-    assert type(got) is list and all(type(b) is list
-                                     for b in got), f"sizes {sizes}: got {got!r}, wanted a list of lists"
-    assert all(any(p is q for q in parameters) for b in got
-               for p in b), "the parameters themselves, not copies of them"
+    assert type(got) is list and all(type(b) is list for b in got), (
+        f"sizes {sizes}: got {got!r}, wanted a list of lists")
+    assert all(any(p is q for q in parameters) for b in got for p in b), (
+        "the parameters themselves, not copies of them")
     return numbers(got)
 
 
@@ -94,16 +83,15 @@ def test_a_bucket_is_closed_when_it_is_full():
              "a bucket that has just reached the size is full": [[0, 1, 2], [3, 4], [5]],
              "at least so many bytes, not at most": [[0, 1], [2], [3], [4], [5]],
              "the last bucket may be smaller": [[0, 1], [2], [3, 4]],
-             "count bytes, not numbers": [[0, 1, 2, 3, 4], [5]]
-         })  # fmt: skip
+             "count bytes, not numbers": [[0, 1, 2, 3, 4], [5]]})
 
 
 @pytest.mark.ex("4.9")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_buckets_of_any_sizes_and_types(dtype):
     """forty parameters, in their order, of 2, 4 or 8 bytes a number, in small and in large buckets"""
-    sizes, width = [random.choice([1, 2, 3, 17, 100]) for _ in range(40)], torch.empty(
-        (), dtype=dtype).element_size()
+    sizes = [random.choice([1, 2, 3, 17, 100]) for _ in range(40)]
+    width = torch.empty((), dtype=dtype).element_size()
     for bucket_bytes in (1, 8, 64, 400, 10**9):
         want, left = [], 0
         for i, n in enumerate(sizes):
@@ -127,9 +115,8 @@ def held(place: Placement, n_micro: int, stage: int, want: float, hint: str = ""
     """Compare held_micro_batches with a number, whole or not."""
     got = call(f"{place}", held_micro_batches, place, n_micro, stage)
     said = {key.replace("_", " "): float(value) for key, value in mistakes.items()}
-    given = (
-        f"{place.schedule}, {place.pipeline} stages, interleave {place.interleave}, {n_micro} micro-batches, "
-        f"stage {stage}")
+    given = (f"{place.schedule}, {place.pipeline} stages, interleave {place.interleave}, "
+             f"{n_micro} micro-batches, stage {stage}")
     assert type(got) in (int, float), f"given {given}: got {got!r}, wanted a number"
     same(float(got), float(want), given, hint, said, rtol=1e-12)
 
@@ -144,27 +131,19 @@ def test_what_the_schedules_hold():
                 for kind, _ in schedule(stage, p, m):
                     now += 1 if kind == "F" else -1
                     most = max(most, now)
-                held(Placement(pipeline=p, schedule=name),
-                     m,
-                     stage,
-                     most,
-                     "count the actions of the schedule",
-                     as_if_it_were_GPipe=m,
+                held(Placement(pipeline=p, schedule=name), m, stage, most,
+                     "count the actions of the schedule", as_if_it_were_GPipe=m,
                      as_if_it_were_the_first_stage=min(p, m))
 
 
 @pytest.mark.ex("4.10")
 def test_interleaved_stages_hold_more():
     """4 stages of 2 pieces, 16 micro-batches: stage 0 holds 5.5, stage 3 2.5, never more than there are"""
-    for p, v, m, stage, want in ((4, 2, 16, 0, 5.5), (4, 2, 16, 3, 2.5), (4, 2, 4, 0, 4), (8, 4, 100, 2,
-                                                                                           7.75),
-                                 (3, 3, 30, 1, 2 + 2 / 3), (1, 2, 5, 0, 1), (5, 2, 3, 4, 3), (4, 2, 5, 0, 5)):
-        held(Placement(pipeline=p, interleave=v),
-             m,
-             stage,
-             want,
-             "p - stage + (p - 1) / v, and at most n_micro",
-             the_pieces_are_forgotten=min(p - stage, m),
+    for p, v, m, stage, want in ((4, 2, 16, 0, 5.5), (4, 2, 16, 3, 2.5), (4, 2, 4, 0, 4),
+                                 (8, 4, 100, 2, 7.75), (3, 3, 30, 1, 2 + 2 / 3), (1, 2, 5, 0, 1),
+                                 (5, 2, 3, 4, 3), (4, 2, 5, 0, 5)):
+        held(Placement(pipeline=p, interleave=v), m, stage, want,
+             "p - stage + (p - 1) / v, and at most n_micro", the_pieces_are_forgotten=min(p - stage, m),
              a_whole_number_of_them=min(p - stage + (p - 1) // v, m))
 
 
@@ -188,24 +167,18 @@ def check_gather(x: torch.Tensor, p: int, shape=None) -> None:
         got.zero_()                                            # must not reach the part of the caller
         return whole, team.sent
 
-    results, given = attempt(
-        lambda: run_threads(work, p, ring=True)), f"{p} ranks, {x.numel()} numbers of {x.dtype}"
+    results = attempt(lambda: run_threads(work, p, ring=True))
+    given = f"{p} ranks, {x.numel()} numbers of {x.dtype}"
     for r, (got, sent) in enumerate(results):
-        same(got,
-             x,
-             f"{given}, rank {r}",
-             "which part is passed on in each step, and where does the one that arrives go?", {
-                 "only this rank's own part is there":
-                 torch.cat([q if i == r else torch.zeros_like(q) for i, q in enumerate(x.tensor_split(p))])
-             },
-             rtol=0.0,
-             atol=0.0)
+        own = torch.cat([q if i == r else torch.zeros_like(q) for i, q in enumerate(x.tensor_split(p))])
+        same(got, x, f"{given}, rank {r}",
+             "which part is passed on in each step, and where does the one that arrives go?",
+             {"only this rank's own part is there": own}, rtol=0.0, atol=0.0)
         sizes = [part.numel() * x.element_size() for part in before]
         want = sum(sizes) - sizes[(r + 1) % p]
         same(sent, want, f"{given}: bytes that rank {r} sent",
              "each part once, all but that of the right neighbour")
-    assert all(torch.equal(a, b)
-               for a, b in zip(before, parts)), f"given {given}: the caller's part has changed"
+    assert all(map(torch.equal, before, parts)), f"given {given}: the caller's part has changed"
 
 
 @pytest.mark.ex("4.11")
@@ -233,10 +206,8 @@ def test_parts_of_any_type_and_shape():
 
 def places(owner: list) -> dict[int, tuple[int, int]]:
     """Where each number stands in a list in which equal ones stand together: (first, last + 1)."""
-    return {
-        i: (owner.index(i), owner.index(i) + owner.count(i))
-        for i in dict.fromkeys(owner) if i is not None
-    }
+    return {i: (owner.index(i), owner.index(i) + owner.count(i))
+            for i in dict.fromkeys(owner) if i is not None}
 
 
 def check_spans(sizes: list[int], rank: int, size: int, dtype=torch.float32, multiple: int = 0) -> None:
@@ -266,8 +237,8 @@ def test_a_part_cuts_parameters(rank):
 @pytest.mark.ex("4.12")
 def test_one_large_parameter_and_many_small_ones():
     """a parameter that fills several parts, parts of padding alone, parameters without numbers, 1 rank"""
-    for sizes, size in (([100], 8), ([1, 1, 1], 8), ([3, 0, 2, 0, 40,
-                                                      1], 4), ([2] * 50, 7), ([6, 6], 2), ([9, 4, 1], 1)):
+    for sizes, size in (([100], 8), ([1, 1, 1], 8), ([3, 0, 2, 0, 40, 1], 4), ([2] * 50, 7), ([6, 6], 2),
+                        ([9, 4, 1], 1)):
         for rank in range(size):
             check_spans(sizes, rank, size)
 

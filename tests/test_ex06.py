@@ -326,10 +326,8 @@ def test_signatures_do_not_depend_on_the_company():
             "those alone: where does each document start?")
 
 
-TEXTS = [
-    "the cat sat on the mat", "the dog sat on the log", "a cat and a dog sat", "San Francisco",
-    "San Francisco"
-]
+TEXTS = ["the cat sat on the mat", "the dog sat on the log", "a cat and a dog sat", "San Francisco",
+         "San Francisco"]
 
 
 @pytest.mark.ex("6.10")

@@ -31,8 +31,8 @@ def test_the_rules_of_the_rfc():
     """a pattern covers the beginning of a path, `*` is anything, a last `$` the path's end"""
     for pattern, path, want in (("/fish", "/fish.html", True), ("/fish", "/Fish", False),
                                 ("/fish", "/cat/fish", False), ("/fish/", "/fish", False),
-                                ("/*.php", "/folder/any.php?x", True), ("/*.php", "/php",
-                                                                        False), ("/*.php$", "/a.php", True),
+                                ("/*.php", "/folder/any.php?x", True), ("/*.php", "/php", False),
+                                ("/*.php$", "/a.php", True),
                                 ("/*.php$", "/a.php?x", False), ("/a$", "/a", True), ("/a$", "/ab", False),
                                 ("/f*o", "/fo", True), ("*b", "/a/b/c", True), ("", "/x", True),
                                 ("/a*b*c$", "/abcbc", True), ("/a*b$", "/ab/b/a", False), ("$", "/x", False)):
@@ -84,8 +84,8 @@ def shares(weights: dict, sizes: dict, total: float, most: float) -> dict:
     low, high = 0.0, 1e9
     for _ in range(200):
         scale = (low + high) / 2
-        low, high = (scale, high) if sum(min(scale * w, caps[n])
-                                         for n, w in weights.items()) < 1 else (low, scale)
+        enough = sum(min(scale * w, caps[n]) for n, w in weights.items()) >= 1
+        low, high = (low, scale) if enough else (scale, high)
     return {n: min(high * w, caps[n]) for n, w in weights.items()}
 
 
@@ -109,25 +109,13 @@ def test_what_a_small_source_cannot_give_goes_to_the_others():
 @pytest.mark.ex("6.12")
 def test_a_cap_may_make_another_one_necessary():
     """sources that are within their cap only until they get what others could not give"""
-    check_cap({
-        "a": 0.6,
-        "b": 0.3,
-        "c": 0.1
-    }, {
-        "a": 10,
-        "b": 35,
-        "c": 1000
-    }, 100, 1, "repeat until none is over")
+    check_cap({"a": 0.6, "b": 0.3, "c": 0.1}, {"a": 10, "b": 35, "c": 1000}, 100, 1,
+              "repeat until none is over")
     check_cap({"a": 0.4, "b": 0.3, "c": 0.2, "d": 0.1}, {"a": 2, "b": 33, "c": 30, "d": 99}, 100, 1)
     for _ in range(30):
         names = "abcdefgh"[:random.randint(2, 8)]
-        raw, sizes = {
-            n: random.uniform(0.01, 1)
-            for n in names
-        }, {
-            n: 10 ** random.uniform(0, 4)
-            for n in names
-        }
+        raw = {n: random.uniform(0.01, 1) for n in names}
+        sizes = {n: 10 ** random.uniform(0, 4) for n in names}
         weights = {n: w / sum(raw.values()) for n, w in raw.items()}
         total = sum(sizes.values()) * random.uniform(0.1, 3.9)
         check_cap(weights, sizes, total, 4, "no source more than 4 times, all shares together 1")
@@ -155,16 +143,11 @@ def check_paired(a: list[float], b: list[float]) -> None:
     error = math.sqrt(math.fsum((x - mean) ** 2 for x in d) / (len(d) - 1) / len(d)) if len(d) > 1 else 0.0
     given = f"items {a[:6]} and {b[:6]}"
     got = call(given, paired, score(a), score(b))
-    same(
-        (got.mean, got.error), (mean, error),
-        given + ": mean and error",
-        "the items' own differences, one by one", {
-            "that is b - a": (-mean, error),
-            "as if the items were not the same": (mean, 0.123 * math.sqrt(2)),
-            "the error of a": (mean, 0.123)
-        },
-        rtol=1e-9,
-        atol=1e-12)
+    same((got.mean, got.error), (mean, error), given + ": mean and error",
+         "the items' own differences, one by one", {
+             "that is b - a": (-mean, error),
+             "as if the items were not the same": (mean, 0.123 * math.sqrt(2)),
+             "the error of a": (mean, 0.123)}, rtol=1e-9, atol=1e-12)
     same(got.items, tuple(d), given + ": the items", "the differences, in order, as a tuple", rtol=1e-12)
 
 
@@ -194,10 +177,7 @@ def check_beginning(body: bytes, limit: int, want: bytes, hint: str = "", **mist
 @pytest.mark.ex("6.14")
 def test_a_long_page_ends_at_a_break():
     """cut after the last blank, line break or '>' of the first bytes, which is kept"""
-    check_beginning(b"<p>one two three",
-                    9,
-                    b"<p>one ",
-                    that_cuts_a_word=b"<p>one tw",
+    check_beginning(b"<p>one two three", 9, b"<p>one ", that_cuts_a_word=b"<p>one tw",
                     the_blank_is_kept_too=b"<p>one")
     check_beginning(b"one\ntwo>three four", 12, b"one\ntwo>", whichever_comes_last=b"one\n")
     check_beginning(b"one>two\nthree", 10, b"one>two\n")
@@ -253,8 +233,8 @@ def written(*pages: Page, **date) -> list[tuple[str, dict, bytes, bytes]]:
         assert one.eof, f"{page.url}: a gzip member that does not end"
         head, blank, rest = data.partition(b"\r\n\r\n")
         lines = head.decode().split("\r\n")
-        assert blank and not any(
-            "\n" in line for line in lines), f"{page.url}: lines end with \\r\\n, the head with two: {head}"
+        assert blank and "\n" not in "".join(lines), (
+            f"{page.url}: lines end with \\r\\n, the head with two: {head}")
         strange = [line for line in lines[1:] if ": " not in line]
         assert not strange, f"{page.url}: not a field: {strange[0]!r}; a blank line ends the fields"
         fields = dict(line.split(": ", 1) for line in lines[1:])
@@ -263,10 +243,8 @@ def written(*pages: Page, **date) -> list[tuple[str, dict, bytes, bytes]]:
     return found
 
 
-PAGE = Page("https://a.org/x?y=1", 404, {
-    "content-type": "text/html",
-    "x-note": "a: b"
-}, b"<p>\r\n\r\n\x00\xff</p>")
+PAGE = Page("https://a.org/x?y=1", 404, {"content-type": "text/html", "x-note": "a: b"},
+            b"<p>\r\n\r\n\x00\xff</p>")
 
 
 @pytest.mark.ex("6.15")
@@ -275,13 +253,11 @@ def test_a_record_is_head_block_and_two_line_ends():
     [(first, fields, block, rest)] = written(PAGE)
     same(first, "WARC/1.0", "the first line")
     want = b"HTTP/1.1 404 X\r\ncontent-type: text/html\r\nx-note: a: b\r\n\r\n" + PAGE.body
-    same(
-        block, want, "the block: status line, headers, blank line, body",
-        "Content-Length counts the bytes of the block", {
-            "Content-Length is that of the body alone": want[:len(PAGE.body)],
-            "the status is the page's": want.replace(b"404", b"200"),
-            "a blank line stands between headers and body": want.replace(b"b\r\n\r\n", b"b\r\n")
-        })
+    same(block, want, "the block: status line, headers, blank line, body",
+         "Content-Length counts the bytes of the block", {
+             "Content-Length is that of the body alone": want[:len(PAGE.body)],
+             "the status is the page's": want.replace(b"404", b"200"),
+             "a blank line stands between headers and body": want.replace(b"b\r\n\r\n", b"b\r\n")})
     same(rest, b"\r\n\r\n", "what follows the block")
 
 
@@ -290,15 +266,11 @@ def test_the_fields_of_a_record():
     """type, id, date, address, digest, content type and length, as the task says"""
     [(_, fields, block, _)] = written(PAGE, date="2024-05-06T07:08:09Z")
     digest = base64.b32encode(hashlib.sha1(PAGE.body).digest()).decode()
-    want = {
-        "WARC-Type": "response",
-        "WARC-Record-ID": f"<urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, PAGE.url)}>",
-        "WARC-Date": "2024-05-06T07:08:09Z",
-        "WARC-Target-URI": PAGE.url,
-        "WARC-Payload-Digest": f"sha1:{digest}",
-        "Content-Type": "application/http; msgtype=response",
-        "Content-Length": str(len(block))
-    }
+    want = {"WARC-Type": "response",
+            "WARC-Record-ID": f"<urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, PAGE.url)}>",
+            "WARC-Date": "2024-05-06T07:08:09Z", "WARC-Target-URI": PAGE.url,
+            "WARC-Payload-Digest": f"sha1:{digest}", "Content-Type": "application/http; msgtype=response",
+            "Content-Length": str(len(block))}
     for name, value in want.items():
         same(fields.get(name), value, f"the field {name}", "the digest is of the body, in base 32")
     same(sorted(fields), sorted(want), "the names of all fields")
@@ -308,17 +280,13 @@ def test_the_fields_of_a_record():
 @pytest.mark.ex("6.15")
 def test_records_follow_each_other_and_repeat_exactly():
     """two pages are two gzip members, an empty and a long body too, and the same page gives the same bytes"""
-    pages = [
-        PAGE,
-        Page("http://b.org/", 200, {}, b""),
-        Page("http://c.org/", 200, {"x": "größe €"},
-             bytes(range(256)) * 300)
-    ]
+    pages = [PAGE, Page("http://b.org/", 200, {}, b""),
+             Page("http://c.org/", 200, {"x": "größe €"}, bytes(range(256)) * 300)]
     found = written(*pages)
     same(len(found), 3, "three pages: gzip members", "compress each record on its own")
     for page, (_, fields, block, rest) in zip(pages, found):
-        head = f"HTTP/1.1 {page.status} X\r\n" + "".join(f"{k}: {v}\r\n"
-                                                         for k, v in page.headers.items()) + "\r\n"
+        lines = [f"HTTP/1.1 {page.status} X", *(f"{k}: {v}" for k, v in page.headers.items()), "", ""]
+        head = "\r\n".join(lines)
         same((fields["WARC-Target-URI"], block, rest), (page.url, head.encode() + page.body, b"\r\n\r\n"),
              f"the record of {page.url}", "lengths are in bytes: é takes two")
     one, two = Out(), Out()

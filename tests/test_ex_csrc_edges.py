@@ -223,10 +223,9 @@ def test_powers_of_two_that_are_nearly_zero(far, at, value):
     """values of a million, or 10^36, behind weights that are nearly zero, before and after the maximum"""
     q, k, v = (x.bfloat16() for x in one_far(70, 32, far, at, value, 32))
     o, *_ = forward(4, q, k, v, False)
-    near(o,
-         torch.ones(1, 1, 70, 32).double(),
-         f"a score of {far} with key {at}, 0 with the others, whose values "
-         f"are {value:g}", "no limit inside exp2, neither for a weight nor for alpha")
+    near(o, torch.ones(1, 1, 70, 32).double(),
+         f"a score of {far} with key {at}, 0 with the others, whose values are {value:g}",
+         "no limit inside exp2, neither for a weight nor for alpha")
 
 
 @pytest.mark.ex("c.12")

@@ -82,8 +82,8 @@ def report(root: Path, folder: Path, least: float = 0.6) -> list[Likeness]:
     exercises, found = course(root), []
     several = sorted(p for p in folder.iterdir() if p.is_dir() or p.suffix == ".zip")
     if len(several) < 2:
-        raise ValueError(f"{folder} has {len(several)} hand-ins (folders or zips): there is nothing to "
-                         "compare")
+        raise ValueError(f"{folder} has {len(several)} hand-ins (folders or zips): there is "
+                         "nothing to compare")
     handed = {p.name: learn_handin.read(p, {e.path for e in exercises.values()}) for p in several}
     for e in exercises.values():
         bodies = {}

@@ -7,9 +7,7 @@ where an error came from, and what the body printed.
 import contextlib
 import os
 import re
-import shutil
 import tempfile
-import textwrap
 import time
 from pathlib import Path
 
@@ -86,8 +84,8 @@ def check_one(student: Student, exercise: Exercise, bench: Bench, seconds: float
     clean = (bench.base / exercise.path).read_text(encoding="utf-8")
     theirs = student.release.get("files", {}).get(exercise.path, digest(blanked(clean)))
     if digest(blanked(text)) != theirs:
-        print(folded(f"note: {path} is changed outside the EXERCISE lines; only what is between them is "
-                     "tested", " ", "   "))
+        print(folded(f"note: {path} is changed outside the EXERCISE lines; only what is between them "
+                     "is tested", " ", "   "))
     student.remember("passed", exercise.id, digest(exercise.body)) if verdict.passed else None
     return verdict.passed
 

@@ -97,8 +97,8 @@ def run(student: Student, names: str, words: list[str]) -> int:
         return subprocess.run([python if words[0] in ("python", "python3") else words[0], *words[1:]],
                               cwd=tree, env=env, check=False).returncode
     except (FileNotFoundError, PermissionError):
-        raise ValueError(f"there is no command {words[0]}: give one that works in a clone, as make "
-                         "03") from None
+        raise ValueError(f"there is no command {words[0]}: give one that works in a clone, "
+                         "as make 03") from None
 
 
 def answers_in(source: str) -> list[Exercise]:
@@ -146,8 +146,8 @@ def bring(student: Student, source: str) -> None:
             full.append(here.id)
     print(f" {counted(done)} brought from {source}{': ' if done else ''}{', '.join(e.id for e in done)}")
     if full:
-        print(f" left as here, because not blank: {', '.join(full)} (start its chapter or reset it, then "
-              "again)")
+        print(f" left as here, because not blank: {', '.join(full)} "
+              "(start its chapter or reset it, then again)")
     for name in gone:
         print(f" no exercise of that name here: {name}")
     if done:
@@ -155,8 +155,7 @@ def bring(student: Student, source: str) -> None:
 
 
 def narrow(body: str, width: int, comment: str = "#") -> str:
-    """The body with no line over `width` where that can be had: comments before their line, breaks in
-    brackets.
+    """The body with lines up to `width` where that can be had: comments go first, breaks into brackets.
 
     The same program: a Python body whose syntax tree would change is returned as it is.
     """
@@ -200,8 +199,8 @@ def places(body: str) -> tuple[dict, dict]:
         quoted += kind.endswith("STRING_START") - kind.endswith("STRING_END")
         if quoted:
             continue
-        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(token.string,
-                0) * (token.type == tokenize.OP)
+        if token.type == tokenize.OP:
+            depth += (token.string in ("(", "[", "{")) - (token.string in (")", "]", "}"))
         if token.type == tokenize.COMMENT:
             comments[token.start[0] - 1] = token.start[1]
         elif token.type == tokenize.OP or token.string in ("and", "or", "if", "else", "for", "in"):

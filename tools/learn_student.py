@@ -37,9 +37,7 @@ def columns() -> int:
 
 
 def folded(text: str, first: str = "", rest: str = "") -> str:
-    """`text` with every line folded to the terminal, the first beginning with `first` and all others with
-    `rest`.
-    """
+    """`text` folded to the terminal, its first line beginning with `first`, all others with `rest`."""
     lines = []
     for line in text.splitlines():
         lines += textwrap.wrap(line, columns() - 1, initial_indent=rest if lines else first,
