@@ -45,7 +45,7 @@ def out(tmp_path):
                  "before": {"perplexity": 50.0, "facts": 0.8},
                  "after": {"perplexity": 50.5, "facts": 0.8}},
         "gguf": {"bytes": 200, "same_tokenizer": True, "facts": 0.8},
-        "rag": {"bm25": 0.98, "vectors": 0.8, "chance": 0.01, "closed": 0.0, "found": 0.1, "wrong": 0.0,
+        "rag": {"bm25": 0.98, "vectors": 0.8, "chance": 0.01, "closed": 0.05, "found": 0.1, "wrong": 0.02,
                 "seconds": 3.0}})
     for name in ("01_tokenizer/compression", "03_training/loss", "07_alignment/reward"):
         (tmp_path / f"{name}.svg").write_text("<svg></svg>")
@@ -61,6 +61,16 @@ def test_rows_have_the_six_fields_and_the_stages_in_order(out):
     assert all(v is None or isinstance(v, (int, float)) for r in rows for k,
                v in r.items() if k not in ("stage", "metric"))
     assert broken_promises(rows) == []
+
+
+def test_the_side_branches_stand_in_the_columns_that_their_words_name(out):
+    found = [(r["before"], r["after"], r["control"], r["seconds"]) for r in collect(out)
+             if r["stage"] in ("lora", "ppo", "tool use", "distill", "rag")]
+    assert found == [(0.0, 0.9, 0.8, 9.0),
+                     (0.5, 0.7, 0.8, 20.0), (2.0, 2.3, 2.4, None),
+                     (0.0, 0.95, 0.01, 9.0), (0.95, 0.94, 0.93, None),
+                     (0.95, 0.9, 0.2, 12.0),
+                     (0.01, 0.98, 0.8, 3.0), (0.05, 0.1, 0.02, None)]
 
 
 @pytest.mark.parametrize("stage, field, value", [
