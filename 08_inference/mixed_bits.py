@@ -14,7 +14,7 @@ from scale_tuning import divergence
 from transformer import Transformer
 
 
-def widen(small: Transformer, model: Transformer, name: str, bits: int = 8) -> QuantizedWeight:
+def give_bits(small: Transformer, model: Transformer, name: str, bits: int = 8) -> QuantizedWeight:
     """Give one matrix of `small`, made from `model`, `bits` bits in place; what stood there before."""
     layer, (parent, child) = model.get_submodule(name), name.rsplit(".", 1)
     before = small.get_submodule(name)
@@ -38,7 +38,7 @@ def gains(small: Transformer, model: Transformer, batches: list[Tensor]) -> dict
     all_four, found = apart(), {}
     for name, layer in list(small.named_modules()):
         if isinstance(layer, QuantizedWeight) and layer.bits == 4:
-            before, (parent, child) = widen(small, model, name), name.rsplit(".", 1)
+            before, (parent, child) = give_bits(small, model, name), name.rsplit(".", 1)
             found[name] = all_four - apart()
             setattr(small.get_submodule(parent), child, before)
     return found
@@ -50,5 +50,5 @@ def widen_worst(small: Transformer, model: Transformer, batches: list[Tensor], n
     size = {name: model.get_submodule(name).weight.numel() for name in gain}
     worst = sorted(gain, key=lambda name: -gain[name] / size[name])[:n]
     for name in worst:
-        widen(small, model, name)
+        give_bits(small, model, name)
     return worst

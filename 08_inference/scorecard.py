@@ -35,7 +35,7 @@ from checkpoint import load_model
 from figures import GREY, plt, save
 from gptq import input_moments, quantize_compensated
 from kv_cache import generate_cached
-from mixed_bits import widen
+from mixed_bits import give_bits
 from packed_model import PackedTransformer
 from quantize import (GROUP, Scales, dequantize, grid_for, nearest, on_grid, quantize_matrix, quantize_model,
                       stored_bytes)
@@ -134,7 +134,7 @@ def tokens_per_second(model: Transformer, bits: int) -> dict[str, float]:
     small = quantize_model(model) if bits < 32 else copy.deepcopy(model).requires_grad_(False)
     for name, _ in list(small.named_modules()):
         if bits < 32 and name.endswith("_proj"):
-            widen(small, model, name, bits)
+            give_bits(small, model, name, bits)
     prompt = torch.zeros(1, 8, dtype=torch.long)
     return {name: 32 / best_seconds(lambda m=m: generate_cached(m, prompt, 32), 3)
             for name, m in (("unpacked", small), ("packed", PackedTransformer(small)))}

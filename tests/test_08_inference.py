@@ -13,7 +13,7 @@ from checkpoint import load_model, save_model, write
 from generate import generate
 from gptq import compensated, input_moments, quantize_compensated
 from kv_cache import KVCache, generate_cached, stream
-from mixed_bits import gains, widen, widen_worst
+from mixed_bits import gains, give_bits, widen_worst
 from quantize import (QuantizedWeight, Scales, dequantize, grid_for, load_quantized, nearest, on_grid,
                       pack_nibbles, quantize_groups, quantize_matrix, quantize_model, save_quantized,
                       stored_bytes, unpack_nibbles)
@@ -322,7 +322,7 @@ def test_the_matrix_that_is_hurt_most_gets_eight_bits(model):
     assert all(torch.equal(t, before[name]) for name, t in small.state_dict().items())
     assert len(gain) == 14 and max(gain, key=gain.get) == hurt
     by_hand = copy.deepcopy(small)
-    widen(by_hand, model, hurt)
+    give_bits(by_hand, model, hurt)
     expected = divergence(model(ids), small(ids)) - divergence(model(ids), by_hand(ids))
     assert gain[hurt] == pytest.approx(expected.item(), rel=1e-4)
     assert widen_worst(small, model, [ids], 1) == [hurt] and small.get_submodule(hurt).bits == 8
