@@ -284,7 +284,8 @@ def main() -> None:
     out = Path(s.out)
     named = out / "07_alignment" / f"{s.model}.pt"
     model = load_model(named if named.exists() else s.model).requires_grad_(False)
-    tokenizer, tasks = Tokenizer.load(out / "01_tokenizer" / "tokenizer.json"), out / "01_tokenizer" / "tasks.json"
+    text = out / "01_tokenizer"
+    tokenizer, tasks = Tokenizer.load(text / "tokenizer.json"), text / "tasks.json"
     name = Path(s.model).stem
     server = Server(model, tokenizer, name, s)
     questions = [q.text for q in load_tasks(tasks).held_out_questions[:3]] if tasks.exists() else []
