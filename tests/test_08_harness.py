@@ -416,6 +416,17 @@ def test_a_model_in_this_process_answers_messages_and_keeps_to_a_pattern():
     assert local.size("abc") == 6 and local.room == 112 - 6
 
 
+def test_the_size_of_messages_is_never_less_than_their_tokens(scripted):
+    from engine_cases import TOKENIZER, lively_model
+
+    from local_model import LocalModel
+    from openai_api import chat_ids
+    talk = [{"role": "user", "content": "1+2"}, {"role": "assistant", "content": "3"}] * 5
+    talk = [{"role": "system", "content": "be kind"}, *talk, {"role": "user", "content": "ä"}]
+    for model in (scripted.client(), LocalModel(lively_model(), TOKENIZER)):
+        assert sum(model.size(m["content"]) for m in talk) >= len(chat_ids(talk, TOKENIZER))
+
+
 def test_the_study_asks_what_it_says():
     from harness_study import is_answer, make_tasks, rows
     from facts import Fact
