@@ -21,8 +21,20 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "too
 from learn_bodies import Exercise, chapters, digest, graft, is_stub, write
 from learn_check import bench_of, check, watch
 from learn_mine import bring, narrow, run
-from learn_student import (BRANCH, ROOT, TRAILER, Student, columns, command, counted, duration, folded, page,
-                           paint, place)
+from learn_student import (
+    BRANCH,
+    ROOT,
+    TRAILER,
+    Student,
+    columns,
+    command,
+    counted,
+    duration,
+    folded,
+    page,
+    paint,
+    place,
+)
 from learn_trees import git
 
 try:

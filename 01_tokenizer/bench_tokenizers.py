@@ -17,7 +17,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench import parse_settings, run_main, setting   # checks: first
+from workbench import parse_settings, run_main, setting  # checks: first
+
+# isort: split
 
 from bpe import Tokenizer, train
 from bpe_naive import train_naive

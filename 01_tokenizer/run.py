@@ -7,14 +7,24 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from workbench import RunSettings, announce, parse_settings, run_main, setting, write_json   # checks: first
+from workbench import RunSettings, announce, parse_settings, run_main, setting, write_json  # checks: first
+
+# isort: split
 
 from bpe import SPECIAL, Tokenizer, train
 from corpus import Corpus, build_corpus
 from tasks import save_tasks
 from token_file import pack, shuffled, write_tokens
-from tokenizer_costs import (KINDS, LANGUAGES, by_size, draw_languages, draw_share, draw_sizes, print_costs,
-                             tokens_of)
+from tokenizer_costs import (
+    KINDS,
+    LANGUAGES,
+    by_size,
+    draw_languages,
+    draw_share,
+    draw_sizes,
+    print_costs,
+    tokens_of,
+)
 
 
 @dataclass

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from workbench import Progress, atomic, parse_settings, read_json, run_main, setting   # checks: first
+from workbench import Progress, atomic, parse_settings, read_json, run_main, setting  # checks: first
+
+# isort: split
 
 from bpe import SPECIAL, Tokenizer, train
 from formats import from_hf, to_hf, to_tiktoken

@@ -15,9 +15,9 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Callable, Iterator
 
 try:
     import numpy as np
@@ -26,7 +26,7 @@ except ModuleNotFoundError as missing:   # a Python that is not the one of .venv
     raise SystemExit(f"error: this Python has no {missing.name}: first run `source .venv/bin/activate`, "
                      "and before that, once, `make setup`") from None
 
-from settings import RunSettings, parse_settings, setting   # noqa: F401  chapters take them from here
+from settings import RunSettings, parse_settings, setting  # noqa: F401  chapters take them from here
 
 ROOT = Path(__file__).resolve().parent.parent
 

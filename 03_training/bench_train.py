@@ -18,8 +18,7 @@ from dataclasses import dataclass
 try:
     from workbench import announce, parse_settings, run_main
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -28,9 +27,7 @@ from torch import Tensor, nn
 from batches import TextBatches
 from bench_transformer import NanoGPT
 from clipping import clip_gradients
-from cross_entropy import cross_entropy
-from fast_path import (fast_optimizers, fuse_activations, fuse_attention, fuse_norms, loss_on,
-                       use_fast_path)
+from fast_path import fast_optimizers, fuse_activations, fuse_attention, fuse_norms, loss_on, use_fast_path
 from muon import muon_and_adamw
 from peak_memory import PeakMemory
 from precision import FORMATS, choose_precision

@@ -15,8 +15,7 @@ from pathlib import Path
 try:
     from workbench import RunSettings, announce, parse_settings, read_json, run_main, seed_everything
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 from torch import Tensor
 
 from batches import TextBatches

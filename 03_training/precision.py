@@ -20,8 +20,7 @@ from collections.abc import Iterable
 try:
     from workbench import pick_device, run_main
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import torch
 from torch import Tensor, nn
 

@@ -13,11 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 try:
-    from workbench import (RunSettings, announce, content_hash, parse_settings, run_main, seed_everything,
-                           write_json)
+    from workbench import (
+        RunSettings,
+        announce,
+        content_hash,
+        parse_settings,
+        run_main,
+        seed_everything,
+        write_json,
+    )
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 
 import adamw
 import attention

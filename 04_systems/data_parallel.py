@@ -8,7 +8,7 @@ rank multiplies its own by `weight_of_mine`.
     python 04_systems/run.py --only strategies
 """
 import contextlib
-from typing import Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn

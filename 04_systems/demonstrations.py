@@ -8,8 +8,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from collectives import (Team, all_to_all, ring_all_gather, ring_all_reduce, ring_reduce_scatter,
-                         tree_all_reduce, tree_broadcast)
+from collectives import (
+    Team,
+    all_to_all,
+    ring_all_gather,
+    ring_all_reduce,
+    ring_reduce_scatter,
+    tree_all_reduce,
+    tree_broadcast,
+)
 from pipeline_parallel import Pipeline, bubble
 from strategies import Result, measured_run, random_batches, settled_bytes
 from transformer import Config, Transformer

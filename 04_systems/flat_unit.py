@@ -6,7 +6,7 @@ can be resized to zero and back: the tensor stays the same object, only the memo
 
     python 04_systems/run.py --only strategies
 """
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn

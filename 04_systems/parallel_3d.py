@@ -14,11 +14,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 try:
-    from workbench import (RunSettings, content_hash, fingerprint, parse_settings, read_json, run_main,
-                           seed_everything, write_json)
+    from workbench import (
+        RunSettings,
+        content_hash,
+        fingerprint,
+        parse_settings,
+        read_json,
+        run_main,
+        seed_everything,
+        write_json,
+    )
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import torch
 from torch import Tensor
 

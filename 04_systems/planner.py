@@ -13,8 +13,7 @@ from dataclasses import dataclass
 try:
     from workbench import parse_settings, run_main
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 from count import count_parameters
 from memory_model import MIXED, Placement, RankMemory, rank_memory, traffic
 from pipeline_parallel import layers_of

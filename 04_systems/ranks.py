@@ -21,10 +21,10 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Callable, Iterator
 
 import torch
 import torch.distributed as dist

@@ -7,7 +7,7 @@ little of the work. Chen et al. 2016; selective: Korthikanti et al. 2022 (sectio
 
     python 04_systems/run.py --only recompute
 """
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor

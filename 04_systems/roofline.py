@@ -7,8 +7,8 @@ Patterson 2009.
     python 04_systems/run.py --only roofline
 """
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 import torch
 

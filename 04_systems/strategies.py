@@ -9,14 +9,13 @@ import contextlib
 import copy
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 try:
     from workbench import parse_settings, run_main, setting
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -25,8 +24,14 @@ from torch.utils._pytree import tree_leaves
 from adamw import AdamW
 from collectives import Team
 from cross_entropy import cross_entropy
-from data_parallel import (OverlappedGradients, average_gradients_bucketed, average_gradients_naive, shard,
-                           share_parameters, weight_of_mine)
+from data_parallel import (
+    OverlappedGradients,
+    average_gradients_bucketed,
+    average_gradients_naive,
+    shard,
+    share_parameters,
+    weight_of_mine,
+)
 from measure import tcp_bytes_sent, tensor_bytes
 from memory_model import Placement
 from parallel_3d import Layout, Mesh, Trainer3D
@@ -170,7 +175,7 @@ def settled_bytes() -> int | None:
 def measured_run(team: Team, name: str, model: Transformer, batches: list,
                  expected: dict[str, Tensor]) -> Result:
     """Train on all batches with one strategy; memory and bytes are those of the last step."""
-    run, losses, memory, sent, state = start(name, model, team), [], None, None, 0
+    run, losses, sent, state = start(name, model, team), [], None, 0
     for ids, targets in batches:
         before = settled_bytes()
         with PeakMemory(run.model, run.keeps) as memory:

@@ -13,7 +13,7 @@ Rajbhandari et al. 2020 (figure 1); stage 3 as in PyTorch's FSDP (Zhao et al. 20
     python 04_systems/run.py --only strategies
 """
 import contextlib
-from typing import Callable, Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn

@@ -6,7 +6,7 @@ Wright, Numerical Optimization, algorithm 7.4). Backtracking makes every step de
 
     python 05_scaling/chinchilla.py --help       the fit that uses it
 """
-from typing import Callable
+from collections.abc import Callable
 
 import numpy as np
 

@@ -11,8 +11,7 @@ from pathlib import Path
 try:
     from workbench import RunSettings, announce, parse_settings, read_json, run_main, write_json
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import numpy as np
 
 import scaling_figures as figures

@@ -15,17 +15,24 @@ import hashlib
 import io
 import os
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator
 
 try:
-    from workbench import (Progress, atomic, parse_settings, process_pool, read_json, run_main, setting,
-                           write_json)
+    from workbench import (
+        Progress,
+        atomic,
+        parse_settings,
+        process_pool,
+        read_json,
+        run_main,
+        setting,
+        write_json,
+    )
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import numpy as np
 import torch
 

@@ -9,8 +9,8 @@ Used by pipeline.py.
 import gzip
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 import numpy as np
 
@@ -77,7 +77,7 @@ def decide(stage: str, keys: list[Path], threshold: float) -> list[dict]:
             doc, number, _ = parts[where][row].tolist()
             drops[where].setdefault(str(doc), []).append(number)
         else:
-            drops[where][str(row)] = "shard %d, document %d" % place(original)
+            drops[where][str(row)] = "shard {}, document {}".format(*place(original))
     return drops
 
 

@@ -14,8 +14,7 @@ from pathlib import Path
 try:
     from workbench import process_pool, write_json
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import deduplicate
 import pipeline
 import planted

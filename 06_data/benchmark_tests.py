@@ -12,7 +12,7 @@ import builtins
 import contextlib
 import re
 import sys
-from typing import Iterator
+from collections.abc import Iterator
 
 
 def define(prompt: str, space: dict) -> None:

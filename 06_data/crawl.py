@@ -21,8 +21,7 @@ from urllib.parse import urljoin, urlsplit
 try:
     from workbench import is_special, parse_settings, run_main, setting
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 from addresses import links, normalise
 from fetch import AGENT, Limits, fetch
 from robots import MOST_BYTES, MOST_REDIRECTS, Robots, parse

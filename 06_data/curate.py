@@ -14,12 +14,12 @@ from pathlib import Path
 
 import corpus
 import decontaminate
-import evaluate
 import extract
 import ladder
 import pipeline
 import planted
 import quality
+from benchmark_files import Choice, load_mmlu
 from crawl import Crawler, Limits
 from facts import find_facts, statement
 from smallweb import serve
@@ -108,7 +108,7 @@ class Curated:
     funnel: dict
     extracted: list[dict]     # documents after the first stage
     documents: list[dict]     # and after the last
-    items: list[evaluate.Choice]
+    items: list[Choice]
     valid: list[str]          # held-out paragraphs to search mixtures with
     test: list[str]           # and to measure with
     in_crawl: float           # share of held-out paragraphs that the crawl contains after all
@@ -116,7 +116,7 @@ class Curated:
 
 def curate(folder: Path, seed: int, pages: int, records: int, processes: int) -> Curated:
     """Crawl, train the judge, run the pipeline, write the curated set. What is there is not done again."""
-    items = evaluate.load_mmlu(SETS / "mmlu_python.csv")
+    items = load_mmlu(SETS / "mmlu_python.csv")
     counts = crawl_web(folder, seed, pages, "\n".join(" ".join(i.text().split()) + "." for i in items))
     print("  crawl: " + ", ".join(f"{n} {what}" for what, n in sorted(counts.items(), key=lambda c: -c[1])
                                   if n))

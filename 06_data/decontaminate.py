@@ -9,15 +9,14 @@ Used by pipeline.py; the leak that run.py plants is found here. As a command it 
     python 06_data/decontaminate.py        held-out text and questions inside chapter 1's training stream
 """
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable
 
 try:
     from workbench import parse_settings, run_main
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import numpy as np
 
 from bpe import EOS, Tokenizer

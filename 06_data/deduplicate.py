@@ -11,7 +11,7 @@ Dietzfelbinger et al. 1997; Lee et al. 2022, "Deduplicating training data makes 
     python 06_data/bench_data.py               speed against datasketch (make bench)
 """
 import hashlib
-from typing import Callable, Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 

@@ -13,14 +13,13 @@ Miller 2024, "Adding error bars to evals"; length normalisation as in Brown et a
 """
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from benchmark_files import (Choice, Program, load_exact, load_hellaswag,  # noqa: F401  taken from here
-                             load_humaneval, load_mbpp, load_mmlu)
-from likelihood import TransformerModel                                    # noqa: F401
+from benchmark_files import Choice, Program
 from sandbox import Limits, judge
 
 

@@ -12,10 +12,10 @@ import ipaddress
 import re
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Callable
 
 STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
 INF = float("inf")

@@ -14,8 +14,9 @@ Used by extract.py (the text of a page), crawl.py (its links) and charset.py (it
 import html
 import re
 from collections import Counter
+from collections.abc import Iterator
 from html.entities import html5
-from typing import Iterator, NamedTuple
+from typing import NamedTuple
 
 WS = r"[\t\n\f\r ]"
 MARKUP = re.compile(r"<(?:(/?)([a-zA-Z][^\t\n\f\r />]*)(>?)|!--|[!?]|/(?!\Z))")

@@ -18,8 +18,7 @@ from string import ascii_lowercase
 try:
     import numpy as np
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 
 from planted import HERE
 
@@ -141,4 +140,5 @@ def unknown_by_length(model: LanguageModel, sentences: dict[str, list[str]],
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit('language.py: give one text: python 06_data/language.py "Wie spät ist es?"')
-    print("%s (ahead by %.2f nats an n-gram)" % default_model().identify(sys.argv[1]))
+    language, ahead = default_model().identify(sys.argv[1])
+    print(f"{language} (ahead by {ahead:.2f} nats an n-gram)")

@@ -8,7 +8,7 @@ Source: `_encode_pair` of the Language Model Evaluation Harness (Gao et al. 2021
 https://github.com/EleutherAI/lm-evaluation-harness
 Used by quality.py and evaluate.py.
 """
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 

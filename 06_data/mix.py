@@ -8,7 +8,7 @@ Sources: temperature: Conneau et al. 2020 (XLM-R); capped epochs: Chung et al. 2
 regression: Liu et al. 2024 (RegMix), Xie et al. 2023 (DoReMi).
     python 06_data/run.py                  searches the weights and writes out/06_data/train.bin
 """
-from typing import Callable
+from collections.abc import Callable
 
 import numpy as np
 

@@ -11,8 +11,7 @@ from pathlib import Path
 try:
     from workbench import RunSettings, announce, parse_settings, process_pool, read_json, run_main, write_json
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import numpy as np
 
 import deduplicate
@@ -25,6 +24,7 @@ import mix
 import pictures
 import planted
 import quality
+from benchmark_files import Choice
 from bits_per_byte import bits_per_byte
 from bpe import EOS, SPECIAL, Tokenizer, train
 from curate import curate
@@ -102,7 +102,7 @@ def measure_near(seed: int) -> dict:
             "false_merges": float((merged & (true < 0.7)).sum() / max(merged.sum(), 1))}
 
 
-def leak_effect(curated: list[str], items: list[evaluate.Choice]) -> dict:
+def leak_effect(curated: list[str], items: list[Choice]) -> dict:
     """Accuracy of an n-gram model with and without the leaked questions in its training text."""
     clean = evaluate.multiple_choice(quality.NgramModel(curated), items)
     leaked = evaluate.multiple_choice(quality.NgramModel(curated + [i.text() for i in items] * 2), items)

@@ -21,7 +21,8 @@ import struct
 import sys
 import types
 
-import values                          # before the walls, from this folder
+# isort: split
+import values  # before the walls, from this folder
 
 # System calls by architecture: (x86_64, aarch64); None where it does not exist.
 DENIED = {

@@ -16,15 +16,14 @@ import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Iterator
 
 try:
     from planted import Planted, build, held_out_topics, topic_of
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 
 SKIP = {"antigravity", "this", "idlelib", "turtle", "turtledemo", "lib2to3", "test", "tkinter"}
 HOME = str(Path(__file__).resolve().parents[1])

@@ -13,9 +13,10 @@ import gzip
 import hashlib
 import uuid
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Iterator
+from typing import BinaryIO
 
 from http_message import decoded, fields, split_head
 from warc_stream import records, runs

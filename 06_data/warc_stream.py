@@ -12,8 +12,9 @@ gzip) Used by warc.py.
 import re
 import zlib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Iterator
+from typing import BinaryIO
 
 from http_message import HEAD_END, fields
 

@@ -9,8 +9,7 @@ from statistics import median
 try:
     from workbench import RunSettings, announce, parse_settings, run_main, seed_everything
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import torch
 
 from bpe import Tokenizer

@@ -20,8 +20,7 @@ from pathlib import Path
 try:
     from workbench import run_main
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 from remote import Failed, raise_as
 from sandbox import Limits, Sandbox
 from unified_diff import DoesNotApply, apply_patch

@@ -10,11 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 try:
-    from workbench import (RunSettings, announce, content_hash, parse_settings, run_main, seed_everything,
-                           write_json)
+    from workbench import (
+        RunSettings,
+        announce,
+        content_hash,
+        parse_settings,
+        run_main,
+        seed_everything,
+        write_json,
+    )
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import torch
 from torch import Tensor, nn
 
@@ -27,10 +33,10 @@ from cells import Cells
 from chat_template import initialize_chat_tokens
 from checkpoint import load_model
 from linear import Linear
+from results_table import mean_and_spread, print_table
 from schedule import constant_then_decay
 from sft import sft_loss
 from skills import fact_skill, sum_skill
-from results_table import mean_and_spread, print_table
 from tasks import load_tasks
 from train import train
 from transformer import Transformer

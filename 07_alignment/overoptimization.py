@@ -13,11 +13,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 try:
-    from workbench import (RunSettings, announce, content_hash, parse_settings, run_main, seed_everything,
-                           write_json)
+    from workbench import (
+        RunSettings,
+        announce,
+        content_hash,
+        parse_settings,
+        run_main,
+        seed_everything,
+        write_json,
+    )
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import torch
 
 import dpo
@@ -26,7 +32,7 @@ import preferences
 import reward_model
 import transformer
 from adamw import AdamW
-from bpe import EOS, Tokenizer
+from bpe import Tokenizer
 from cells import Cells
 from chat_template import answer_ids, chat_prompt, pad_id
 from checkpoint import load_model
@@ -35,8 +41,15 @@ from figures import GREY, new_axes, save
 from ppo import PPO, Knobs
 from preferences import Rater, agreement, rated_pairs
 from results_table import mean_and_spread, print_table
-from reward_model import (ScalarModel, accuracy, calibration_error, differences, reward_objective,
-                          score_texts, scores)
+from reward_model import (
+    ScalarModel,
+    accuracy,
+    calibration_error,
+    differences,
+    reward_objective,
+    score_texts,
+    scores,
+)
 from rollout import answer_log_probs
 from schedule import warmup
 from skills import ANSWER_TOKENS, chat_answers

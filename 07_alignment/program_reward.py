@@ -18,15 +18,14 @@ from pathlib import Path
 try:
     from workbench import RunSettings, announce, parse_settings, run_main, setting, write_json
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import torch
 
 from adamw import AdamW
+from benchmark_files import Program, load_humaneval
 from bpe import EOS, Tokenizer
 from chat_template import chat_prompt, initialize_chat_tokens
 from checkpoint import load_model
-from evaluate import Program, load_humaneval
 from figures import GREY, new_axes, save
 from grpo import group_loss
 from muon import muon_and_adamw

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 try:
     from workbench import run_main
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 from agent_loop import Budget, Repository
 from bug_templates import FUNCTIONS, STYLES, Function, called, mutations, own_texts, styled
 from code_tasks import LIMITS, Instance

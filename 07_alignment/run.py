@@ -10,11 +10,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 try:
-    from workbench import (RunSettings, announce, content_hash, fingerprint, parse_settings, read_json,
-                           run_main, seed_everything, setting, write_json)
+    from workbench import (
+        RunSettings,
+        announce,
+        content_hash,
+        fingerprint,
+        parse_settings,
+        read_json,
+        run_main,
+        seed_everything,
+        setting,
+        write_json,
+    )
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import overoptimization
 from adamw import AdamW
 from arithmetic import carries, problem, right_answer
@@ -28,7 +37,6 @@ from figures import new_axes, save
 from grpo import grpo_objective
 from lora import add_lora, merge_lora
 from muon import muon_and_adamw
-from overoptimization import Experiment
 from ppo import Knobs
 from preferences import agreement
 from replay import own_answers, replay_loss
@@ -160,7 +168,7 @@ class Course:
         amounts = dict(pairs=s.rated, steps=s.reward_steps, ppo_steps=s.ppo_steps, questions=s.rated // 2)
         rated = overoptimization.Settings(out=s.out, seed=s.seed, **amounts)
         try:
-            experiment = Experiment(rated, s.seed, self.device)
+            experiment = overoptimization.Experiment(rated, s.seed, self.device)
         except ValueError as error:
             print(f"  no reward model and no PPO: {error}")
             return []

@@ -15,10 +15,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 try:
-    from workbench import (RunSettings, announce, content_hash, parse_settings, run_main, setting, write_json)
+    from workbench import RunSettings, announce, content_hash, parse_settings, run_main, setting, write_json
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import numpy as np
 import torch
 

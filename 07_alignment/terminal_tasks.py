@@ -17,8 +17,7 @@ from pathlib import Path
 try:
     from workbench import RunSettings, announce, parse_settings, run_main, setting, write_json
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 from agent_loop import Agent, do_nothing, play, served, turns_of
 from bpe import EOS, Tokenizer
 from chat_template import chat_prompt

@@ -8,11 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 try:
-    from workbench import (RunSettings, announce, content_hash, parse_settings, run_main, seed_everything,
-                           write_json)
+    from workbench import (
+        RunSettings,
+        announce,
+        content_hash,
+        parse_settings,
+        run_main,
+        seed_everything,
+        write_json,
+    )
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import tool_calls
 import tool_use
 import transformer
@@ -24,8 +30,21 @@ from recall import share
 from results_table import mean_and_spread, print_table
 from skills import chat_answers
 from tasks import load_tasks
-from tool_use import (DOUBT, UNKNOWN, Item, Lesson, ask, invented_item, name_in, other_digit, product_item,
-                      real_item, right, teach, unseen_pairs)
+from tool_use import (
+    DOUBT,
+    UNKNOWN,
+    Item,
+    Lesson,
+    ask,
+    invented_item,
+    name_in,
+    other_digit,
+    product_item,
+    real_item,
+    right,
+    teach,
+    unseen_pairs,
+)
 from transformer import Transformer
 
 

@@ -14,8 +14,7 @@ import time
 try:
     from workbench import run_main, seed_everything
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import torch
 from torch import Tensor
 

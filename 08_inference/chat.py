@@ -167,7 +167,7 @@ def main() -> None:
     for channel in (sys.stdin, sys.stdout):
         channel.reconfigure(errors="replace")   # a byte that is no text, typed or written, ends nothing
     with contextlib.suppress(ImportError):      # input() then edits lines and recalls earlier ones
-        import readline                         # noqa: F401
+        import readline  # noqa: F401
     chat, tasks = Chat(s), load_tasks(Path(s.out, "01_tokenizer", "tasks.json"))
     welcome(chat, [q.text for q in tasks.held_out_questions[:3]])
     while True:

@@ -19,8 +19,7 @@ from typing import Any
 try:
     from workbench import run_main
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import torch
 
 from bpe import BOT, EOS, PAD, USER, Tokenizer

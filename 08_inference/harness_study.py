@@ -16,8 +16,7 @@ from pathlib import Path
 try:
     from workbench import RunSettings, announce, content_hash, parse_settings, run_main, setting, write_json
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import torch
 
 import harness
@@ -35,8 +34,8 @@ from harness import Budget, Harness
 from harness_plans import in_steps, model_led, own_words, tool_text, tools_behind, with_notes, with_tools
 from local_model import LocalModel
 from results_table import mean_and_spread, print_table
-from taught_calls import CALCULATOR, TaughtModel, taught_to_call
 from tasks import Tasks, load_tasks
+from taught_calls import CALCULATOR, TaughtModel, taught_to_call
 from tool_box import Notes, course_tools
 
 KINDS = ("facts", "sums", "long sums", "products", "two in one", "told before")

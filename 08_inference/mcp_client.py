@@ -15,8 +15,7 @@ import subprocess
 import threading
 import time
 
-from mcp_messages import (LONGEST, NO_METHOD, VERSIONS, error, from_line, is_id, notification, request,
-                          to_line)
+from mcp_messages import LONGEST, NO_METHOD, VERSIONS, error, from_line, is_id, notification, request, to_line
 from tool_box import Tool
 
 INHERITED = ("HOME", "LANG", "LOGNAME", "PATH", "SHELL", "SYSTEMROOT", "TERM", "TMPDIR", "USER")

@@ -15,14 +15,21 @@ import sys
 from collections.abc import Callable
 from typing import BinaryIO
 
-from mcp_messages import (INVALID_REQUEST, LONGEST, PARSE_ERROR, agreed_version, error, from_line, respond,
-                          to_line)
+from mcp_messages import (
+    INVALID_REQUEST,
+    LONGEST,
+    PARSE_ERROR,
+    agreed_version,
+    error,
+    from_line,
+    respond,
+    to_line,
+)
 
 try:
     from tool_box import Tool, by_name, course_tools, use
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 
 
 def server_methods(tools: list[Tool]) -> dict[str, Callable[[dict], dict]]:

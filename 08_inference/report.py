@@ -17,8 +17,14 @@ from urllib.parse import quote
 import numpy as np
 import torch
 
-from report_tables import (forecast_table, funnel_table, ladder_table, speed_table, strategies_table,
-                           table_html)
+from report_tables import (
+    forecast_table,
+    funnel_table,
+    ladder_table,
+    speed_table,
+    strategies_table,
+    table_html,
+)
 from scoreboard import collect, show
 from workbench import atomic, read_json
 

@@ -14,8 +14,7 @@ from pathlib import Path
 try:
     from workbench import RunSettings, announce, parse_settings, run_main, setting, write_json
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import torch
 
 from batches import TextBatches
@@ -36,8 +35,7 @@ from report import write_report
 from scale_tuning import random_batches, tune_scales
 from scoreboard import collect
 from skills import fact_skill, sum_skill
-from speculative import look_up, speculate
-from speculative import texts as prompt_texts
+from speculative import look_up, speculate, texts as prompt_texts
 from tasks import load_tasks
 from token_file import open_tokens
 from transformer import Transformer

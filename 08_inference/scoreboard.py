@@ -15,8 +15,7 @@ from pathlib import Path
 try:
     from workbench import read_json, run_main
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 
 
 def collect(out: Path | str) -> list[dict]:

@@ -16,8 +16,7 @@ from pathlib import Path
 try:
     from workbench import RunSettings, announce, content_hash, parse_settings, run_main, setting
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import torch
 from torch import Tensor
 
@@ -37,8 +36,17 @@ from gptq import input_moments, quantize_compensated
 from kv_cache import generate_cached
 from mixed_bits import give_bits
 from packed_model import PackedTransformer
-from quantize import (GROUP, Scales, dequantize, grid_for, nearest, on_grid, quantize_matrix, quantize_model,
-                      stored_bytes)
+from quantize import (
+    GROUP,
+    Scales,
+    dequantize,
+    grid_for,
+    nearest,
+    on_grid,
+    quantize_matrix,
+    quantize_model,
+    stored_bytes,
+)
 from roofline import best_seconds
 from skills import chat_answers, fact_skill, sum_skill
 from tasks import load_tasks

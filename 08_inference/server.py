@@ -23,14 +23,14 @@ try:
     from workbench import parse_settings, run_main, setting
 except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
+import http_protocol
 from api_answer import Answer
 from bpe import EOS, Tokenizer
 from checkpoint import load_model
 from constrained import Constrainer
 from engine import Engine
 from engine_thread import Choice, EngineThread
-from http_protocol import (MAX_LINE, HttpError, HttpRequest, begin_events, event, flush, read_request, send,
-                           send_error, send_json)
+from http_protocol import HttpError, HttpRequest, event, flush, read_request, send, send_error, send_json
 from openai_api import Job, Limits, parse_job
 from page_api import Page, page_html, stage_models
 from scheduler import Request
@@ -78,8 +78,8 @@ class Server:
         """Serve until SIGTERM or SIGINT, then finish what was accepted."""
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
         self.thread = EngineThread(self.make_engine, loop)
-        listener = await asyncio.start_server(self.connection, self.s.host, self.s.port, limit=MAX_LINE,
-                                              backlog=1024)
+        listener = await asyncio.start_server(self.connection, self.s.host, self.s.port, backlog=1024,
+                                              limit=http_protocol.MAX_LINE)
         for sign in (signal.SIGTERM, signal.SIGINT):
             # not in a thread of a test
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
@@ -236,7 +236,7 @@ class Server:
         answer, requests = Answer(job, self.name, self.tokenizer), [c.request for c in choices]
         deadline, left = time.monotonic() + self.s.seconds, len(choices)
         if job.stream:
-            begin_events(writer)
+            http_protocol.begin_events(writer)
         while left:
             try:
                 index, what, *values = await asyncio.wait_for(heard.get(), 0.5)

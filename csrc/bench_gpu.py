@@ -19,8 +19,7 @@ from dataclasses import dataclass
 try:
     import torch
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import kernels

@@ -15,8 +15,7 @@ from pathlib import Path
 try:
     import torch
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 
 import kernels
 from flash_rungs import BACKWARD, DETERMINISTIC, FORWARD, flash_backward, flash_forward, library

@@ -7,8 +7,15 @@ import time
 import torch
 import torch.distributed as dist
 
-from collectives import (Team, all_to_all, ring_all_gather, ring_all_reduce, ring_reduce_scatter, tree_all_reduce,
-                         tree_broadcast)
+from collectives import (
+    Team,
+    all_to_all,
+    ring_all_gather,
+    ring_all_reduce,
+    ring_reduce_scatter,
+    tree_all_reduce,
+    tree_broadcast,
+)
 from cross_entropy import IGNORE, cross_entropy
 from data_parallel import OverlappedGradients, average_gradients_bucketed, average_gradients_naive, shard
 from parallel_3d import Layout, Mesh, Trainer3D

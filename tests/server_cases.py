@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 from engine_cases import TOKENIZER, lively_model
-
 from sampling import Sampling, pick_rows
 from server import Server, Settings
 

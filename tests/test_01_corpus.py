@@ -1,6 +1,6 @@
 """The corpus: held out means held out, sums are right, files are read and refused."""
-import inspect
 import importlib
+import inspect
 import random
 
 import numpy as np

@@ -13,8 +13,18 @@ import streaming
 from cells import Cells
 from no_fork import after_backward
 from settings import RunSettings, field_comments, parse_settings, setting
-from workbench import (Progress, atomic, content_hash, fingerprint, pick_device, process_pool, read_json,
-                       run_main, wide, write_json)
+from workbench import (
+    Progress,
+    atomic,
+    content_hash,
+    fingerprint,
+    pick_device,
+    process_pool,
+    read_json,
+    run_main,
+    wide,
+    write_json,
+)
 
 
 @dataclasses.dataclass

@@ -8,8 +8,15 @@ from torch import nn
 from adamw import AdamW
 from attention import attend
 from cross_entropy import IGNORE
-from fast_path import (BatchedAdamW, FusedMuon, fast_optimizers, fused_attend, loss_on, orthogonalize_fused,
-                       use_fast_path)
+from fast_path import (
+    BatchedAdamW,
+    FusedMuon,
+    fast_optimizers,
+    fused_attend,
+    loss_on,
+    orthogonalize_fused,
+    use_fast_path,
+)
 from muon import Muon, muon_and_adamw, orthogonalize
 from train import train
 from transformer import Config, Transformer

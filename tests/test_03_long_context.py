@@ -7,8 +7,7 @@ from bpe import EOS
 from cross_entropy import IGNORE
 from long_context import BASES, KINDS, LONG, SHORT, fit, measure
 from pass_keys import DIGITS, Rows
-from stretch_trained import KINDS as STRETCHES
-from stretch_trained import stretched
+from stretch_trained import KINDS as STRETCHES, stretched
 from transformer import Config, Transformer
 
 

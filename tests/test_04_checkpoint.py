@@ -5,11 +5,11 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
-from parallel_cases import small_batches, small_model
-from thread_team import Alone
 
 from checkpoint import write
 from parallel_3d import Layout, Mesh, Settings, Trainer3D, train
+from parallel_cases import small_batches, small_model
+from thread_team import Alone
 from token_file import write_tokens
 from transformer import Config
 

@@ -2,13 +2,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from thread_team import Alone
 
 import kernels
 from cross_entropy import IGNORE, cross_entropy, cross_entropy_naive
 from flash_attention import flash_attention
 from recompute import recompute
 from tensor_parallel import enter, leave, vocab_parallel_cross_entropy
+from thread_team import Alone
 
 TARGETS = torch.tensor([1, 0, 2])
 

@@ -3,11 +3,22 @@ import functools
 
 import pytest
 import torch
-from parallel_cases import (SMALL, Forked, collectives_agree, equality, layouts, measured, overlap_cases, save_mesh,
-                            small_batches, small_model, zero_unused)
 
 from memory_model import Placement, rank_memory, traffic
 from parallel_3d import Layout
+from parallel_cases import (
+    SMALL,
+    Forked,
+    collectives_agree,
+    equality,
+    layouts,
+    measured,
+    overlap_cases,
+    save_mesh,
+    small_batches,
+    small_model,
+    zero_unused,
+)
 from ranks import run_ranks as start_ranks
 from strategies import STRATEGIES, one_process, place_of
 from transformer import Config

@@ -1,10 +1,10 @@
 """Schedules and the planner: pure arithmetic, checked against formulas, published numbers and brute force."""
 import pytest
 
+import planner
 from count import count_parameters
 from memory_model import MIXED, Placement, held_micro_batches, rank_memory, stage_parameters, traffic
 from pipeline_parallel import SCHEDULES, bubble, layers_of, simulate
-import planner
 from planner import MODELS, Cluster, plan, search, useful_flops
 from transformer import Config, Transformer
 from zero import state_bytes

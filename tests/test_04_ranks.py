@@ -2,8 +2,8 @@
 import multiprocessing
 
 import pytest
-from parallel_cases import fails
 
+from parallel_cases import fails
 from ranks import RankError, run_ranks
 
 

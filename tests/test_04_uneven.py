@@ -4,9 +4,6 @@ import functools
 
 import pytest
 import torch
-from parallel_cases import FROZEN, lopsided, skipping, skipping_alone, small_batches, small_model
-from test_04_parallel import check
-from thread_team import Alone, run_threads
 
 from adamw import AdamW
 from cross_entropy import IGNORE, cross_entropy
@@ -14,8 +11,11 @@ from data_parallel import OverlappedGradients, weight_of_mine
 from flat_unit import FlatUnit
 from offload import HostStore, Offloaded
 from parallel_3d import Layout, Mesh, Trainer3D
+from parallel_cases import FROZEN, lopsided, skipping, skipping_alone, small_batches, small_model
 from ranks import run_ranks as start_ranks
 from strategies import STRATEGIES, one_process, optimizer_for
+from test_04_parallel import check
+from thread_team import Alone, run_threads
 from zero import Zero
 
 run_ranks = functools.partial(start_ranks, timeout=400.0)

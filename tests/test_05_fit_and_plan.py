@@ -11,8 +11,20 @@ import torch
 import allocate
 import isoflop
 import predict
-from chinchilla import (BESIROGLU, NAMES, Law, bootstrap, fit, huber, interval, log_law, objective,
-                        published_like_runs, read_runs, to_law)
+from chinchilla import (
+    BESIROGLU,
+    NAMES,
+    Law,
+    bootstrap,
+    fit,
+    huber,
+    interval,
+    log_law,
+    objective,
+    published_like_runs,
+    read_runs,
+    to_law,
+)
 from lbfgs import minimize, two_loop
 
 ROOT = Path(__file__).resolve().parent.parent

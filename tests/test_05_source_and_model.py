@@ -9,8 +9,8 @@ import ngram
 import sweep
 from muon import Muon
 from no_fork import after_backward
-from sweep import RATES, rate_for
 from source import MarkovSource, entropy_rate, to_symbols
+from sweep import RATES, rate_for
 from transformer_sweep import answer_log_probability, config_for
 
 

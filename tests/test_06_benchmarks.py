@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import evaluate as e
+from benchmark_files import Choice, load_exact, load_hellaswag, load_humaneval, load_mbpp, load_mmlu
 from bpe import Tokenizer, train
-from likelihood import encode_pair
+from likelihood import TransformerModel, encode_pair
 from quality import NgramModel, words_of
 from transformer import Config, Transformer
 
@@ -19,20 +20,20 @@ MARK = b"\xef\xbb\xbf"
 def test_an_mmlu_answer_is_one_letter_or_the_row_is_named(tmp_path, letter):
     (tmp_path / "m.csv").write_text(f"q,a,b,c,d,A\nq,a,b,c,d,{letter}\n")
     with pytest.raises(ValueError, match="m.csv, row 2: wanted a question, four options and a letter"):
-        e.load_mmlu(tmp_path / "m.csv")
+        load_mmlu(tmp_path / "m.csv")
 
 
 @pytest.mark.parametrize("load, good, bad", [
-    (e.load_hellaswag, {"ctx": "x", "endings": ["a", "b"], "label": 1}, [
+    (load_hellaswag, {"ctx": "x", "endings": ["a", "b"], "label": 1}, [
         {"ctx": "x", "endings": ["a"]}, {"ctx": "x", "endings": ["a"], "label": ""},
         {"ctx": "x", "endings": ["a"], "label": 1},
         {"ctx": "x", "endings": ["a"], "label": -1}, {"ctx": "x", "endings": "ab", "label": 1},
         {"ctx": "x", "endings": [1], "label": 0}, 7, []]),
-    (e.load_humaneval, {"task_id": "H/0", "prompt": "", "test": "", "entry_point": "f"},
+    (load_humaneval, {"task_id": "H/0", "prompt": "", "test": "", "entry_point": "f"},
      [{"task_id": "H/0", "prompt": "", "test": ""}, None]),
-    (e.load_exact, {"question": "q", "answer": "a"},
+    (load_exact, {"question": "q", "answer": "a"},
      [{"question": "q"}, {"question": "q", "answer": 5}, "q"]),
-    (e.load_mbpp, {"task_id": 1, "text": "t", "code": "f = len", "test_list": ["assert f([]) == 0"]}, [
+    (load_mbpp, {"task_id": 1, "text": "t", "code": "f = len", "test_list": ["assert f([]) == 0"]}, [
         {"task_id": 1, "text": "t", "code": ""}, {"task_id": 1, "code": "", "test_list": ["x"]},
         {"task_id": 1, "text": "t", "code": "", "test_list": []},
         {"task_id": 1, "text": "t", "code": "def", "test_list": ["x"]}])])
@@ -48,28 +49,28 @@ def test_a_row_that_lacks_something_is_named(tmp_path, load, good, bad):
 
 @pytest.mark.parametrize("content", [b"{broken\n", b"\xff\xfe{}", b"{}{}"])
 def test_a_file_of_another_kind_is_named(tmp_path, content):
-    for name, load in (("a.jsonl", e.load_hellaswag), ("a.jsonl.gz", e.load_humaneval)):
+    for name, load in (("a.jsonl", load_hellaswag), ("a.jsonl.gz", load_humaneval)):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=name):
             load(tmp_path / name)
     (tmp_path / "a.csv").write_bytes(b'"open quote,a,b,c,d,A')
     with pytest.raises(ValueError, match="a.csv is not a CSV file"):
-        e.load_mmlu(tmp_path / "a.csv")
+        load_mmlu(tmp_path / "a.csv")
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path):
     (tmp_path / "m.csv").write_bytes(MARK + b"q,a,b,c,d,A\r\n")
-    assert e.load_mmlu(tmp_path / "m.csv")[0].context == "Question: q\nAnswer:"
+    assert load_mmlu(tmp_path / "m.csv")[0].context == "Question: q\nAnswer:"
     (tmp_path / "q.jsonl").write_bytes(MARK + b'{"question": "q", "answer": "#### 5"}')
-    assert e.load_exact(tmp_path / "q.jsonl") == [("q", "5")]
+    assert load_exact(tmp_path / "q.jsonl") == [("q", "5")]
     with gzip.open(tmp_path / "q.jsonl.gz", "wb") as file:
         file.write(MARK + b'{"question": "q", "answer": "5\xe2\x80\xa8"}\n')
-    assert e.load_exact(tmp_path / "q.jsonl.gz") == [("q", "5")], "U+2028 ends no line of JSON"
+    assert load_exact(tmp_path / "q.jsonl.gz") == [("q", "5")], "U+2028 ends no line of JSON"
 
 
 def test_a_question_may_have_lines(tmp_path):
     (tmp_path / "m.csv").write_text('"one\ntwo",a,"b\n",c,d,B\n\n')
-    assert e.load_mmlu(tmp_path / "m.csv") == [e.Choice("Question: one\ntwo\nAnswer:",
+    assert load_mmlu(tmp_path / "m.csv") == [Choice("Question: one\ntwo\nAnswer:",
                                                         (" a", " b\n", " c", " d"), 1)]
 
 
@@ -82,7 +83,7 @@ def scorers():
     tokenizer = Tokenizer(train(TEXTS, 300))
     shape = Config(vocab_size=tokenizer.vocab_size, d_model=32, n_layers=1, n_heads=2, n_kv_heads=2, d_ff=64,
                    max_len=24)
-    return [e.TransformerModel(Transformer(shape), tokenizer), NgramModel(TEXTS, order=3)]
+    return [TransformerModel(Transformer(shape), tokenizer), NgramModel(TEXTS, order=3)]
 
 
 def test_a_blank_at_the_end_of_the_context_changes_no_score(scorers):
@@ -91,7 +92,7 @@ def test_a_blank_at_the_end_of_the_context_changes_no_score(scorers):
                                 ("", "yes")):
             wanted = model.log_likelihood(context, f" {option}")
             assert model.log_likelihood(f"{context} ", option) == wanted
-        items = [e.Choice(f"Answer:{blank}", options, 0) for blank in ("", " ")
+        items = [Choice(f"Answer:{blank}", options, 0) for blank in ("", " ")
                  for options in ((" yes", " no"), (" no", " yes"))]
         chosen = [e.choose(model, item) for item in items]
         assert chosen[:2] == chosen[2:], "and an option brings its own blank only once"

@@ -14,8 +14,9 @@ import deduplicate as d
 import mix
 import planted
 import quality
+from benchmark_files import Choice
 from bpe import Tokenizer
-from evaluate import Choice, multiple_choice, paired
+from evaluate import multiple_choice, paired
 from facts import Question
 from token_file import pack, write_tokens
 

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import evaluate as e
+from benchmark_files import Choice, Program, load_exact, load_hellaswag, load_humaneval, load_mmlu
 from bpe import EOS, Tokenizer
+from likelihood import TransformerModel
 from transformer import Config, Transformer
 
 SETS = Path(e.__file__).parent / "sets"
@@ -27,30 +29,30 @@ class Table:
 
 
 def test_our_own_sets_load_and_have_balanced_answers():
-    for items in (e.load_mmlu(SETS / "mmlu_python.csv"), e.load_hellaswag(SETS / "hellaswag_python.jsonl")):
+    for items in (load_mmlu(SETS / "mmlu_python.csv"), load_hellaswag(SETS / "hellaswag_python.jsonl")):
         assert len(items) >= 8 and all(len(i.options) == 4 for i in items)
         assert len({[i.answer for i in items].count(a) for a in range(4)}) == 1, "no letter is a better guess than another"
-    assert len(e.load_exact(SETS / "exact_python.jsonl")) == 4
+    assert len(load_exact(SETS / "exact_python.jsonl")) == 4
 
 
 def test_the_published_formats_load(tmp_path):
     (tmp_path / "m.csv").write_text('"What, is ""it""?",a,b,c,d,C\n')
-    assert e.load_mmlu(tmp_path / "m.csv") == [e.Choice('Question: What, is "it"?\nAnswer:', (" a", " b", " c", " d"), 2)]
+    assert load_mmlu(tmp_path / "m.csv") == [Choice('Question: What, is "it"?\nAnswer:', (" a", " b", " c", " d"), 2)]
     row = {"ind": 4, "activity_label": "x", "ctx_a": "A man", "ctx_b": "", "ctx": "A man", "endings": ["runs", "is"], "label": "1"}
     (tmp_path / "h.jsonl").write_text(json.dumps(row) + "\n\n")
-    assert e.load_hellaswag(tmp_path / "h.jsonl") == [e.Choice("A man", (" runs", " is"), 1)]
+    assert load_hellaswag(tmp_path / "h.jsonl") == [Choice("A man", (" runs", " is"), 1)]
     task = {"task_id": "HumanEval/0", "prompt": "def f():\n", "entry_point": "f", "canonical_solution": "    return 1\n", "test": "t"}
     with gzip.open(tmp_path / "h.jsonl.gz", "wt") as file:
         file.write(json.dumps(task))
-    assert e.load_humaneval(tmp_path / "h.jsonl.gz") == [e.Program("HumanEval/0", "def f():\n", "t", "f", "    return 1\n")]
-    for name, text, load in (("b.csv", "only,three,fields\n", e.load_mmlu), ("b.jsonl", "{broken\n", e.load_hellaswag)):
+    assert load_humaneval(tmp_path / "h.jsonl.gz") == [Program("HumanEval/0", "def f():\n", "t", "f", "    return 1\n")]
+    for name, text, load in (("b.csv", "only,three,fields\n", load_mmlu), ("b.jsonl", "{broken\n", load_hellaswag)):
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=name):
             load(tmp_path / name)
 
 
 def test_the_reference_solutions_of_our_programs_pass_and_empty_ones_do_not():
-    tasks = e.load_humaneval(SETS / "humaneval_python.jsonl")
+    tasks = load_humaneval(SETS / "humaneval_python.jsonl")
     solutions = {t.prompt: t.solution for t in tasks}
     assert e.programs(lambda prompt: [solutions[prompt]], tasks).mean == 1
     half = e.programs(lambda prompt: [solutions[prompt], "    return None\n"], tasks[:3])
@@ -58,7 +60,7 @@ def test_the_reference_solutions_of_our_programs_pass_and_empty_ones_do_not():
 
 
 def test_length_normalisation_changes_the_choice_as_it_should():
-    item = e.Choice("q", (" a b c d", " zz"), 0)
+    item = Choice("q", (" a b c d", " zz"), 0)
     model = Table({"a b c d": -4.0, "zz": -3.0})
     assert [e.choose(model, item, n) for n in ("none", "tokens", "bytes")] == [1, 0, 0]
     assert e.choose(Table({"a b c d": -4.0, "zz": -1.4}), item, "bytes") == 1, "4 / 8 bytes against 1.4 / 3"
@@ -88,7 +90,7 @@ def test_standard_errors_agree_with_numpy_and_pairs_are_sharper():
 
 def test_few_shot_prompts_show_solved_examples_and_never_the_item_itself():
     import random
-    items = e.load_mmlu(SETS / "mmlu_python.csv")
+    items = load_mmlu(SETS / "mmlu_python.csv")
     for item in items:
         shown = e.few_shot(item, items, 3, random.Random(0))
         assert shown.context.endswith("\n\n" + item.context) and shown.context.count("Question:") == 4
@@ -107,7 +109,7 @@ def test_exact_match_forgives_case_blanks_and_a_full_stop_only():
 def small():
     torch.manual_seed(0)
     tokenizer = Tokenizer([])
-    return e.TransformerModel(Transformer(Config(vocab_size=tokenizer.vocab_size, d_model=32, n_layers=2, n_heads=2, n_kv_heads=2,
+    return TransformerModel(Transformer(Config(vocab_size=tokenizer.vocab_size, d_model=32, n_layers=2, n_heads=2, n_kv_heads=2,
                                                  d_ff=64, max_len=24)), tokenizer)
 
 

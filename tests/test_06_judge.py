@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from evaluate import load_mbpp, programs
+from benchmark_files import load_mbpp
+from evaluate import programs
 from sandbox import Failed, Limits, Sandbox, judge
 
 TEST = "def check(candidate):\n    assert candidate(1, 2) == 3\n"

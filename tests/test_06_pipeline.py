@@ -24,7 +24,6 @@ from no_fork import after_backward
 from warc import Page, write_record
 from workbench import process_pool
 
-
 LEAK = "Which keyword begins the definition of a function in this programming language? It is def, of course."
 
 

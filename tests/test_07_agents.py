@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import bpe
-from agent_loop import Budget, Repository, do_nothing, parse_action, play, served, turns_of
+from agent_loop import Budget, Repository, do_nothing, play, served, turns_of
 from agent_model import ACTION_TOKENS, GRID, act_all, imitation_loss, model_agent, transcript_ids, trial_loss
 from bpe import BOT, EOS, USER, Tokenizer
 from bug_templates import FUNCTIONS
-from code_agent import Course, Settings, demonstrate, graded, how_it_ended, quarters, reference
+from code_agent import demonstrate, graded, how_it_ended, quarters, reference
 from code_tasks import grade
 from repair_tasks import all_bugs, failures, make_task
 from transformer import Config, Transformer

@@ -9,8 +9,7 @@ import distill
 from bpe import EOS, Tokenizer
 from count import count_parameters
 from cross_entropy import IGNORE
-from distill import (Lessons, METHODS, Plan, distill_loss, forward_kl, reverse_kl, student_config,
-                     written_text)
+from distill import METHODS, Lessons, Plan, distill_loss, forward_kl, reverse_kl, student_config, written_text
 from transformer import Config, Transformer
 
 BYTES = Tokenizer([])

@@ -10,8 +10,20 @@ from bpe import EOS, Tokenizer
 from chat_template import answer_ids, chat_prompt
 from cross_entropy import cross_entropy
 from dpo import best_and_worst, dpo_loss
-from grpo import (DR_GRPO, Batch, Variant, answer_weights, centred_rewards, clipped_policy_loss,
-                  clipped_share, group_advantages, group_loss, grpo_objective, rollout, task_objective)
+from grpo import (
+    DR_GRPO,
+    Batch,
+    Variant,
+    answer_weights,
+    centred_rewards,
+    clipped_policy_loss,
+    clipped_share,
+    group_advantages,
+    group_loss,
+    grpo_objective,
+    rollout,
+    task_objective,
+)
 from guarded_verifier import Guarded, time_limit
 from rollout import answer_log_probs, sample
 from sft import answer_loss
@@ -50,7 +62,7 @@ def test_each_variant_is_its_double_sum(mean, deviation, kl):
     batch = Batch(BYTES, ASKED, ANSWERS, REWARDS, Variant(deviation, mean, 7, kl, updates=2))
     batch.loss(old, reference)
     got, clipped = batch.loss(new, reference)
-    count, want, bound, lengths = sum(map(len, ANSWERS)), 0.0, 0, []
+    count, want, bound = sum(map(len, ANSWERS)), 0.0, 0
     for n, (p, a) in enumerate(zip(ASKED, ANSWERS)):
         group = REWARDS[n // 3]
         advantage = group[n % 3] - group.mean()

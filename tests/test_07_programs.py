@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import bpe
+from benchmark_files import Program, load_humaneval
 from bpe import Tokenizer
 from chat_template import initialize_chat_tokens
-from evaluate import Program, load_humaneval
 from program_reward import TASKS, TRICK, Experiment, Settings, careless, demonstrate, leaves_with_zero, passes
 from transformer import Config, Transformer
 

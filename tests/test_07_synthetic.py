@@ -11,8 +11,17 @@ import synthetic
 from bpe import BOT, EOS, Tokenizer
 from facts import Fact, questions, statement
 from model_collapse import Lineage, diversity, entropy
-from synthetic import (Maker, documents_of, facts_in, keep_verified, rouge_l, subject, verified,
-                       verified_pairs, without_copies)
+from synthetic import (
+    Maker,
+    documents_of,
+    facts_in,
+    keep_verified,
+    rouge_l,
+    subject,
+    verified,
+    verified_pairs,
+    without_copies,
+)
 
 BYTES = Tokenizer([])
 FACTS = [Fact("loads", "json", "function", "s"), Fact("urlopen", "http.client", "function", "url"),

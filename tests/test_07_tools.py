@@ -15,8 +15,18 @@ from facts import Question
 from rollout import sample
 from tasks import Tasks
 from tool_calls import ERROR, LONGEST, TOOL, Call, calculate, converse, look_up, parse_call, run_tool
-from tool_use import (DOUBT, Lesson, ask, demonstration, invented_item, other_digit, product_item, real_item,
-                      right, said_batch)
+from tool_use import (
+    DOUBT,
+    Lesson,
+    ask,
+    demonstration,
+    invented_item,
+    other_digit,
+    product_item,
+    real_item,
+    right,
+    said_batch,
+)
 from transformer import Config, Transformer
 
 BYTES = Tokenizer([])

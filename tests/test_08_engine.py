@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from engine_cases import CONFIG, alone, families, lively_model, run_schedule
 
 from engine import Engine
+from engine_cases import CONFIG, alone, families, lively_model, run_schedule
 from sampling import Sampling
 from scheduler import Request
 from transformer import Transformer

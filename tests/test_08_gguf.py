@@ -5,10 +5,10 @@ from dataclasses import fields
 
 import pytest
 import torch
-from damaged_files import read_damaged, tiny_model
 from torch.testing import assert_close
 
 from bpe import Tokenizer
+from damaged_files import read_damaged, tiny_model
 from export_model import write_folder
 from ggml_blocks import FORMATS, pack, pack_six_bits, unpack, unpack_six_bits
 from gguf_container import read_container, write_container

@@ -14,8 +14,18 @@ from arithmetic import careless_answer, carries, problem, right_answer
 from chat_client import ChatClient, ChatError, Settings, chat_agent, shorten
 from facts import questions
 from harness import Ask, Budget, Call, Harness, Said, ToolFailed
-from harness_plans import (add_long, as_call, call_pattern, in_steps, model_led, own_words, tool_text,
-                           tools_behind, with_notes, with_tools)
+from harness_plans import (
+    add_long,
+    as_call,
+    call_pattern,
+    in_steps,
+    model_led,
+    own_words,
+    tool_text,
+    tools_behind,
+    with_notes,
+    with_tools,
+)
 from mcp_client import McpClient
 from pattern_automaton import Pattern
 from tool_box import Notes, Tool, course_tools
@@ -407,7 +417,6 @@ def test_the_loop_of_chapter_7_plays_an_agent_behind_a_server(scripted):
 
 def test_a_model_in_this_process_answers_messages_and_keeps_to_a_pattern():
     from engine_cases import TOKENIZER, lively_model
-
     from local_model import LocalModel
     local, text = LocalModel(lively_model(), TOKENIZER, n_new=6), [{"role": "user", "content": "abc"}]
     said = local.say(text)
@@ -418,7 +427,6 @@ def test_a_model_in_this_process_answers_messages_and_keeps_to_a_pattern():
 
 def test_the_size_of_messages_is_never_less_than_their_tokens(scripted):
     from engine_cases import TOKENIZER, lively_model
-
     from local_model import LocalModel
     from openai_api import chat_ids
     talk = [{"role": "user", "content": "1+2"}, {"role": "assistant", "content": "3"}] * 5
@@ -428,8 +436,8 @@ def test_the_size_of_messages_is_never_less_than_their_tokens(scripted):
 
 
 def test_the_study_asks_what_it_says():
-    from harness_study import is_answer, make_tasks, rows
     from facts import Fact
+    from harness_study import is_answer, make_tasks, rows
     from tasks import Tasks
     names = ("alpha", "beta", "gamma", "delta")
     known = [q for name in names for q in questions(Fact(name, "os.path", "class", "x"))]
@@ -454,7 +462,6 @@ def test_long_addition_is_a_plan_of_its_own():
 def test_a_taught_models_calls_come_back_as_the_api_writes_them():
     """Every turn is put into the form of chapter 7 again, token by token."""
     from engine_cases import TOKENIZER, lively_model
-
     from taught_calls import MALFORMED, TaughtModel, own_form
     from tool_calls import TOOL
     model, special = TaughtModel(lively_model(), TOKENIZER, n_new=8), TOKENIZER.special

@@ -14,11 +14,24 @@ from generate import generate
 from gptq import compensated, input_moments, quantize_compensated
 from kv_cache import KVCache, generate_cached, stream
 from mixed_bits import gains, give_bits, widen_worst
-from quantize import (QuantizedWeight, Scales, dequantize, grid_for, load_quantized, nearest, on_grid,
-                      pack_nibbles, quantize_groups, quantize_matrix, quantize_model, save_quantized,
-                      stored_bytes, unpack_nibbles)
-from scale_tuning import TrainableScales, divergence, random_batches, tune_scales
+from quantize import (
+    QuantizedWeight,
+    Scales,
+    dequantize,
+    grid_for,
+    load_quantized,
+    nearest,
+    on_grid,
+    pack_nibbles,
+    quantize_groups,
+    quantize_matrix,
+    quantize_model,
+    save_quantized,
+    stored_bytes,
+    unpack_nibbles,
+)
 from sampling import Sampling, filtered, keep_top_k, keep_top_p, pick
+from scale_tuning import TrainableScales, divergence, random_batches, tune_scales
 from transformer import Config, Transformer
 from workbench import write_json
 

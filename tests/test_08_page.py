@@ -5,13 +5,13 @@ import time
 
 import pytest
 import torch
+
 from browser import MISSING, Browser
 from engine_cases import TOKENIZER, lively_model
-from server_cases import EOS, Running
-
 from logit_lens import alternatives, lens, look_inside, surprise
 from page_api import Page, label, page_html
 from sampling import Sampling, filtered
+from server_cases import EOS, Running
 
 IDS = [EOS, *b"def f(x):"]
 

@@ -9,8 +9,16 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sampling import (Sampling, draw, filtered, keep_min_p, penalize_repetition, pick, pick_rows,
-                      top_log_probabilities)
+from sampling import (
+    Sampling,
+    draw,
+    filtered,
+    keep_min_p,
+    penalize_repetition,
+    pick,
+    pick_rows,
+    top_log_probabilities,
+)
 from stop_strings import StopStrings
 
 

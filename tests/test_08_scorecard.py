@@ -9,8 +9,17 @@ from activation_aware import output_error, quantize_aware
 from bpe import Tokenizer
 from gptq import input_moments
 from quantize import dequantize, quantize_matrix
-from scorecard import (WAYS, absmax, divergence, embed, likeness, packed_bytes, round_model, rounded,
-                       tokens_per_second)
+from scorecard import (
+    WAYS,
+    absmax,
+    divergence,
+    embed,
+    likeness,
+    packed_bytes,
+    round_model,
+    rounded,
+    tokens_per_second,
+)
 from transformer import Config, Transformer
 
 TOKENIZER = Tokenizer([])

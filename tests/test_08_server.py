@@ -5,11 +5,11 @@ import threading
 import time
 
 import pytest
-from engine_cases import TOKENIZER, lively_model
-from server_cases import BOT, EOS, USER, Running, alone
 
+from engine_cases import TOKENIZER, lively_model
 from http_protocol import event
 from sampling import Sampling
+from server_cases import BOT, EOS, USER, Running, alone
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from engine_cases import CONFIG, lively_model
 
+from engine_cases import CONFIG, lively_model
 from fused_model import FusedModel
 from sampling import Sampling
 from speculative import ModelDraft, Reader, accept, certain, distribution, look_up, speculate

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from agreement import agree, same_gradients, unchanged
 
+from agreement import agree, same_gradients, unchanged
 from feed_forward import FeedForward
 from transformer import Block, Config
 

@@ -12,7 +12,6 @@ from ex_compare import call, same
 from safetensors_file import pack_header
 from transformer import Config, Transformer
 
-
 # 2.21 safetensors header
 
 

@@ -11,7 +11,6 @@ from count import count_parameters
 from generate import choose
 from transformer import Config, Transformer
 
-
 # 2.7 choosing a token
 
 

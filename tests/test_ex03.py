@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from ex_compare import call, same
 from torch import nn
 
 from batches import TextBatches, inputs_and_targets
 from bits_per_byte import bits_per_byte
 from cross_entropy import IGNORE
+from ex_compare import call, same
 
 # 3.1 shifted batches
 

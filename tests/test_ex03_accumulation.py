@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from ex_compare import call, same
 from torch import nn
 
 from accumulation import accumulate
 from cross_entropy import IGNORE
+from ex_compare import call, same
 
 # 3.10 gradient accumulation
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from ex_compare import call, same
 from torch import nn
 
 from batches import TextBatches, inputs_and_targets
@@ -13,6 +12,7 @@ from bits_per_byte import bits_per_byte
 from chunked_loss import loss_of_chunk
 from clipping import clip_gradients
 from cross_entropy import IGNORE, cross_entropy, cross_entropy_naive, grad_of_logits
+from ex_compare import call, same
 from packing import packing_mask
 from parameter_groups import group_parameters
 from precision import LossScaler

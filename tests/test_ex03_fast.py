@@ -4,11 +4,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from ex_compare import call, same, show
 from torch import nn
 
 from chunked_loss import loss_of_chunk
 from cross_entropy import IGNORE
+from ex_compare import call, same, show
 from packing import packing_mask
 from parameter_groups import group_parameters
 from precision import LossScaler

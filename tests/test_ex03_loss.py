@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from ex_compare import call, same
 
 from cross_entropy import IGNORE, cross_entropy_naive, grad_of_logits
+from ex_compare import call, same
 
 # 3.5 cross-entropy; 3.9 its gradient
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from ex_compare import call, same, show
 from torch import nn
 
 from clipping import clip_gradients
+from ex_compare import call, same, show
 from schedule import constant_then_decay, cosine
 
 # 3.2 constant, then decay; 3.3 cosine

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from ex_compare import call, same, show
 from torch import nn
 
 from adamw import AdamW
+from ex_compare import call, same, show
 from muon import orthogonalize
 
 # 3.8 the direction of AdamW

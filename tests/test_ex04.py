@@ -2,15 +2,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from ex_compare import differs, same, show
-from thread_team import ThreadTeam, run_threads
 
 import data_parallel
 import flash_attention as flash
 import pipeline_parallel
 import tensor_parallel
 from collectives import ring_reduce_scatter
+from ex_compare import differs, same, show
 from recompute import recompute
+from thread_team import ThreadTeam, run_threads
 from zero import state_bytes
 
 

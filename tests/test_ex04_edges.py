@@ -7,15 +7,15 @@ from fractions import Fraction
 
 import pytest
 import torch
-from ex_compare import digits, same
-from test_ex04 import attempt, attention_reference, check_split, split_loss_and_gradient
-from thread_team import ThreadTeam, run_threads
 
 import flash_attention as flash
 import pipeline_parallel
 from collectives import ring_reduce_scatter
 from data_parallel import OverlappedGradients
+from ex_compare import digits, same
 from recompute import recompute
+from test_ex04 import attempt, attention_reference, check_split, split_loss_and_gradient
+from thread_team import ThreadTeam, run_threads
 from zero import state_bytes
 
 f64 = torch.float64

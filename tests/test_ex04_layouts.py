@@ -7,14 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from ex_compare import call, same
-from test_ex04 import attempt
-from thread_team import ThreadTeam, run_threads
 
 from collectives import ring_all_gather
 from data_parallel import fill_buckets
+from ex_compare import call, same
 from memory_model import Placement, held_micro_batches
 from pipeline_parallel import bubble, gpipe, one_f_one_b, simulate
+from test_ex04 import attempt
+from thread_team import ThreadTeam, run_threads
 from zero import spans
 
 

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from ex_compare import call
 
 from allocate import effective_tokens, optimal, tokens_to_reach
 from chinchilla import Law, huber, log_law
+from ex_compare import call
 from isoflop import parabola_minimum
 from lbfgs import two_loop
 from ngram import reducible_loss

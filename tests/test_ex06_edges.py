@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from ex_compare import call, digits, same
 
 import decontaminate
 import deduplicate
@@ -18,6 +17,7 @@ import extract
 import filters
 import mix
 import quality
+from ex_compare import call, digits, same
 
 
 @pytest.mark.ex("6.1")

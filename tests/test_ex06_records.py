@@ -11,10 +11,10 @@ import uuid
 import zlib
 
 import pytest
-from ex_compare import call, same
 
 from charset import beginning
 from evaluate import Score, paired
+from ex_compare import call, same
 from mix import cap_epochs
 from robots import fits
 from warc import Page, write_record

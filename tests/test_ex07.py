@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from ex_compare import call, same
 
 from bpe import BOT, EOS, USER, Tokenizer
 from chat_template import answer_batch, initialize_chat_tokens
 from cross_entropy import IGNORE
 from dpo import best_and_worst
+from ex_compare import call, same
 from transformer import Config, Transformer
 from verifier import is_right
 

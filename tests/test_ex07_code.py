@@ -1,9 +1,9 @@
 """The exercises of chapter 7 about patches."""
 
 import pytest
-from ex_compare import call, same
 
 from code_tasks import resolved
+from ex_compare import call, same
 from unified_diff import DoesNotApply, Hunk, apply_hunk
 
 # 7.15 the grade of a patch

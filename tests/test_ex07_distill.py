@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from ex_compare import call, same
 
 from distill import forward_kl
+from ex_compare import call, same
 
 
 def by_definition(student, teacher, mask, temperature=1.0):

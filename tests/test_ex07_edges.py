@@ -3,13 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from ex_compare import call, same
 from torch import nn
 
 from bpe import BOT, USER
 from chat_template import answer_batch, initialize_chat_tokens
 from cross_entropy import IGNORE
 from dpo import dpo_loss
+from ex_compare import call, same
 from grpo import clipped_policy_loss, group_advantages
 from rollout import answer_log_probs
 from transformer import Config, Transformer

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from ex_compare import call, same
 
+from ex_compare import call, same
 from grpo import answer_weights, clipped_share
 
 # 7.19 what a token counts

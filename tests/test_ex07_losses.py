@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from ex_compare import call, same
 
 from dpo import dpo_loss
+from ex_compare import call, same
 from rollout import answer_log_probs
 from transformer import Config, Transformer
 

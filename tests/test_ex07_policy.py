@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from ex_compare import call, same
 
+from ex_compare import call, same
 from grpo import clipped_policy_loss, group_advantages
 
 # 7.3 group advantages

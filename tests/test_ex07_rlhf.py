@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from ex_compare import call, same
 
+from ex_compare import call, same
 from grpo import kl_k3
 from linear import Linear
 from lora import LoRALinear

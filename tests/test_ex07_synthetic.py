@@ -3,8 +3,8 @@
 import random
 
 import pytest
-from ex_compare import call, same
 
+from ex_compare import call, same
 from synthetic import keep_verified
 
 

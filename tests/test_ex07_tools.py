@@ -3,8 +3,8 @@ import math
 import random
 
 import pytest
-from ex_compare import call, same
 
+from ex_compare import call, same
 from red_team import wilson
 from tool_calls import LONGEST, Call, parse_call
 

@@ -3,8 +3,8 @@ import struct
 
 import pytest
 import torch
-from ex_compare import call
 
+from ex_compare import call
 from ggml_blocks import pack_q4_0
 
 

@@ -4,9 +4,9 @@ import random
 from fractions import Fraction
 
 import pytest
-from ex_compare import call, same
 
 from bm25 import bm25, fuse
+from ex_compare import call, same
 
 SHELF = ["the cat sat", "the dog sat on the cat", "a fish sleeps"]
 

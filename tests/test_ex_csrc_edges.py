@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_ex_csrc import checked, normal, same
-from test_ex_csrc_flash import attention as bf16_attention
-from test_ex_csrc_flash import forward, near, places
 
 import attention_traffic as traffic
 import kernels
 from cuda_library import CudaLibrary
 from flash_rungs import FORWARD, HERE, flash_forward, library
 from kernel_ladder import matmul, online_softmax, reduction, transpose, vector_add
+from test_ex_csrc import checked, normal, same
+from test_ex_csrc_flash import attention as bf16_attention, forward, near, places
 
 pytestmark = pytest.mark.skipif(bool(kernels.why_not()), reason=kernels.why_not() or "runs")
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_ex_csrc import checked
 
 import kernels
 from cuda_library import CudaLibrary
 from flash_rungs import FORWARD, HERE, flash_forward, library
+from test_ex_csrc import checked
 
 pytestmark = pytest.mark.skipif(bool(kernels.why_not()), reason=kernels.why_not() or "runs")
 D = 32

@@ -1,9 +1,9 @@
 """Markers, grafting and what EXERCISES.md must say."""
 
 import pytest
-from tiny_course import FILES, make
 
 from learn_bodies import audit, blanked, course, digest, find, graft, is_stub
+from tiny_course import FILES, make
 
 TEXT = (
     "def f():\n    # EXERCISE 1.1 add\n    return 1\n    # END EXERCISE 1.1\n\n\n"

@@ -8,9 +8,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from tiny_course import GOOD, learn, make, put
 
 from learn_run import seeds_for
+from tiny_course import GOOD, learn, make, put
 
 POINTS = {"1.1": 2, "1.2": 4, "2.1": 3, "c.1": 1}
 

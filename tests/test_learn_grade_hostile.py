@@ -10,11 +10,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from tiny_course import GOOD, learn, make, put
 
 from learn_guard import available, new_user
 from learn_run import Bench
 from learn_trees import copy_tree
+from tiny_course import GOOD, learn, make, put
 
 # Replace all that could decide a verdict, in every module of the process: what each of the ways below runs.
 PAYLOAD = """import sys, builtins

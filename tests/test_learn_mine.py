@@ -1,9 +1,9 @@
 """learn.py run, bring, solution and next: what a learner does with bodies of their own."""
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
+
 from tiny_course import FILES, GOOD, ROOT, commit, git, learn, make, put
 
 sys.path.insert(0, str(ROOT / "tools"))

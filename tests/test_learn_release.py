@@ -10,10 +10,10 @@ import zipfile
 import zlib
 
 import pytest
-from tiny_course import FILES, GOOD, commit, learn, make, put
 
 from learn_bodies import find
 from learn_release import leaks, span
+from tiny_course import FILES, GOOD, commit, learn, make, put
 
 
 @pytest.fixture(scope="module")

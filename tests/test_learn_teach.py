@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tiny_course import GOOD, learn, make, put
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+
 from tiny_course import GOOD, commit, git, learn, make, put
 
 

@@ -5,11 +5,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from tiny_course import make
 
 from learn_guard import available, new_user
 from learn_run import Bench
 from learn_trees import copy_tree
+from tiny_course import make
 
 pytestmark = pytest.mark.skipif(not {"files", "calls"} <= set(available()),
                                 reason="no Landlock or seccomp here")

@@ -66,6 +66,7 @@ class Likeness:
 def alike(bodies: dict[str, str], reference: str, comment: str, least: float) -> list[tuple[str, str, float]]:
     """Pairs (name, name, estimated Jaccard similarity of their own runs of tokens), the most alike first."""
     import numpy as np
+
     from deduplicate import hash_functions, signatures
 
     usual = shingles(tokens(reference, comment))

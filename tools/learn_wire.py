@@ -20,8 +20,16 @@ import types
 from functools import reduce
 from pathlib import Path, PurePath
 
-from learn_tensors import Storages, is_array, is_tensor, read_array, read_tensor, torch
-from learn_tensors import write_array, write_tensor
+from learn_tensors import (
+    Storages,
+    is_array,
+    is_tensor,
+    read_array,
+    read_tensor,
+    torch,
+    write_array,
+    write_tensor,
+)
 
 ATOMS = {type(None), bool, int, float, str}
 SEQUENCES = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}

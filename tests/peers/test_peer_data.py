@@ -10,7 +10,7 @@ import extract
 import pipeline
 import planted
 from bench_data import bench_minhash
-from evaluate import load_humaneval
+from benchmark_files import load_humaneval
 from sandbox import judge
 from warc import Page, read_warc, write_record
 from workbench import process_pool

@@ -10,9 +10,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from server_cases import Running  # noqa: E402
-
 from sampling import keep_min_p, keep_top_k, keep_top_p, penalize_repetition  # noqa: E402
+from server_cases import Running  # noqa: E402
 
 openai = pytest.importorskip("openai", reason="run `make peers`, which installs it")
 transformers = pytest.importorskip("transformers", reason="run `make peers`, which installs it")

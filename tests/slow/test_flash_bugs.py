@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from flash_bugs import BUGS
-from test_csrc_flash import RUNGS, tensors, wanted_and_bounds
-
 import kernels
 from cuda_library import CudaLibrary
+from flash_bugs import BUGS
 from flash_rungs import FORWARD, HERE, flash_backward, flash_forward, library
+from test_csrc_flash import RUNGS, tensors, wanted_and_bounds
 
 pytestmark = pytest.mark.skipif(bool(kernels.why_not()), reason=kernels.why_not() or "runs")
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from planted_bugs import BUGS, FLASH
 
 import kernels
 from cuda_library import CudaLibrary
+from planted_bugs import BUGS, FLASH
 
 pytestmark = pytest.mark.skipif(bool(kernels.why_not()), reason=kernels.why_not() or "runs")
 CSRC = Path(kernels.__file__).parent

@@ -19,9 +19,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from parallel_cases import equality, layouts  # noqa: E402
-
 from parallel_3d import Layout  # noqa: E402
+from parallel_cases import equality, layouts  # noqa: E402
 from ranks import run_ranks  # noqa: E402
 from strategies import STRATEGIES  # noqa: E402
 

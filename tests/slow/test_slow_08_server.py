@@ -19,11 +19,10 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from engine_cases import TOKENIZER, lively_model  # noqa: E402
-from server_cases import EOS, Running, alone  # noqa: E402
-
 from checkpoint import save_model  # noqa: E402
+from engine_cases import TOKENIZER, lively_model  # noqa: E402
 from sampling import Sampling  # noqa: E402
+from server_cases import EOS, Running, alone  # noqa: E402
 
 TEXT = "/v1/completions"
 JSON = b"Content-Type: application/json\r\n"
