@@ -32,7 +32,6 @@ from bpe import Tokenizer
 from cells import Cells
 from chat_template import initialize_chat_tokens
 from checkpoint import load_model
-from linear import Linear
 from results_table import mean_and_spread, print_table
 from schedule import constant_then_decay
 from sft import sft_loss
@@ -76,12 +75,12 @@ class LoRALinear(nn.Module):
 
 def add_lora(model: Transformer, rank: int, alpha: float | None = None,
              names: tuple[str, ...] = MATRICES) -> list[nn.Parameter]:
-    """Put an adapter on every Linear that is called one of `names`, freeze all else; the new parameters.
+    """Put an adapter on every matrix that is called one of `names`, freeze all else; the new parameters.
 
     alpha is twice the rank if not given. ValueError if the model has none of these, or has adapters already.
     """
     found = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()
-             if name in names and isinstance(child, Linear)]
+             if name in names and hasattr(child, "weight") and child.weight.ndim == 2]
     if any(isinstance(m, LoRALinear) for m in model.modules()):
         raise ValueError("this model has adapters already: merge them first")
     if not found:
@@ -100,10 +99,13 @@ def add_lora(model: Transformer, rank: int, alpha: float | None = None,
 def merge_lora(model: Transformer) -> dict[str, Tensor]:
     """Make it a plain model again, each product added to its W; the W of before, for `unmerge_lora`.
 
-    What was trained then costs nothing more to run, and a checkpoint is an ordinary one.
+    What was trained then costs nothing more to run, and a checkpoint is an ordinary one. ValueError for a
+    base that is packed: its W is computed, and what is added to it would be lost.
     """
-    before = {}
-    for path, module in [(p, m) for p, m in model.named_modules() if isinstance(m, LoRALinear)]:
+    before, found = {}, [(p, m) for p, m in model.named_modules() if isinstance(m, LoRALinear)]
+    if not all(isinstance(module.base.weight, nn.Parameter) for _, module in found):
+        raise ValueError("a packed matrix has no room for a correction: add it to the unpacked weights")
+    for path, module in found:
         before[path] = module.base.weight.data.clone()
         module.base.weight.data += module.product().detach().to(module.base.weight.dtype)
         parent, _, name = path.rpartition(".")
@@ -158,18 +160,22 @@ def row(s: Settings, rank: int, seed: int, device) -> dict:
             "loss": log[-1]["loss"], "trained": n, "bytes": 12 * n}
 
 
+def measured(s: Settings, rank: int, seed: int, device) -> dict:
+    """`row`, computed once and kept on disk."""
+    cells = Cells(Path(s.out, "study", "lora"), [transformer, adamw, sft])
+    data = content_hash(Path(s.out, "03_training", "model.pt"), Path(s.out, "01_tokenizer", "tasks.json"))
+    cell = {"rank": rank, "steps": s.steps, "lr": s.lr if rank else s.full_lr, "data": data, "seed": seed}
+    return cells.get(cell, lambda: row(s, rank, seed, device))
+
+
 def main() -> None:
     """A table of ranks."""
     s = parse_settings(Settings, __doc__, dict(steps=4, ranks="2", seeds=1))
     ranks = ranks_of(s.ranks)
     device = announce("07 LoRA", s)
-    cells = Cells(Path(s.out, "study", "lora"), [transformer, adamw, sft])
-    data = content_hash(Path(s.out, "03_training", "model.pt"), Path(s.out, "01_tokenizer", "tasks.json"))
     rows = []
     for rank in [0, *ranks]:
-        cell = {"rank": rank, "steps": s.steps, "lr": s.lr if rank else s.full_lr, "data": data}
-        got = [cells.get(cell | {"seed": s.seed + i}, lambda i=i, rank=rank: row(s, rank, s.seed + i, device))
-               for i in range(s.seeds)]
+        got = [measured(s, rank, s.seed + i, device) for i in range(s.seeds)]
         rows.append([f"rank {rank}" if rank else "all weights", f"{got[0]['trained']:,}",
                      f"{got[0]['bytes'] / 1e6:.2f}",
                      *(mean_and_spread([100 * g[k] for g in got]) for k in ("facts", "addition"))])
