@@ -20,6 +20,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -52,9 +53,12 @@ class Sandbox:
     3
     """
 
-    def __init__(self, source: str, limits: Limits = Limits(), audit: bool = True):
+    def __init__(self, source: str, limits: Limits = Limits(), audit: bool = True, doors: int = 0):
         self.source, self.limits = source, limits
         self.audit = audit                                   # False: the kernel's walls alone, for the tests
+        # above 0: the program may serve on a loopback interface of its own, and each of `self.doors` is a
+        # socket that can connect to it, once. There are none where the kernel makes no network for it.
+        self.wanted_doors, self.doors = doors, []
         self.walls: list[str] = []
 
     def __enter__(self) -> "Sandbox":
@@ -63,23 +67,32 @@ class Sandbox:
         self.left, self.pending = self.limits.reply_bytes, b""
         read, write = os.pipe()
         self.replies = read
+        outside, inside = socket.socketpair()                # doors come through here
+        channel = inside.fileno()
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-B", "-u", "-c",
              f"import sys; sys.path.insert(0, {str(CHILD.parent)!r}); "
              "import sandbox_child; sandbox_child.main()"],
             cwd=self.scratch, env={"PYTHONHASHSEED": "0"}, stdin=subprocess.PIPE, stdout=self.output,
-            stderr=subprocess.STDOUT, pass_fds=(write,), start_new_session=True)
+            stderr=subprocess.STDOUT, pass_fds=(write, channel) if self.wanted_doors else (write,),
+            start_new_session=True)
         os.close(write)
+        inside.close()
         self.deadline = time.monotonic() + self.limits.wall_seconds
         try:
             self._send({"source": self.source, "limits": asdict(self.limits), "replies": write,
-                        "audit": self.audit})
+                        "audit": self.audit, "doors": self.wanted_doors, "channel": channel})
             first = self._receive()
             self.walls = [w for w in first.get("walls", []) if isinstance(w, str)]
+            if self.wanted_doors:
+                found = socket.recv_fds(outside, 1, self.wanted_doors)[1]
+                self.doors = [socket.socket(fileno=door) for door in found]
             self._value(first)
         except BaseException:
             self.close()
             raise
+        finally:
+            outside.close()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -92,6 +105,8 @@ class Sandbox:
         self.process.stdin.close()
         self.process.wait()
         os.close(self.replies)
+        for door in self.doors:
+            door.close()
         self.output.close()
         shutil.rmtree(self.scratch, ignore_errors=True)
 

@@ -47,6 +47,7 @@ DENIED = {
     "setpgid": (109, 154), "settimeofday": (164, 170), "clock_settime": (227, 112), "sethostname": (170, 161)}
 CLONE, TGKILL, PRLIMIT = (56, 220), (234, 131), (302, 261)
 CLONE_THREAD = 0x00010000
+AF_INET, SOCK_STREAM = 2, 1
 REFUSED_EVENTS = ("socket.", "subprocess.", "ctypes.", "os.fork", "os.exec", "os.posix_spawn", "os.system",
                   "os.kill",
                   "os.putenv", "pty.", "signal.", "syslog.", "mmap.", "resource.prlimit", "shutil.",
@@ -63,15 +64,17 @@ def limit(limits: dict) -> None:
         resource.setrlimit(getattr(resource, name), (value, value))
 
 
-def landlock(libc: ctypes.CDLL, scratch: str, readable: list[str]) -> bool:
-    """Files: read below `readable`, read and write below `scratch`, no more. False without kernel support."""
+def landlock(libc: ctypes.CDLL, scratch: str, readable: list[str], loopback: bool) -> bool:
+    """Files: read below `readable`, read and write below `scratch`, no more. No TCP, or with a loopback
+    interface of its own none that reaches out. False without kernel support."""
     create, add, restrict = 444, 445, 446
     version = libc.syscall(create, None, ctypes.c_size_t(0), 1)
     if version < 1:
         return False
     everything = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1
     read, scoped = 0b1101, 0b11 if version >= 6 else 0        # execute, read a file, list a folder
-    rules = struct.pack("QQQ", everything, 0b11 if version >= 4 else 0, scoped)
+    network = 0b10 if loopback else 0b11                      # connect; bind and connect
+    rules = struct.pack("QQQ", everything, network if version >= 4 else 0, scoped)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     ruleset = libc.syscall(create, rules, ctypes.c_size_t(size), 0)
     for path, allowed in [(p, read) for p in readable] + [(scratch, everything)]:
@@ -83,17 +86,24 @@ def landlock(libc: ctypes.CDLL, scratch: str, readable: list[str]) -> bool:
     return libc.syscall(restrict, ruleset, 0) == 0
 
 
-def seccomp(libc: ctypes.CDLL) -> bool:
-    """Refuse dangerous system calls with EPERM. False on a processor whose numbers are not listed here."""
+def seccomp(libc: ctypes.CDLL, loopback: bool) -> bool:
+    """Refuse dangerous system calls with EPERM. False on a processor whose numbers are not listed here.
+
+    With `loopback`, one kind of socket can be made: TCP over IPv4.
+    """
     which = {"x86_64": 0, "aarch64": 1}.get(platform.machine())
     if which is None or sys.platform != "linux":
         return False
-    LOAD, EQUAL, AT_LEAST, MASK, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+    LOAD, EQUAL, AT_LEAST, MASK, AND, RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
     ALLOW, ENOSYS, EPERM, KILL = 0x7FFF0000, 0x00050000 | 38, 0x00050000 | 1, 0x80000000
     program = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, (0xC000003E, 0xC00000B7)[which]), (RETURN, 0, 0, KILL),
                (LOAD, 0, 0, 0)]
     if which == 0:                                           # the 32-bit numbering would be a way around
         program += [(AT_LEAST, 0, 1, 0x40000000), (RETURN, 0, 0, KILL)]
+    if loopback:                                             # domain, type without its flags, protocol
+        program += [(EQUAL, 0, 9, DENIED["socket"][which]), (LOAD, 0, 0, 16), (EQUAL, 0, 6, AF_INET),
+                    (LOAD, 0, 0, 24), (AND, 0, 0, 0xF), (EQUAL, 0, 3, SOCK_STREAM), (LOAD, 0, 0, 32),
+                    (EQUAL, 0, 1, 0), (RETURN, 0, 0, ALLOW), (RETURN, 0, 0, EPERM)]
     for name, numbers in DENIED.items():
         if numbers[which] is not None:
             # libc tries clone3 first and falls back to clone, whose flags a filter can read, on "no such
@@ -119,8 +129,9 @@ def drop_capabilities(libc: ctypes.CDLL) -> None:
     libc.capset(struct.pack("Ii", 0x20080522, 0), struct.pack("6I", *[0] * 6))
 
 
-def audit(scratch: str, readable: list[str]) -> None:
+def audit(scratch: str, readable: list[str], loopback: bool) -> None:
     """Refuse in Python what the walls refuse below it: the only wall where the kernel has none."""
+    granted = ("_socket", "socket.__new__", "socket.bind") if loopback else ()
     allowed, writable = tuple(os.path.realpath(p) for p in readable), os.path.realpath(scratch)
     realpath, fsdecode, fspath = os.path.realpath, os.fsdecode, os.fspath
     paths = {"os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate",
@@ -134,6 +145,8 @@ def audit(scratch: str, readable: list[str]) -> None:
         return any(where.startswith(folder + "/") for folder in folders)
 
     def hook(event: str, args: tuple) -> None:
+        if event in granted or event == "import" and args[0] in granted:
+            return
         if event == "import" and args[0].partition(".")[0] in REFUSED_IMPORTS:
             raise PermissionError(f"sandbox: import {args[0]} is refused")
         if event.startswith(REFUSED_EVENTS):
@@ -158,18 +171,25 @@ def main() -> None:
                 if os.path.isdir(p)]
     walls = ["limits"]
     limit(job["limits"])
+    loopback = False
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(38, 1, 0, 0, 0)                      # no new privileges: what seccomp and Landlock ask for
         libc.prctl(4, 0, 0, 0, 0)                           # not dumpable: no other process reads this memory
+        if job["doors"]:
+            from own_network import own_network             # it loads `socket`, which others must not find loaded
+            loopback = own_network(libc, job["doors"], job["channel"])
         drop_capabilities(libc)
-        walls += ["landlock"] if landlock(libc, scratch, readable) else []
-        walls += ["seccomp"] if seccomp(libc) else []
+        walls += ["landlock"] if landlock(libc, scratch, readable, loopback) else []
+        walls += ["seccomp"] if seccomp(libc, loopback) else []
+        walls += ["own network"] if loopback else []
+    if job["doors"]:
+        os.close(job["channel"])                             # the program has no way to send doors of its own
     for name in [n for n in sys.modules if n.partition(".")[0] in ("ctypes", "_ctypes", "gc", "__main__")]:
         del sys.modules[name]
     gc.collect()
     if job["audit"]:
-        audit(scratch, readable)
+        audit(scratch, readable, loopback)
         walls.append("audit hook")
     sys.path[:] = [p for p in sys.path if p.startswith(sys.base_prefix)]
     sys.stdin = io.StringIO()

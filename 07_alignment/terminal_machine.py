@@ -1,9 +1,9 @@
 """A machine for an agent: files, a command line, and a server, all in chapter 6's sandbox.
 
 Each command runs terminal_shell.py in a fresh process, so that one that hangs costs a step and no more; the
-files are carried from one to the next. Requests to a server go through named pipes in the sandbox's folder,
-because it refuses the loopback interface like every network. What comes out is a stranger's: no link is
-followed, and nothing is waited for long.
+files are carried from one to the next. A server is asked over the loopback interface of the sandbox's own
+network, through the sockets that it handed out before the program ran; where it has none, through named pipes
+in its folder. What comes out is a stranger's: no link is followed, and nothing is waited for long.
 
     python 07_alignment/terminal_tasks.py  grades agents on it
 """
@@ -12,12 +12,14 @@ import os
 import select
 import shlex
 import signal
+import socket
 import stat
 import time
 from pathlib import Path
 
 from agent_loop import Budget, first_line, quoted
 from sandbox import Failed, Limits, Sandbox
+from terminal_shell import PORT
 
 SHELL = Path(__file__).with_name("terminal_shell.py").read_text(encoding="utf-8")
 LIMITS = Limits(cpu_seconds=2, wall_seconds=4.0)
@@ -28,7 +30,7 @@ Files = dict[str, str]
 def run(files: Files, command: str) -> tuple[str, Files]:
     """One command on these files, in a sandbox: what it printed, and the files after it."""
     try:
-        with Sandbox(SHELL, LIMITS) as box:
+        with Sandbox(SHELL, LIMITS, doors=int(command.startswith("serve "))) as box:
             box.call("put", files)
             said = box.call("run", command)
             os.killpg(box.process.pid, signal.SIGKILL)       # its threads too, before the files are looked at
@@ -56,34 +58,53 @@ def collect(folder: str) -> Files:
 
 
 def ask(files: Files, app: str, *paths: str) -> list[str]:
-    """Serve a file's application on these files and GET these paths: "200 OK\\n\\nbody" each, or ""."""
+    """Serve a file's application on these files and GET these paths: "200 OK\n\nbody" each, or ""."""
     try:
-        with Sandbox(SHELL, LIMITS) as box:
+        with Sandbox(SHELL, LIMITS, doors=len(paths)) as box:
             box.call("put", files)
             if box.call("run", f"serve {shlex.quote(app)}") != f"serving {app}":
                 return [""] * len(paths)
-            return [request(box.scratch, path) for path in paths]
+            doors = box.doors or [None] * len(paths)
+            return [get(path, door, box.scratch) for path, door in zip(paths, doors, strict=True)]
     except (Failed, OSError):
         return [""] * len(paths)
 
 
-def request(folder: str, path: str, seconds: float = 2.0) -> str:
-    """One request through the pipes of `serve`, with no more trust than in a socket."""
+def get(path: str, door: socket.socket | None, folder: str, seconds: float = 2.0) -> str:
+    """One HTTP request, through a socket of the server's own network or the pipes in its folder.
+
+    The status and the body of what came before the deadline; "" for anything that is not HTTP.
+    """
     deadline = time.monotonic() + seconds
-    replies = pipe(folder, "replies", os.O_RDONLY)
-    try:
-        with os.fdopen(when_read(folder, deadline), "wb") as requests:
-            requests.write(f"GET {path}".encode())
-        said = b""
-        while (left := deadline - time.monotonic()) > 0 and len(said) < MOST_BYTES:
-            if select.select([replies], [], [], left)[0]:
-                part = os.read(replies, 4096)
-                if not part:                                 # written and closed
-                    break
-                said += part
-        return said.decode("utf-8", "replace")
-    finally:
-        os.close(replies)
+    request = f"GET {path} HTTP/1.0\r\n\r\n".encode()
+    if door is not None:
+        door.settimeout(seconds)
+        door.connect(("127.0.0.1", PORT))
+        door.sendall(request)
+        said = read_all(door.fileno(), deadline)
+    else:
+        replies = pipe(folder, "replies", os.O_RDONLY)
+        try:
+            with os.fdopen(when_read(folder, deadline), "wb") as requests:
+                requests.write(request)
+            said = read_all(replies, deadline)
+        finally:
+            os.close(replies)
+    head, _, body = said.decode("utf-8", "replace").partition("\r\n\r\n")
+    protocol, _, status = head.split("\r\n")[0].partition(" ")
+    return f"{status}\n\n{body}" if protocol in ("HTTP/1.0", "HTTP/1.1") else ""
+
+
+def read_all(source: int, deadline: float) -> bytes:
+    """What comes out of a socket or a pipe until it is closed, it is much, or the time is up."""
+    said = b""
+    while (left := deadline - time.monotonic()) > 0 and len(said) < MOST_BYTES:
+        if select.select([source], [], [], left)[0]:
+            part = os.read(source, 4096)
+            if not part:                                     # written and closed
+                break
+            said += part
+    return said
 
 
 def when_read(folder: str, deadline: float) -> int:

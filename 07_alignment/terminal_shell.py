@@ -1,12 +1,13 @@
-"""A command line of ten commands, for inside the sandbox: no process can be started there, no socket opened.
+"""A command line of ten commands, for inside the sandbox, where no process can be started.
 
 terminal_machine.py sends this text into the sandbox, with the files of a machine, for every command that an
-agent gives. `serve` answers requests through two named pipes: the sandbox refuses the loopback interface like
-every network.
+agent gives. `serve` is an HTTP server on the loopback interface, where the sandbox has one of its own;
+elsewhere (macOS, most containers) the sandbox refuses every network, and two named pipes take its place.
 
     python 07_alignment/terminal_tasks.py  uses it
 """
 import contextlib
+import functools
 import io
 import os
 import shlex
@@ -14,6 +15,7 @@ import threading
 
 COMMANDS = ("ls [FOLDER], cat FILE, grep TEXT, echo TEXT > FILE, sed s/OLD/NEW/ FILE, mkdir FOLDER, "
             "mv FILE FILE, rm FILE, python FILE, serve FILE, submit")
+PORT = 8000          # on the loopback interface of one sandbox, which nobody else sees
 
 
 def put(files: dict) -> None:
@@ -102,25 +104,41 @@ def serve(path: str) -> str:
         app = space["app"]
     except BaseException as error:                           # leaving by `exit` too: nothing is served
         return f"{type(error).__name__}: {error}"
-    for pipe in ("requests", "replies"):
-        os.mkfifo(pipe)
-    threading.Thread(target=answer_for_ever, args=(app,), daemon=True).start()
+    try:
+        from wsgiref.simple_server import make_server
+        work = make_server("127.0.0.1", PORT, functools.partial(answer, app)).serve_forever
+    except OSError:                                          # the sandbox has no network
+        for pipe in ("requests", "replies"):
+            os.mkfifo(pipe)
+        work = functools.partial(answer_pipes, app)
+    threading.Thread(target=work, daemon=True).start()
     return f"serving {path}"
 
 
-def answer_for_ever(app) -> None:
-    """One request after another: "GET /path" comes in, "200 OK", an empty line and the body go out."""
+def answer(app, environ: dict, start) -> list[bytes]:
+    """What an application answers; if it fails, 500 and the name of its error."""
+    begun = [("500 no answer", [])]
+
+    def begin(status: str, headers: list, exc_info=None) -> None:
+        begun.insert(0, (status, headers))
+    try:
+        body = b"".join(app(environ, begin))
+    except Exception as error:
+        begun, body = [("500 Internal Server Error", [])], type(error).__name__.encode()
+    start(*begun[0])
+    return [body]
+
+
+def answer_pipes(app) -> None:
+    """One request after another: "GET /path HTTP/1.0" comes in; the answer has no headers."""
     while True:
         with open("requests", encoding="utf-8") as pipe:
-            method, _, path = pipe.read().strip().partition(" ")
-        status = ["500 no answer"]
-        try:
-            body = b"".join(app({"REQUEST_METHOD": method, "PATH_INFO": path, "SERVER_PROTOCOL": "HTTP/1.1"},
-                                lambda said, headers, exc_info=None: status.insert(0, said)))
-        except Exception as error:
-            status, body = ["500 Internal Server Error"], type(error).__name__.encode()
+            method, path, protocol = pipe.read().split()
+        begun = []
+        body = answer(app, {"REQUEST_METHOD": method, "PATH_INFO": path, "SERVER_PROTOCOL": protocol},
+                      lambda status, headers, begun=begun: begun.append(status))
         with open("replies", "wb") as pipe:
-            pipe.write(status[0].encode() + b"\n\n" + body)
+            pipe.write(f"{protocol} {begun[0]}\r\n\r\n".encode() + b"".join(body))
 
 
 ACTIONS = {"ls": ls, "cat": read, "grep": grep, "echo": echo, "sed": sed, "python": python, "serve": serve,

@@ -111,7 +111,7 @@ def app(environ, start_response):
 
 
 def serve_task(rng: random.Random) -> TerminalTask:
-    """A server that strips the wrong sign. Checked by asking it, for new data and for what is not there too."""
+    """A server that strips the wrong sign. Checked by asking it, for new data and what is not there."""
     keys = rng.sample(["tea", "rice", "salt", "fish"], 2)
     values = [rng.randrange(10, 99) for _ in keys]
     tables = [dict(zip(keys, v)) for v in (values, [v + 90 for v in values])]

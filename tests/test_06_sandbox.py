@@ -1,6 +1,7 @@
 """Chapter 6: what a hostile program can't do, with all walls up and with the kernel's walls alone."""
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -116,6 +117,95 @@ class TestTheHostIsSafe:
         got = attempt(code % (os.fsencode(victim), os.getpid(), b"/etc/passwd", os.getpid()), audit)
         assert str(got).startswith("refused") if audit else got == (-1, -1, -1, -1)
         assert victim.read_text() == "precious"
+
+
+def own_network() -> bool:
+    if sys.platform != "linux":
+        return False
+    with Sandbox("", TIGHT, doors=1) as program:
+        return bool(program.doors)
+
+
+SERVER = """
+import os, socket, threading
+server = socket.socket()
+server.bind(('127.0.0.1', 8123))
+server.listen()
+def work():
+    while True:
+        client, _ = server.accept()
+        client.sendall(b'from inside')
+        client.close()
+threading.Thread(target=work, daemon=True).start()
+def f(body):
+    space = {}
+    exec("def f():\\n" + "".join("    " + line + "\\n" for line in body.split("\\n")), space)
+    return space['f']()
+"""
+
+
+@pytest.mark.skipif(not own_network(), reason="this system makes no network for one process (macOS, containers)")
+@pytest.mark.parametrize("audit", WALLS, ids=lambda a: "all walls" if a else "kernel walls alone")
+class TestALoopbackInterfaceOfItsOwn:
+    def test_it_is_reached_through_doors_and_not_from_here(self, audit):
+        with Sandbox(SERVER, TIGHT, audit=audit, doors=2) as program:
+            for door in program.doors:
+                door.settimeout(3)
+                door.connect(("127.0.0.1", 8123))
+                assert door.recv(99) == b"from inside"
+            with socket.socket() as other, pytest.raises(ConnectionRefusedError):
+                other.connect(("127.0.0.1", 8123))
+        assert [door.fileno() for door in program.doors] == [-1, -1]
+
+    def test_what_listens_here_is_not_there_and_nothing_else_is(self, audit):
+        with socket.socket() as here, Sandbox("", TIGHT, audit=audit, doors=2) as program:
+            here.bind(("127.0.0.1", 0))
+            here.listen()
+            with pytest.raises(ConnectionRefusedError):
+                program.doors[0].connect(here.getsockname())
+            with pytest.raises(OSError, match="unreachable"):
+                program.doors[1].connect(("192.0.2.1", 80))
+
+    def test_no_other_socket_and_no_connection_can_be_made_in_there(self, audit):
+        bodies = ["socket.socket(socket.AF_UNIX)", "socket.socket(socket.AF_INET6)", "socket.socketpair()",
+                  "socket.socket(type=socket.SOCK_DGRAM)", "socket.socket(socket.AF_INET, 1, 262)",
+                  "socket.socket().connect(('127.0.0.1', 8123))",
+                  "socket.create_connection(('127.0.0.1', 8123), 1)"]
+        bodies += ["socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)"] if hasattr(socket, "AF_NETLINK") else []
+        with Sandbox(SERVER, TIGHT, audit=audit, doors=1) as program:
+            for body in bodies:
+                with pytest.raises(Failed, match="PermissionError"):
+                    program.call("f", f"import socket; {body}")
+            assert program.call("f", "import socket; socket.socket(); return 1") == 1
+
+    def test_the_other_walls_stand(self, audit, tmp_path):
+        victim = tmp_path / "victim"
+        victim.write_text("precious")
+        with Sandbox(SERVER, TIGHT, audit=audit, doors=1) as program:
+            for body in ("open('/etc/passwd')", f"open({str(victim)!r}, 'w')", "import os; os.fork()",
+                         f"import os; os.kill({os.getpid()}, 9)",
+                         "import os; os.execv('/bin/sh', ['sh'])"):
+                with pytest.raises(Failed, match="PermissionError|sandbox"):
+                    program.call("f", body)
+        assert victim.read_text() == "precious"
+
+    def test_the_program_holds_no_way_to_send_doors_of_its_own(self, audit):
+        code = "import os, stat\n\n\ndef f():\n    found = []\n    for fd in range(32):\n        try:\n" \
+               "            found += [fd] * stat.S_ISSOCK(os.fstat(fd).st_mode)\n        except OSError:\n" \
+               "            pass\n    return found\n"
+        with Sandbox(code, TIGHT, audit=audit, doors=1) as program:
+            assert program.call("f") == [] and len(program.doors) == 1
+
+
+def test_without_doors_there_is_no_socket_and_a_forged_wall_opens_none():
+    said = b'{"walls": ["own network"], "value": 1}\n'
+    forge = f"import os\nfor fd in range(20):\n    try:\n        os.write(fd, {said})\n" \
+            "    except OSError:\n        pass\n"
+    with Sandbox(forge, TIGHT) as program:
+        assert program.doors == []
+    if not own_network():
+        with Sandbox(forge, TIGHT, doors=1) as program:
+            assert program.doors == []
 
 
 def test_time_out_kills_the_whole_group_and_leaves_nothing():

@@ -5,7 +5,9 @@ import random
 
 import pytest
 
+import terminal_machine
 from agent_loop import do_nothing, play
+from sandbox import Sandbox
 from terminal_machine import Machine, ask, collect, pipe, run
 from terminal_tasks import TASKS, build_task, find_task, scripted, serve_task, whole_task
 
@@ -32,8 +34,8 @@ def test_each_command_does_what_it_says_and_leaves_its_files():
         assert (got, after) == (said, want)
 
 
-@pytest.mark.parametrize("command", ["", "bash", "cat", "cat none", "echo", "sed s/a a.txt", "'", "serve none",
-                                     "cat /none"])
+@pytest.mark.parametrize("command", ["", "bash", "cat", "cat none", "echo", "sed s/a a.txt", "'",
+                                     "serve none", "cat /none"])
 def test_a_wrong_command_is_answered_with_one_line(command):
     said, files = run({"a.txt": "a\n"}, command)
     assert said.startswith("error: ") and "None" not in said and "\n" not in said
@@ -91,7 +93,11 @@ def test_a_right_answer_written_by_hand_is_not_a_build_that_works():
     assert machine.serving == "app.py" and not task.done(machine)
 
 
-def test_an_application_that_fails_answers_500_and_one_that_hangs_answers_nothing():
+@pytest.mark.parametrize("network", [True, False], ids=["loopback where there is one", "named pipes"])
+def test_an_application_that_fails_answers_500_and_one_that_hangs_answers_nothing(network, monkeypatch):
+    if not network:
+        monkeypatch.setattr(terminal_machine, "Sandbox",
+                            lambda source, limits, doors: Sandbox(source, limits))
     app = ("def app(environ, start):\n    if environ['PATH_INFO'] == '/bad': 1 / 0\n    start('200 OK', [])\n"
            "    return [b'yes']\n")
     assert ask({"a.py": app}, "a.py", "/", "/bad", "/") == ["200 OK\n\nyes",
@@ -120,3 +126,30 @@ def test_no_link_is_followed_out_of_the_machine(tmp_path):
 def test_names_and_data_differ_from_seed_to_seed():
     for make in (find_task, serve_task, whole_task):
         assert len({str(sorted(make(random.Random(i)).files.items())) for i in range(5)}) == 5
+
+
+def test_a_server_is_asked_over_the_loopback_interface_where_the_sandbox_has_one():
+    app = ("import os\ndef app(environ, start):\n    start('200 OK', [('Content-Type', 'text/plain')])\n"
+           "    return [repr((environ.get('REMOTE_ADDR'), sorted(os.listdir()))).encode()]\n")
+    with Sandbox("", doors=1) as box:
+        loopback = bool(box.doors)
+    found = "'127.0.0.1', ['a.py']" if loopback else "None, ['a.py', 'replies', 'requests']"
+    assert ask({"a.py": app}, "a.py", "/", "/") == [f"200 OK\n\n({found})"] * 2
+
+
+def test_what_is_no_http_is_no_answer_and_an_endless_one_is_cut():
+    for body in ("b'nothing'", "b'SSH-2.0-x\\r\\n\\r\\n'"):
+        app = f"""import socket
+server = socket.socket()
+server.bind(('127.0.0.1', 8000))
+server.listen()
+def work():
+    while True:
+        client, _ = server.accept()
+        client.sendall({body})
+        client.close()
+import threading
+threading.Thread(target=work, daemon=True).start()
+app = None
+"""
+        assert ask({"a.py": app}, "a.py", "/") == [""]
