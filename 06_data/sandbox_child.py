@@ -177,7 +177,8 @@ def main() -> None:
         libc.prctl(38, 1, 0, 0, 0)                      # no new privileges: what seccomp and Landlock ask for
         libc.prctl(4, 0, 0, 0, 0)                           # not dumpable: no other process reads this memory
         if job["doors"]:
-            from own_network import own_network             # it loads `socket`, which others must not find loaded
+            from own_network import own_network  # loads `socket`: not for other programs
+
             loopback = own_network(libc, job["doors"], job["channel"])
         drop_capabilities(libc)
         walls += ["landlock"] if landlock(libc, scratch, readable, loopback) else []
