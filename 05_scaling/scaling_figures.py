@@ -61,14 +61,14 @@ def draw_forecast(path: Path, compute: np.ndarray, loss: np.ndarray, compared: l
                     "compute, relative to the largest run of the sweep", "loss (nats per symbol)", 7, 4.2)
     late = compute > 0.1 * largest
     axes.semilogx(compute[late] / largest, loss[late], ".", color=GREY, label="largest runs of the sweep")
-    for i, c in enumerate(compared):
+    named = ("forecast, 90% interval (E known)", "measured afterwards", "forecast with E fitted")
+    for c, (known, truth, fitted) in zip(compared, [named, *[(None, None, None)] * len(compared)]):
         x = c["times"] * 1.12 ** (c["seed"] - compared[0]["seed"])
-        label = (lambda text: text if i == 0 else None)
         bars = [[c["loss"] - c["low"]], [c["high"] - c["loss"]]]
         axes.errorbar([x], [c["loss"]], bars, fmt="_", color="black", capsize=4, markersize=8,
-                      label=label("forecast, 90% interval (E known)"))
-        axes.plot([x], [c["measured"]], "o", color="black", markersize=5, label=label("measured afterwards"))
-        axes.plot([x], [c["free_loss"]], "x", color="black", label=label("forecast with E fitted"))
+                      label=known)
+        axes.plot([x], [c["measured"]], "o", color="black", markersize=5, label=truth)
+        axes.plot([x], [c["free_loss"]], "x", color="black", label=fitted)
     axes.axhline(compared[0]["entropy"], color="black", linestyle=":", linewidth=1)
     axes.text(0.1, compared[0]["entropy"], "entropy of the source", va="bottom", fontsize=8)
     axes.set_xticks([0.1, 0.25, 1, 4, 8], ["1/10", "1/4", "1", "4", "8"])

@@ -125,8 +125,10 @@ def declared(body: bytes, content_type: str) -> list[str]:
                 content = token.attributes.get("content", "") if "http-equiv" in token.attributes else ""
                 named = token.attributes.get("charset")
                 inside += CHARSET.findall(content) if named is None else [named]
-    # noqa: E731
-    codecs_of = lambda labels: [LABELS[x.strip().lower()] for x in labels if x.strip().lower() in LABELS]
+
+    def codecs_of(labels: list[str]) -> list[str]:
+        return [LABELS[x.strip().lower()] for x in labels if x.strip().lower() in LABELS]
+
     return codecs_of(header) + ["utf-8" if codec[:6] == "utf-16" else codec for codec in codecs_of(inside)]
 
 

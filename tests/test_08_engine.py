@@ -52,11 +52,10 @@ def test_who_decodes_goes_on_while_an_older_one_is_computed_again(model):
         engine.submit(r)
     while not young.tokens:
         engine.step()
-    for text in (old.prompt, young.prompt):            # nothing to be found in the cache
-        engine.scheduler.pool._names.clear()
-        engine.scheduler.pool._name_of.clear()
+    engine.scheduler.pool._names.clear()               # nothing to be found in the cache
+    engine.scheduler.pool._name_of.clear()
     engine.scheduler.preempt(old)
-    for step in range(8):
+    for _ in range(8):
         had = len(old.tokens), len(young.tokens)
         engine.step()
         assert (len(old.tokens), len(young.tokens)) == (had[0], had[1] + 1)

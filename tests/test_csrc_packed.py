@@ -61,7 +61,7 @@ def test_every_way_gives_the_product_with_the_unpacked_matrix(vectors, rows, n, 
 @needs_compiler
 def test_what_one_weight_or_one_scale_does_is_seen_at_its_place_alone():
     packed, codes, table, whole = matrix(9, 48, 4)
-    for row, column in ((0, 0), (3, 15), (4, 16), (8, 47), (5, 33)):
+    for column in (0, 15, 16, 47, 33):
         unit = torch.zeros(48)
         unit[column] = 1
         y = packed_product(unit, packed, codes, table, 4)

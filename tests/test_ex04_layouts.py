@@ -45,7 +45,7 @@ def test_actions_of_any_length_at_any_time():
     """stages that begin and end when they like: any of them may be the first and any the last"""
     for _ in range(20):
         lines, offset = [], random.choice([0.0, 1e3])
-        for stage in range(random.randint(1, 5)):
+        for _ in range(random.randint(1, 5)):
             t, line = offset + random.uniform(0, 9), []
             for i in range(random.randint(1, 6)):
                 start = t + random.uniform(0, 2)

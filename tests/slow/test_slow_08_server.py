@@ -161,7 +161,7 @@ def odd_body(dice: random.Random) -> bytes:
 
 def test_ten_thousand_hostile_requests_each_get_an_answer(running):
     dice, seen = random.Random(0), {}
-    for i in range(10_000):
+    for _ in range(10_000):
         attack(running, dice.choice([TEXT, "/v1/chat/completions"]), odd_body(dice), dice.randrange(21), seen)
     still_serves(running, seen)
 
