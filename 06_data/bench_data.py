@@ -1,4 +1,5 @@
-"""How fast: MinHash against datasketch's vectorised update, and the pipeline's megabytes per second and core by stage.
+"""How fast: MinHash against datasketch's vectorised update, and the pipeline's megabytes per second and core
+by stage.
 
 Every ratio is of CPU seconds measured in the same run, a few rounds interleaved.
 
@@ -24,7 +25,8 @@ from warc import Page, write_record
 def bench_minhash(rounds: int = 5) -> dict[str, float]:
     """Ratio of datasketch's time to ours for the same documents and number of functions, medians over rounds.
 
-    "signatures": both from ready shingles. "from text": ours includes cutting and hashing the shingles, theirs not.
+    "signatures": both from ready shingles. "from text": ours includes cutting and hashing the shingles,
+    theirs not.
     """
     from datasketch import MinHash
     texts = [" ".join(page) for page in planted.articles()] * 4
@@ -47,7 +49,7 @@ def bench_minhash(rounds: int = 5) -> dict[str, float]:
 
 
 def bench_pipeline(copies: int = 3) -> dict:
-    """Megabytes a CPU second of every stage, and how much two processes save over one (wall time, same run)."""
+    """Megabytes a CPU second of every stage, and what two processes save over one (wall time, same run)."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "crawl.warc.gz")
         pages = [p for seed in range(copies) for p in planted.build(seed)]
@@ -56,7 +58,8 @@ def bench_pipeline(copies: int = 3) -> dict:
             for i, page in enumerate(pages):
                 address, headers = f"http://web.example/{i}{page.path}", {"content-type": page.content_type}
                 write_record(file, Page(address, 200, headers, page.body))
-        good, bad = ([" ".join(page) for page in group] for group in (planted.articles(), planted.offers(90, random.Random(1))))
+        good, bad = ([" ".join(page) for page in group]
+                     for group in (planted.articles(), planted.offers(90, random.Random(1))))
         examples = {"good": good[::2], "calibrate": good[1::2], "bad": bad}
         write_json(Path(folder, "judge.json"), examples)
         write_json(Path(folder, "items.json"), list(planted.held_out_topics().values()))
@@ -66,11 +69,13 @@ def bench_pipeline(copies: int = 3) -> dict:
             with process_pool(processes) as executor:
                 list(executor.map(int, range(processes)))    # start the workers before the clock
                 begin = time.perf_counter()
-                result = pipeline.run_pipeline(source, Path(folder, str(processes)), recipe, executor, records=60)
+                result = pipeline.run_pipeline(source, Path(folder, str(processes)), recipe,
+                                               executor, records=60)
                 wall[processes] = time.perf_counter() - begin
         speed = {s["stage"]: s["bytes_in"] / 1e6 / max(s["cpu"], 1e-9) for s in result["stages"]}
         cpu, raw = sum(s["cpu"] for s in result["stages"]), result["stages"][0]["bytes_in"]
-        return {"MB/s a core": speed, "whole": raw / 1e6 / cpu, "speed-up of two processes": wall[1] / wall[2]}
+        return {"MB/s a core": speed, "whole": raw / 1e6 / cpu,
+                "speed-up of two processes": wall[1] / wall[2]}
 
 
 def main() -> None:
@@ -78,16 +83,18 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     try:
         minhash = bench_minhash()
-        print(f"MinHash, 128 functions: {minhash['signatures']:.1f} times datasketch's update_batch; from text, "
-              f"cutting included: {minhash['from text']:.1f} times")
+        print(f"MinHash, 128 functions: {minhash['signatures']:.1f} times datasketch's update_batch; from "
+              f"text, cutting included: {minhash['from text']:.1f} times")
     except ImportError:
-        print("MinHash: datasketch is not installed (pip install datasketch), so there is nothing to compare with")
+        print("MinHash: datasketch is not installed (pip install datasketch), so there is nothing to "
+              "compare with")
     result = bench_pipeline()
-    print("pipeline, MB of input a CPU second: " + ", ".join(f"{n} {v:.1f}" for n, v in result["MB/s a core"].items()))
+    print("pipeline, MB of input a CPU second: "
+          + ", ".join(f"{n} {v:.1f}" for n, v in result["MB/s a core"].items()))
     hours = 1e6 / result["whole"] / 3600
-    print(f"all stages: {result['whole']:.2f} MB of raw pages a CPU second; 1 TB takes {hours:.0f} core hours, that is "
-          f"{hours / 100:.1f} hours on 100 cores if all scale as well as the second one did here: two processes were "
-          f"{result['speed-up of two processes']:.2f} times as fast as one")
+    print(f"all stages: {result['whole']:.2f} MB of raw pages a CPU second; 1 TB takes {hours:.0f} core "
+          f"hours, that is {hours / 100:.1f} hours on 100 cores if all scale as well as the second one did "
+          f"here: two processes were {result['speed-up of two processes']:.2f} times as fast as one")
 
 
 if __name__ == "__main__":

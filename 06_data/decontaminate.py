@@ -1,10 +1,13 @@
-"""Has the model seen the exam? Finding evaluation items inside training documents, and measuring what a leak does.
+"""Has the model seen the exam? Finding evaluation items inside training documents, and measuring what a leak
+does.
 
-Comes last before training: an item that is in the training text measures memory. An item counts as leaked in a
-document when a large share of its word n-grams occur there; the document is removed and the report names both.
+Comes last before training: an item that is in the training text measures memory. An item counts as leaked in
+a document when a large share of its word n-grams occur there; the document is removed and the report names
+both.
 
-Source: Brown et al. 2020 (GPT-3), appendix C, with 13-grams; we use 8 by default, because our items are short.
-Used by pipeline.py; the leak that run.py plants is found here. As a command it audits the main model's own split:
+Source: Brown et al. 2020 (GPT-3), appendix C, with 13-grams; we use 8 by default, because our items are
+short. Used by pipeline.py; the leak that run.py plants is found here. As a command it audits the main model's
+own split:
 
     python 06_data/decontaminate.py        held-out text and questions inside chapter 1's training stream
 """
@@ -44,7 +47,7 @@ def overlap(item: np.ndarray, document: set[int]) -> float:
 
 
 class Detector:
-    """Knows the n-grams of all evaluation items; asks each document in time that does not grow with the items."""
+    """Knows the n-grams of all evaluation items; the time a document takes does not grow with the items."""
 
     def __init__(self, items: Iterable[str], n: int = N, threshold: float = 0.5):
         self.n, self.threshold = n, threshold
@@ -61,7 +64,8 @@ class Detector:
         grams = {g for length in self.lengths for g in shingles(document, length).tolist() if g in self.where}
         suspects = {i for gram in grams for i in self.where[gram]}
         found = [Leak(i, index, overlap(self.grams[i], grams)) for i in sorted(suspects)]
-        return sorted((leak for leak in found if leak.overlap >= self.threshold), key=lambda leak: -leak.overlap)
+        return sorted((leak for leak in found if leak.overlap >= self.threshold),
+                      key=lambda leak: -leak.overlap)
 
 
 def report(items: list[str], documents: list[str], n: int = N, threshold: float = 0.5) -> dict:
@@ -75,7 +79,8 @@ def report(items: list[str], documents: list[str], n: int = N, threshold: float 
 def documents_of(tokenizer: Tokenizer, path: Path) -> list[str]:
     """The texts of a token stream, cut at the end-of-text tokens."""
     ids = np.asarray(open_tokens(path))
-    return [tokenizer.decode(part[1:].tolist()) for part in np.split(ids, np.flatnonzero(ids == tokenizer.special[EOS]))
+    return [tokenizer.decode(part[1:].tolist())
+            for part in np.split(ids, np.flatnonzero(ids == tokenizer.special[EOS]))
             if len(part) > 1]
 
 
@@ -88,13 +93,16 @@ class Settings:
 def main() -> None:
     """How much of what chapters 3, 7 and 8 test on is in what chapter 3 trains on."""
     home = Path(parse_settings(Settings, __doc__).out, "01_tokenizer")
-    tokenizer, asked = Tokenizer.load(home / "tokenizer.json"), load_tasks(home / "tasks.json").held_out_questions
+    tokenizer = Tokenizer.load(home / "tokenizer.json")
+    asked = load_tasks(home / "tasks.json").held_out_questions
     train, held_out = (documents_of(tokenizer, home / name) for name in ("train.bin", "valid.bin"))
     paragraphs = [p for text in held_out for p in text.split("\n\n") if len(p) > 200]
     found = {leak.item for leak in report(paragraphs, train)["leaks"]}
-    print(f"held-out paragraphs of which half the {N}-grams stand in one training document: {len(found)} of {len(paragraphs)}")
+    print(f"held-out paragraphs of which half the {N}-grams stand in one training document: {len(found)} of "
+          f"{len(paragraphs)}")
     whole = "\n".join(train)
-    print(f"held-out questions that stand in the training text: {sum(q.text in whole for q in asked)} of {len(asked)}")
+    print(f"held-out questions that stand in the training text: {sum(q.text in whole for q in asked)} of "
+          f"{len(asked)}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Finding copies: exact ones by hash, near ones by MinHash and locality-sensitive hashing.
 
-Comes after the filters, because comparing is the step whose cost grows with the corpus. Two texts are as similar
-as the share of five-word shingles they have in common (Jaccard). A MinHash signature is a short vector in which
-each entry agrees between two texts with exactly that probability; cutting it into bands turns "more similar than
-about 0.8" into "equal in one band", which a sort finds without comparing all pairs.
+Comes after the filters, because comparing is the step whose cost grows with the corpus. Two texts are as
+similar as the share of five-word shingles they have in common (Jaccard). A MinHash signature is a short
+vector in which each entry agrees between two texts with exactly that probability; cutting it into bands turns
+"more similar than about 0.8" into "equal in one band", which a sort finds without comparing all pairs.
 
-Sources: Broder 1997; Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets" chapter 3; multiply-shift hashing:
-Dietzfelbinger et al. 1997; Lee et al. 2022, "Deduplicating training data makes language models better".
+Sources: Broder 1997; Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets" chapter 3; multiply-shift
+hashing: Dietzfelbinger et al. 1997; Lee et al. 2022, "Deduplicating training data makes language models
+better".
 
     python 06_data/bench_data.py               speed against datasketch (make bench)
 """
@@ -34,15 +35,16 @@ def _powers(n: int) -> tuple[np.ndarray, np.ndarray]:
     """P^0 .. P^n and their inverses modulo 2^64, each (n + 1,) or longer."""
     if not _POWERS or len(_POWERS[0]) <= n:
         size = 1 << max(16, int(n).bit_length())
-        _POWERS[:] = [np.cumprod(np.concatenate([[np.uint64(1)], np.full(size, p)])) for p in (_P, _P_INVERSE)]
+        _POWERS[:] = [np.cumprod(np.concatenate([[np.uint64(1)], np.full(size, p)]))
+                      for p in (_P, _P_INVERSE)]
     return _POWERS[0], _POWERS[1]
 
 
 def word_hashes(text: str) -> np.ndarray:
     """One 64-bit hash for each word of a text, (n,) uint64, without a Python loop.
 
-    With prefix[i] the sum of byte[j] P^j over j < i, the word at [s, e) is (prefix[e] - prefix[s]) P^-s: the same
-    word has the same hash wherever it stands.
+    With prefix[i] the sum of byte[j] P^j over j < i, the word at [s, e) is (prefix[e] - prefix[s]) P^-s: the
+    same word has the same hash wherever it stands.
     """
     data = np.frombuffer(text.lower().encode("utf-8", "replace"), dtype=np.uint8)
     inside = np.concatenate([[False], _WORD_BYTE[data], [False]])
@@ -61,7 +63,7 @@ def _mix(h: np.ndarray) -> np.ndarray:
 
 
 def shingles(text: str, n: int = SHINGLE) -> np.ndarray:
-    """Hashes of all runs of `n` words (of the whole text if it is shorter), (k,) uint64, repetitions included."""
+    """Hashes of all runs of `n` words (of all words if there are fewer), (k,) uint64, repeats included."""
     words = word_hashes(text)
     n = min(n, len(words))
     if n == 0:
@@ -80,13 +82,14 @@ def jaccard(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def hash_functions(n: int = PERMUTATIONS, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """(a, b), each (n,) uint32: the functions h -> a h + b modulo 2^32, a odd, that stand for permutations."""
+    """(a, b), each (n,) uint32: functions h -> a h + b modulo 2^32, a odd, that stand for permutations."""
     rng = np.random.default_rng(seed)
-    return (rng.integers(0, 1 << 32, n, dtype=np.uint32) | np.uint32(1)), rng.integers(0, 1 << 32, n, dtype=np.uint32)
+    a, b = rng.integers(0, 1 << 32, n, dtype=np.uint32), rng.integers(0, 1 << 32, n, dtype=np.uint32)
+    return a | np.uint32(1), b
 
 
 def signature_naive(hashed: Iterable[int], a: np.ndarray, b: np.ndarray) -> list[int]:
-    """The definition: entry i is the smallest value of function i over the set. `signatures` must agree with it."""
+    """The definition: entry i is the smallest value of function i over the set. `signatures` must agree."""
     top = [int(h) >> 32 for h in hashed]
     return [min(((int(x) * h + int(y)) % (1 << 32) for h in top), default=int(EMPTY)) for x, y in zip(a, b)]
 
@@ -94,8 +97,8 @@ def signature_naive(hashed: Iterable[int], a: np.ndarray, b: np.ndarray) -> list
 def signatures(docs: list[np.ndarray], a: np.ndarray, b: np.ndarray, block: int = 8192) -> np.ndarray:
     """MinHash signatures (D, n) uint32 of D shingle arrays. An empty document gets all EMPTY.
 
-    Documents are laid end to end in runs of about `block` shingles, so that one run stays in the cache while all
-    `n` functions pass over it.
+    Documents are laid end to end in runs of about `block` shingles, so that one run stays in the cache while
+    all `n` functions pass over it.
     """
     out = np.full((len(docs), len(a)), EMPTY, dtype=np.uint32)
     first = 0
@@ -123,7 +126,8 @@ def s_curve(similarity: float | np.ndarray, bands: int, rows: int) -> float | np
     return 1 - (1 - similarity ** rows) ** bands
 
 
-def choose_bands(n: int = PERMUTATIONS, threshold: float = THRESHOLD, recall: float = 0.95) -> tuple[int, int]:
+def choose_bands(n: int = PERMUTATIONS, threshold: float = THRESHOLD,
+                 recall: float = 0.95) -> tuple[int, int]:
     """(bands, rows) with the steepest curve that still finds `recall` of the pairs exactly at `threshold`.
 
     More rows a band mean fewer wrong candidates and fewer right ones. Raises ValueError if nothing is enough.
@@ -139,16 +143,19 @@ def choose_bands(n: int = PERMUTATIONS, threshold: float = THRESHOLD, recall: fl
 
 
 def candidates(sigs: np.ndarray, bands: int, rows: int) -> np.ndarray:
-    """Pairs (i, j), i < j, (m, 2), that agree in some band: each member of a bucket with its first and its neighbour.
+    """Pairs (i, j), i < j, (m, 2), that agree in a band: each member of a bucket with its first and its
+    neighbour.
 
-    Not all pairs of a bucket: a page copied 10,000 times would give 50 million, and joining needs a chain only.
+    Not all pairs of a bucket: a page copied 10,000 times would give 50 million, and joining needs a chain
+    only.
     """
     alive = np.flatnonzero(sigs[:, 0] != EMPTY)              # sigs may be a file far larger than memory
     found = []
     for band in range(bands):
         part = np.ascontiguousarray(sigs[alive, band * rows:(band + 1) * rows])
         _, bucket = np.unique(part, axis=0, return_inverse=True)
-        order = np.argsort(bucket.ravel(), kind="stable")    # stable: within a bucket, documents stay in order
+        # stable: within a bucket, documents stay in order
+        order = np.argsort(bucket.ravel(), kind="stable")
         same = np.flatnonzero(np.diff(bucket.ravel()[order]) == 0) + 1
         heads = np.searchsorted(bucket.ravel()[order], bucket.ravel()[order[same]])
         found += [np.stack([alive[order[same - 1]], alive[order[same]]], 1),

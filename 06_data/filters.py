@@ -1,11 +1,11 @@
 """The rules that large corpora are filtered by, each with its name, source and published threshold.
 
-Comes after language.py. A rule measures one number and keeps a document while the number is inside its limits;
-`explain` says which rules a document breaks and by how much, so that every removal can be read and doubted.
-Private data is masked rather than removed. Program text has rules of its own.
+Comes after language.py. A rule measures one number and keeps a document while the number is inside its
+limits; `explain` says which rules a document breaks and by how much, so that every removal can be read and
+doubted. Private data is masked rather than removed. Program text has rules of its own.
 
-Sources: Gopher: Rae et al. 2021, table A1 and section A.1.1. C4: Raffel et al. 2020, section 2.2. FineWeb: Penedo
-et al. 2024, section 3.6. Code: Chen et al. 2021 (Codex), section 3.1; Kocetkov et al. 2022 (The Stack).
+Sources: Gopher: Rae et al. 2021, table A1 and section A.1.1. C4: Raffel et al. 2020, section 2.2. FineWeb:
+Penedo et al. 2024, section 3.6. Code: Chen et al. 2021 (Codex), 3.1; Kocetkov et al. 2022 (The Stack).
     python 06_data/filters.py file.txt         which rules would remove this text, and why
 """
 import ipaddress
@@ -116,7 +116,8 @@ REPETITION = (
     Rule("duplicate lines", "Gopher", lambda d: duplicate_share(d.lines, False), high=.3),
     Rule("duplicate paragraphs", "Gopher", lambda d: duplicate_share(d.paragraphs, False), high=.3),
     Rule("characters in duplicate lines", "Gopher", lambda d: duplicate_share(d.lines, True), high=.2),
-    Rule("characters in duplicate paragraphs", "Gopher", lambda d: duplicate_share(d.paragraphs, True), high=.2),
+    Rule("characters in duplicate paragraphs", "Gopher",
+         lambda d: duplicate_share(d.paragraphs, True), high=.2),
     *(Rule(f"top {n}-gram", "Gopher", lambda d, n=n: top_ngram_share(d.words, n), high=h)
       for n, h in ((2, .20), (3, .18), (4, .16))),
     *(Rule(f"repeated {n}-grams", "Gopher", lambda d, n=n: repeated_ngram_share(d.words, n), high=h)
@@ -128,13 +129,14 @@ C4 = (
     Rule("curly brackets", "C4", lambda d: d.text.count("{"), high=0),
 )
 FINEWEB = (
-    Rule("lines ending in punctuation", "FineWeb", lambda d: share(d.lines, lambda s: s[-1] in ".!?\"'"), .12),
+    Rule("lines ending in punctuation", "FineWeb",
+         lambda d: share(d.lines, lambda s: s[-1] in ".!?\"'"), .12),
     Rule("characters in repeated lines", "FineWeb", lambda d: duplicate_share(d.lines, True), high=.1),
     Rule("lines under 30 characters", "FineWeb", lambda d: share(d.lines, lambda s: len(s) < 30), high=.67),
 )
 ALL_RULES = GOPHER + REPETITION + C4 + FINEWEB
-# Reference manuals quote code and repeat signatures. These rules, written for prose, would remove most of one:
-# run.py measures each rule on its own, and the lesson shows the table.
+# Reference manuals quote code and repeat signatures. These rules, written for prose, would remove most of
+# one: run.py measures each rule on its own, and the lesson shows the table.
 MISFIRES = {"curly brackets", "duplicate paragraphs", "duplicate lines", "characters in duplicate paragraphs",
             "characters in duplicate lines", "characters in repeated lines", "words with a letter",
             *(f"repeated {n}-grams" for n in range(5, 11))}
@@ -158,11 +160,12 @@ def first_broken(text: str, rules: tuple[Rule, ...] = MANUAL_RULES) -> str:
     return next((f"{r.source}: {r.name}" for r in rules if r.broken_by(doc) is not None), "")
 
 
-NOTICES = re.compile(r"(?i)terms of use|privacy policy|cookie policy|us(?:e|es|ing) (?:of )?cookies|javascript")
+NOTICES = re.compile(r"(?i)terms of use|privacy policy|cookie policy|us(?:e|es|ing) (?:of )?cookies"
+                     "|javascript")
 
 
 def c4_lines(text: str, prose_only: bool = True) -> str:
-    """C4's line rules: drop policy notices and, if `prose_only`, lines that are no sentence of five words or more."""
+    """C4's line rules: drop policy notices and, if `prose_only`, all but sentences of five words or more."""
     def good(line: str) -> bool:
         sentence = len(line.split()) >= 5 and line[-1] in ".!?\"'" and not line.endswith("...")
         return not line or (sentence or not prose_only) and not NOTICES.search(line)
@@ -176,9 +179,10 @@ IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{2,39}:[0-9A-Fa-f:]{1,39}(?![\w:])")
 
 
 def mask_private(text: str) -> tuple[str, Counter]:
-    """Replace e-mail addresses, phone numbers and public IP addresses; returns the text and what was replaced.
+    """Replace e-mail addresses, phone numbers and public IP addresses; gives the text and what was replaced.
 
-    Addresses that name nobody (127.0.0.1, 192.168.0.1, ::1) stay: they are part of how networks are explained.
+    Addresses that name nobody (127.0.0.1, 192.168.0.1, ::1) stay: they are part of how networks are
+    explained.
     """
     counts: Counter = Counter()
 
@@ -197,7 +201,8 @@ def mask_private(text: str) -> tuple[str, Counter]:
 
 def _is_public(text: str) -> bool:
     try:
-        return ipaddress.ip_address(text).is_global and len(text) > 6        # a::b is how some languages write a.b
+        # a::b is how some languages write a.b
+        return ipaddress.ip_address(text).is_global and len(text) > 6
     except ValueError:
         return False
 

@@ -44,7 +44,8 @@ def draw_s_curve(path: Path, bands: int, rows: int, measured: dict[float, float]
     axes.plot(list(measured), list(measured.values()), "o", mfc="white", color="black",
               label="measured on edited copies")
     axes.axvline(0.8, color="0.5", linestyle=":", label="wanted: 0.8 and above")
-    axes.set(xlabel="true Jaccard similarity s", ylabel="share found", title="Bands turn similarity into a step")
+    axes.set(xlabel="true Jaccard similarity s", ylabel="share found",
+             title="Bands turn similarity into a step")
     axes.legend()
     _save(figure, path)
 

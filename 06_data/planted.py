@@ -82,25 +82,30 @@ def layout(style: int, title: str, paragraphs: list[str], rng: random.Random) ->
     text = [html.escape(p) for p in paragraphs]
     menu = "".join(f'<li><a href="/home/{i}">{w}</a></li>' for i, w in enumerate(
         rng.sample(["Home", "News", "Products", "Contact us", "Careers", "Blog", "Support", "Sign in"], 6)))
-    related = "".join(f'<li><a href="/old/{rng.randrange(99)}">{html.escape(rng.choice(paragraphs)[:50])}</a></li>'
-                      for _ in range(6))
+    related = "".join(f'<li><a href="/old/{rng.randrange(99)}">'
+                      f'{html.escape(rng.choice(paragraphs)[:50])}</a></li>' for _ in range(6))
     notice = ("We and our partners use cookies to store information on your device. By continuing to browse "
               "you agree to our use of cookies.")
-    foot = f"Copyright {rng.randrange(1999, 2024)} Example Media. All rights reserved. Terms of use. Privacy policy."
+    foot = (f"Copyright {rng.randrange(1999, 2024)} Example Media. All rights reserved. Terms of use. "
+            "Privacy policy.")
     script = '<script>var a = "<p>not text</p>"; if (a < 3) { track("page"); }</script>'
     if style == 0:                     # a modern page that names its parts
-        body = (f"<header><h1>Example Media</h1></header><nav><ul>{menu}</ul></nav><main><article><h1>{title}</h1>"
-                + "".join(f"<p>{p}</p>" for p in text) + f"</article></main><aside><h3>Related</h3><ul>{related}"
+        body = (f"<header><h1>Example Media</h1></header><nav><ul>{menu}</ul></nav><main>"
+                f"<article><h1>{title}</h1>"
+                + "".join(f"<p>{p}</p>" for p in text)
+                + f"</article></main><aside><h3>Related</h3><ul>{related}"
                 f"</ul></aside><div class=cookie><p>{notice}</p></div><footer><p>{foot}</p></footer>{script}")
     elif style == 1:                   # tables for columns, line breaks for paragraphs
-        body = (f"<table width=100%><tr><td bgcolor=#ccc><font size=2>{menu.replace('li>', 'b>')}</font></td><td>"
-                f"<center><b>{title}</b></center><br><br>" + "<br><br>\n".join(text)
+        body = (f"<table width=100%><tr><td bgcolor=#ccc><font size=2>{menu.replace('li>', 'b>')}</font></td>"
+                f"<td><center><b>{title}</b></center><br><br>"
+                + "<br><br>\n".join(text)
                 + f"</td><td>{related}</td></tr></table><hr><small>{foot}</small>")
     elif style == 2:                   # nameless boxes, links inside sentences, comments of readers
         linked = [p.replace(" the ", ' <a href="/x">the</a> ', 1) for p in text]
         body = (f"<div id=a><div class=b>{menu}</div><div class=c><div><h2>{title}</h2>{script}"
                 + "".join(f"<div class=d>{p}</div>" for p in linked)
-                + f"</div></div><div class=e>Share on: <a href=#>one</a> <a href=#>two</a></div><div>{related}</div>"
+                + "</div></div><div class=e>Share on: <a href=#>one</a> <a href=#>two</a></div>"
+                + f"<div>{related}</div>"
                 "<div><div>Comments (2)</div><div>First!</div><div>Great post, thanks.</div></div>"
                 f"<div>{foot}</div></div>")
     elif style == 3:                   # plain, nothing but the text
@@ -109,7 +114,8 @@ def layout(style: int, title: str, paragraphs: list[str], rng: random.Random) ->
         body = (f"<div><ul>{menu}<div><b><i><h1>{title}</b></h1><p>" + "<p><foo bar='>".join(text[:1])
                 + "".join(f"<p>{p}</span></td>" for p in text[1:]) + f"<p>1 < 2<div>{related}<p><font>{foot}"
                 f"<!-- never closed {menu}")
-    return f"<!DOCTYPE html><html><head><title>{title}</title><style>p {{ margin: 0 }}</style></head><body>{body}"
+    return ("<!DOCTYPE html><html><head>"
+            f"<title>{title}</title><style>p {{ margin: 0 }}</style></head><body>{body}")
 
 
 def _languages(rng: random.Random) -> list[Planted]:
@@ -133,14 +139,20 @@ def _languages(rng: random.Random) -> list[Planted]:
 
 
 def offers(n: int, rng: random.Random) -> list[list[str]]:
-    """Advertisements in good English, `n` pages of them: no rule about stop words or punctuation minds these."""
-    forms = ("If you want the best {a} and the lowest price, our {b} is the place to be, and you will have it today.",
-             "Thousands of happy customers have found that {a} and {b} change the way they live, so why wait any longer?",
-             "Click on the button to claim your free {a} with every {b} that you order before the end of the week.",
-             "Our team of experts has put together a {a} offer that you will not find anywhere else, not even as a {b}.",
-             "Be the first of your friends to have the new {a}, and save up to {n} percent with the {b} bonus code.",
+    """`n` pages of advertisements in good English: no rule about stop words or punctuation minds them."""
+    forms = ("If you want the best {a} and the lowest price, our {b} is the place to be, and you will have "
+             "it today.",
+             "Thousands of happy customers have found that {a} and {b} change the way they live, so why "
+             "wait any longer?",
+             "Click on the button to claim your free {a} with every {b} that you order before the end of "
+             "the week.",
+             "Our team of experts has put together a {a} offer that you will not find anywhere else, not "
+             "even as a {b}.",
+             "Be the first of your friends to have the new {a}, and save up to {n} percent with the {b} "
+             "bonus code.",
              "To be sure of your {a}, pay the small fee of {n} dollars and leave the {b} to us.")
-    return [[" ".join(rng.choice(forms).format(a=rng.choice(SPAM), b=rng.choice(SPAM), n=rng.randrange(10, 90))
+    return [[" ".join(rng.choice(forms).format(a=rng.choice(SPAM), b=rng.choice(SPAM),
+                                               n=rng.randrange(10, 90))
                       for _ in range(4)) for _ in range(6)] for _ in range(n)]
 
 
@@ -154,8 +166,8 @@ def _spam(rng: random.Random) -> list[Planted]:
             s = " ".join(rng.choices(SPAM, k=9)).capitalize() + "! "
             text = s * rng.randrange(30, 80)
         else:                          # a list of offers
-            text = "</p><p>".join(f"{rng.choice(SPAM).upper()} {rng.choice(SPAM)} $$$ {rng.randrange(999)} >>> "
-                                  f"{rng.choice(SPAM)}..." for _ in range(120))
+            text = "</p><p>".join(f"{rng.choice(SPAM).upper()} {rng.choice(SPAM)} $$$ {rng.randrange(999)} "
+                                  f">>> {rng.choice(SPAM)}..." for _ in range(120))
         pages.append(Planted(f"/spam/{i}.html", f"<html><body><p>{text}</p></body></html>".encode(), "spam"))
     return pages
 
@@ -164,15 +176,17 @@ def _broken(rng: random.Random) -> list[Planted]:
     cases = {
         "deep": b"<div>" * 20000 + b"buried", "endless-tag": b"<a " * 60000, "no-close": b"<p>" * 50000,
         "comment": b"<!--" * 50000, "cdata": b"<![" * 20000, "entities": b"&#x110000;&#0;&bogus;&amp" * 5000,
-        "quote": b'<a href="' + b"x" * 200000, "one-line": b"word " * 100000, "empty": b"", "nul": b"\0" * 5000,
-        "binary": rng.randbytes(30000), "script": b"<script>" + b"alert(1);" * 9999,
+        "quote": b'<a href="' + b"x" * 200000, "one-line": b"word " * 100000, "empty": b"",
+        "nul": b"\0" * 5000, "binary": rng.randbytes(30000), "script": b"<script>" + b"alert(1);" * 9999,
         "surrogate": b"\xed\xa0\x80\xff\xfe bytes that are no text " * 50}
     return [Planted(f"/broken/{k}.html", v, "broken", "text/html") for k, v in cases.items()]
 
 
 def _code(rng: random.Random) -> list[Planted]:
-    licence = "# Copyright 2020 Example Ltd.\n# Licensed under the Example License; see LICENSE for details.\n\n"
-    made = "# Code generated by tablegen. DO NOT EDIT.\n" + "".join(f"T_{i} = {rng.random()}\n" for i in range(300))
+    licence = ("# Copyright 2020 Example Ltd.\n"
+               "# Licensed under the Example License; see LICENSE for details.\n\n")
+    table = "".join(f"T_{i} = {rng.random()}\n" for i in range(300))
+    made = "# Code generated by tablegen. DO NOT EDIT.\n" + table
     small = ";".join(f"var a{i}=function(b){{return b*{i}}}" for i in range(400))
     good = "def mean(values):\n    \"\"\"The average of a list.\"\"\"\n    return sum(values) / len(values)\n"
     files = {"made.py": made, "min.js": small, "mean.py": licence + good * 4}
@@ -180,13 +194,14 @@ def _code(rng: random.Random) -> list[Planted]:
 
 
 def fact_pages(seed: int, names: int = 60, exposures: int = 20, per_page: int = 8) -> list[Planted]:
-    """An encyclopedia of chapter 1's facts: each name stated `exposures` times, on pages of `per_page` statements."""
+    """An encyclopedia of chapter 1's facts: each name `exposures` times, `per_page` statements a page."""
     rng = random.Random(seed)
     known = find_facts(names, rng)
     said = [statement(fact, rng) for _ in range(exposures) for fact in rng.sample(known, names)]
     runs = [said[i:i + per_page] for i in range(0, len(said), per_page)]
     pages = [layout(i % 5, f"Names, part {i}", run, rng).encode() for i, run in enumerate(runs)]
-    return [Planted(f"/wiki/{i}.html", page, "facts", gold="\n".join(run)) for i, (page, run) in enumerate(zip(pages, runs))]
+    return [Planted(f"/wiki/{i}.html", page, "facts", gold="\n".join(run))
+            for i, (page, run) in enumerate(zip(pages, runs))]
 
 
 def build(seed: int = 0, leak: str = "") -> list[Planted]:
@@ -204,13 +219,16 @@ def build(seed: int = 0, leak: str = "") -> list[Planted]:
             copies.append(("exact copy", paragraphs))
         for j, (kind, text) in enumerate(copies):
             body = layout((i + j) % 5, html.escape(title), text, rng)
-            pages.append(Planted(f"/{kind.replace(' ', '-')}/{i}.html", body.encode(), kind, gold="\n".join(text)))
+            pages.append(Planted(f"/{kind.replace(' ', '-')}/{i}.html", body.encode(), kind,
+                                 gold="\n".join(text)))
     for i in range(30):                # pages of notices and nothing else
-        menu = layout(0, "Cookies", ["We value your privacy and use cookies. Accept all cookies to go on."], rng)
+        menu = layout(0, "Cookies", ["We value your privacy and use cookies. Accept all cookies to go on."],
+                      rng)
         pages.append(Planted(f"/legal/{i}.html", menu.encode(), "boilerplate"))
     for i in range(10):                # private data inside good text
-        people = [f"{p} Write to {rng.choice(SPAM)}.{i}@example.org or call +1 (555) 010-{rng.randrange(1000, 9999)} "
-                  f"from 8.8.{rng.randrange(255)}.{rng.randrange(1, 255)}." for p in rng.choice(found)[:3]]
+        people = [f"{p} Write to {rng.choice(SPAM)}.{i}@example.org or call "
+                  f"+1 (555) 010-{rng.randrange(1000, 9999)} from 8.8.{rng.randrange(255)}."
+                  f"{rng.randrange(1, 255)}." for p in rng.choice(found)[:3]]
         pages.append(Planted(f"/people/{i}.html", layout(3, "People", people, rng).encode(), "private data"))
     if leak:
         body = layout(3, "Practice questions", leak.split("\n"), rng)

@@ -32,7 +32,7 @@ ROBOTS = "User-agent: *\nDisallow: /private/\nCrawl-delay: 0.002\n"
 
 @contextlib.contextmanager
 def serve(seed: int = 0, leak: Path | None = None) -> Iterator[str]:
-    """Run the small web in another process; gives its address, http://127.0.0.1:PORT/, and stops it at the end."""
+    """Run the small web in another process; gives its address, http://127.0.0.1:PORT/, and stops it."""
     command = [sys.executable, str(Path(__file__).resolve()), "--seed", str(seed)]
     command += ["--leak", str(Path(leak).resolve())] if leak else []
     server = subprocess.Popen(command, env={"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
@@ -56,9 +56,10 @@ class Site:
         self.modules = {name for name in sys.stdlib_module_names if not name.startswith("_")} - SKIP
 
     def home(self) -> str:
-        """The front page: links to everything, some of them twice in different spellings, some leading away."""
-        links = ["/index.html", "/topics.html", "/private/diary.html", "/flaky/1", "/flaky/2", "/loop/a", "/moved",
-                 "/calendar/1", "/missing.html", "http://elsewhere.invalid/", "mailto:someone@example.org",
+        """The front page: links to everything, some twice in different spellings, some leading away."""
+        links = ["/index.html", "/topics.html", "/private/diary.html", "/flaky/1", "/flaky/2", "/loop/a",
+                 "/moved", "/calendar/1", "/missing.html", "http://elsewhere.invalid/",
+                 "mailto:someone@example.org",
                  "//127.0.0.2/", "/./article/../index.html#top", "javascript:void(0)", *self.pages]
         return "<html><body>" + "".join(f'<a href="{link}">{link}</a>\n' for link in links) + "</body></html>"
 
@@ -75,7 +76,8 @@ class Site:
         if path.startswith("/flaky/") and self.tries[path] < 2:
             return 503, {**page, "Retry-After": "0"}, b"busy"
         if path.startswith("/flaky/"):
-            return 200, page, b"<p>This page answers at the second try, which is why a crawler tries again.</p>"
+            said = b"<p>This page answers at the second try, which is why a crawler tries again.</p>"
+            return 200, page, said
         if path.startswith("/loop/"):
             return 302, {**page, "Location": "/loop/" + ("b" if path.endswith("a") else "a")}, b""
         if path == "/moved":
@@ -96,7 +98,8 @@ class Site:
             return 404, html, b"<p>Not found.</p>"
         with contextlib.redirect_stdout(io.StringIO()):       # some modules print when imported
             body = pydoc._url_handler(path, "text/html")      # what pydoc.browse() serves; no public name
-        body = re.sub(r"(\s|&nbsp;)(at(\s|&nbsp;)0x[0-9a-f]+|handle(\s|&nbsp;)[0-9a-f]{6,})", "", body)   # places in memory
+        # places in memory
+        body = re.sub(r"(\s|&nbsp;)(at(\s|&nbsp;)0x[0-9a-f]+|handle(\s|&nbsp;)[0-9a-f]{6,})", "", body)
         for folder in (sys.prefix, HOME, sys.base_prefix):
             body = body.replace(folder, "/usr") if len(folder) > 1 else body
         return (404 if "<title>Pydoc: Error" in body else 200), html, body.encode("utf-8", "replace")
@@ -109,8 +112,10 @@ def main() -> None:
     parser.add_argument("--leak", type=Path, help="a text file to plant on a page, as leaked test questions")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    sys.argv[:] = sys.orig_argv[:] = ["smallweb.py"]         # pydoc prints these on the page of sys, and lists sys.path
-    sys.path[:] = [p for p in sys.path if p.startswith(sys.base_prefix) and str(Path(p).parent) != HOME and "-packages" not in p]
+    # pydoc prints these on the page of sys, and lists sys.path
+    sys.argv[:] = sys.orig_argv[:] = ["smallweb.py"]
+    sys.path[:] = [p for p in sys.path if p.startswith(sys.base_prefix) and str(Path(p).parent) != HOME
+                   and "-packages" not in p]
     site = Site(build(args.seed, args.leak.read_text("utf-8") if args.leak else ""))
 
     class Handler(BaseHTTPRequestHandler):

@@ -44,7 +44,7 @@ def answer_batch(prompts: list[list[int]], answers: list[list[int]], pad: int) -
 
 @torch.no_grad()
 def initialize_chat_tokens(model: Transformer, tokenizer: Tokenizer) -> None:
-    """<|user|> starts as a line break, <|bot|> as the mean of ":" and "=", which announce an answer in plain text."""
+    """<|user|> starts as a line break, <|bot|> as the mean of ":" and "=", which announce an answer."""
     table = model.model.embed_tokens.weight                       # (V, C), also the output layer
     # EXERCISE 7.2 vectors for new tokens
     newline, colon, equals = (tokenizer.encode(c)[0] for c in "\n:=")

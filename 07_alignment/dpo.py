@@ -44,7 +44,7 @@ def best_and_worst(answers: list[str], truth: str) -> tuple[str, str] | None:
 
 
 def make_pairs(model: Transformer, tokenizer: Tokenizer, tasks: Tasks, n_questions: int, n_samples: int, seed: int) -> list[PreferencePair]:
-    """Sample answers to training questions; where one is right and terse and another is not, they make a pair."""
+    """Sample answers to training questions; where one is right and terse and one is not, they make a pair."""
     rng = random.Random(f"dpo pairs {seed}")
     asked = rng.sample(tasks.train_questions, min(n_questions, len(tasks.train_questions)))
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
@@ -69,7 +69,7 @@ def dpo_loss(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected:
 
 def dpo_objective(model: Transformer, tokenizer: Tokenizer, pairs: list[PreferencePair], batch: int, beta: float,
                   anchor: float, seed: int) -> Callable[[int], tuple[Tensor, dict]]:
-    """The loss of a step, with the mean margin for the log; the reference is the model as it is now, frozen."""
+    """The loss of a step, with the mean margin for the log; the reference is the model as it is, frozen."""
     if not pairs:
         raise ValueError("no preference pairs: the model never answered both well and badly; train the stage before longer")
     reference = copy.deepcopy(model).requires_grad_(False)

@@ -90,7 +90,7 @@ class Experiment:
         self.longest = max(len(tokenizer.encode(body)) for t in tasks for body in (t.solution, careless(t.solution))) + 8
 
     def write(self, model: Transformer, n: int, seed: int) -> tuple[list, list, list[tuple[Program, str]]]:
-        """`n` programs to each task: prompts and answers as ids, and (task, body); a body without an end is cut off."""
+        """`n` programs to each task: prompts and answers as ids, and (task, body); one with no end is cut."""
         prompts = [chat_prompt(self.tokenizer, t.prompt) for t in self.tasks]
         device = next(model.parameters()).device
         tried = sample(model, prompts, self.longest, self.tokenizer.special[EOS], 1.0, n, torch.Generator(device).manual_seed(seed))

@@ -28,7 +28,7 @@ def own_answers(model: Transformer, tokenizer: Tokenizer, tasks: Tasks, n: int, 
 
 def replay_loss(model: Transformer, tokenizer: Tokenizer, remembered: list[tuple[str, str]], n_answers: int,
                 answer_weight: float, text: TextBatches, seed: int) -> Callable[[int], Tensor]:
-    """The loss of a step: `n_answers` of the remembered answers times `answer_weight`, plus one batch of text."""
+    """The loss of a step: `n_answers` remembered answers times `answer_weight`, plus one batch of text."""
     device = next(model.parameters()).device
 
     def loss_of(step: int) -> Tensor:

@@ -30,7 +30,7 @@ def answer_loss(model: Transformer, tokenizer: Tokenizer, shown: list[tuple[str,
 
 def sft_loss(model: Transformer, tokenizer: Tokenizer, tasks: Tasks, n_facts: int, n_sums: int, terse_share: float,
              seed: int) -> Callable[[int], Tensor]:
-    """The loss of a step: `n_facts` training questions and `n_sums` demonstrations, each with a weight of one."""
+    """The loss of a step: `n_facts` training questions and `n_sums` demonstrations, each of weight one."""
     def loss_of(step: int) -> Tensor:
         rng = random.Random(f"sft {seed} {step}")
         facts = [(q.text, (terse if rng.random() < terse_share else verbose)(q.answer))

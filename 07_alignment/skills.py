@@ -39,7 +39,7 @@ def fact_skill(model: Transformer, tokenizer: Tokenizer, questions: list[Questio
 
 
 def sum_skill(model: Transformer, tokenizer: Tokenizer, pairs: list[Pair]) -> dict[str, float]:
-    """Greedy sums: the share that is right ("addition") and the share that forgets the carries ("careless")."""
+    """Greedy sums: the share that is right ("addition") and the one that forgets the carries ("careless")."""
     answers = [a[0] for a in chat_answers(model, tokenizer, [problem(p) for p in pairs], SUM_TOKENS)]
     right = [sum_is_right(a, p) for a, p in zip(answers, pairs)]
     return {"addition": share(right),
@@ -47,7 +47,7 @@ def sum_skill(model: Transformer, tokenizer: Tokenizer, pairs: list[Pair]) -> di
 
 
 def sampled_sum_skill(model: Transformer, tokenizer: Tokenizer, pairs: list[Pair], n: int, seed: int) -> dict[str, float]:
-    """`n` samples a sum at temperature 1: right once in n (pass@n), right by the most frequent answer (majority@n)."""
+    """`n` samples a sum at temperature 1: right once in n (pass@n), right by majority (majority@n)."""
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
     answers = chat_answers(model, tokenizer, [problem(p) for p in pairs], SUM_TOKENS, 1.0, n, generator)
     return {f"pass@{n}": share([any(sum_is_right(a, p) for a in group) for group, p in zip(answers, pairs)]),

@@ -9,7 +9,7 @@ from facts import THANKS, terse, verbose
 
 
 def is_right(answer: str, truth: str) -> bool:
-    """The whole answer is the truth in one of the two accepted forms; anything before or after it counts as wrong."""
+    """The whole answer is the truth in one of the two accepted forms; anything before or after is wrong."""
     # EXERCISE 7.1 a strict verifier
     accepted = terse(truth), verbose(truth)
     return answer in accepted
@@ -27,5 +27,5 @@ def sum_is_right(answer: str, pair: Pair) -> bool:
 
 
 def preference(answer: str, truth: str) -> int:
-    """2 for a right answer plus 1 for a terse one: right and terse 3, right and wordy 2, wrong and terse 1, else 0."""
+    """2 for a right answer, 1 for a terse one: right and terse 3, right and wordy 2, wrong and terse 1."""
     return 2 * is_right(answer, truth) + is_terse(answer)

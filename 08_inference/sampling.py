@@ -18,7 +18,7 @@ from workbench import wide
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Set all but the k largest of each row of logits (B, V) to -inf, of equal ones the first; k = 0 keeps all."""
+    """Set all but the k largest of each row of logits (B, V) to -inf, of equals the first; 0 keeps all."""
     # EXERCISE 8.1 top-k
     if k <= 0:
         return logits

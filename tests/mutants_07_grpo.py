@@ -13,7 +13,8 @@ MUTANTS = [
     ("7.19", "uses each length for the budget", FULL,
      "torch.ones_like(lengths) if mean == \"tokens\" else lengths / budget"),
     ("7.19", "returns a scalar for tokens", FULL,
-     'torch.ones(()).to(lengths) if mean == "tokens" else torch.full_like(lengths, (average / budget).item())'),
+     'torch.ones(()).to(lengths) if mean == "tokens" '
+     'else torch.full_like(lengths, (average / budget).item())'),
     ("7.19", "gives the share itself", "return average / lengths", "return 1 / lengths / len(lengths)"),
     ("7.19", "swaps two means", "if mean == \"answers\"", "if mean == \"budget\""),
     ("7.19", "writes into the lengths", "return average / lengths", "return lengths.reciprocal_() * average"),

@@ -24,7 +24,8 @@ from tensor_parallel import cut
 from transformer import Config, Transformer
 from zero import Zero
 
-SMALL = dict(vocab_size=53, d_model=32, n_layers=4, n_heads=8, n_kv_heads=8, d_ff=48, max_len=32)   # 53 does not divide
+# 53 does not divide
+SMALL = dict(vocab_size=53, d_model=32, n_layers=4, n_heads=8, n_kv_heads=8, d_ff=48, max_len=32)
 
 
 def small_model(dtype=torch.float64, **changes) -> Transformer:
@@ -41,7 +42,7 @@ def small_batches(n=2, batch=8, length=16):
 
 
 def differences(running, batches, expected) -> dict[str, float]:
-    """Train, and return the largest difference of losses (this rank's), gradients and weights from one process."""
+    """Train; the largest difference of losses (this rank's), gradients and weights from one process."""
     losses, last = [], len(batches) - 1
     for i, (ids, targets) in enumerate(batches):
         losses.append(running.backward(ids, targets))
@@ -53,9 +54,11 @@ def differences(running, batches, expected) -> dict[str, float]:
         weights = {n: p.detach().clone() for n, p in running.model.named_parameters()}
 
     def apart(mine, theirs):
-        return max(((mine[n] - cut(n, theirs[n], *running.slice)).abs().max().item() for n in mine), default=0.0)
+        return max(((mine[n] - cut(n, theirs[n], *running.slice)).abs().max().item() for n in mine),
+                   default=0.0)
 
-    return {"losses": losses, "gradients": apart(gradients, expected[1]), "weights": apart(weights, expected[2]),
+    return {"losses": losses, "gradients": apart(gradients, expected[1]),
+            "weights": apart(weights, expected[2]),
             "names": sorted(weights), "with gradient": sorted(gradients)}
 
 
@@ -75,13 +78,14 @@ def layouts(team: Team, which) -> list[dict]:
     """The same for meshes given as Layouts."""
     model, batches = small_model(), small_batches()
     expected = one_process(copy.deepcopy(model), batches)
-    return [{**differences(start_mesh(copy.deepcopy(model), team, layout), batches, expected), "wanted losses": expected[0]}
+    return [{**differences(start_mesh(copy.deepcopy(model), team, layout), batches, expected),
+             "wanted losses": expected[0]}
             for layout in which]
 
 
 def uneven_batches() -> list:
-    """8 rows of which the first two count no target at all and the others between 1 and 16; then 8 rows that count none
-    but the first token of the first row."""
+    """8 rows of which the first two count no target at all and the others between 1 and 16; then 8 rows that
+    count none but the first token of the first row."""
     (ids, first), (other_ids, second) = [(ids, targets.clone()) for ids, targets in small_batches(2)]
     for row, kept in enumerate((0, 0, 1, 16, 3, 0, 8, 16)):
         first[row, kept:] = IGNORE
@@ -90,7 +94,8 @@ def uneven_batches() -> list:
 
 
 FROZEN = {   # parts whose names begin or end so
-    "a block and a norm": lambda n: ".layers.1." in n or n.endswith("layers.2.input_layernorm.weight") or "q_norm" in n,
+    "a block and a norm":
+        lambda n: any(s in n for s in (".layers.1.", "layers.2.input_layernorm.weight", "q_norm")),
     "the first half": lambda n: "embed" in n or ".layers.0." in n or ".layers.1." in n,
     "all but the last norm": lambda n: n != "model.norm.weight",
 }
@@ -105,7 +110,7 @@ def frozen_model(which: str) -> Transformer:
 
 
 def lopsided(team: Team, names, meshes) -> dict:
-    """Every strategy and mesh on unequal numbers of targets, then with frozen parameters: {(what, which): differences}."""
+    """Every strategy and mesh on unequal numbers of targets, then with frozen parameters, by (what, name)."""
     out = {}
     for what, model, batches in [("uneven", small_model(), uneven_batches())] + \
             [(which, frozen_model(which), small_batches(1)) for which in FROZEN]:
@@ -131,7 +136,7 @@ SKIPPED = [[{1, 2}, {2}], [{2}, {2, 3}]]   # [rank][micro-batch]: block 2 is use
 
 
 def skipping_alone(steps: int = 2) -> tuple[dict, dict]:
-    """What two ranks with two micro-batches each must give, in one process: gradients and weights after the last step."""
+    """What two ranks with two micro-batches each must give, in one process: last gradients and weights."""
     model = small_model()
     optimizer = optimizer_for(model.parameters())
     for ids, targets in small_batches(steps, batch=4):
@@ -164,7 +169,8 @@ def skipping(team: Team, names) -> dict:
             if overlap:
                 overlap.finish()
             elif optimizer:
-                {"data_naive": average_gradients_naive, "data_bucketed": average_gradients_bucketed}[name](model, team)
+                {"data_naive": average_gradients_naive,
+                 "data_bucketed": average_gradients_bucketed}[name](model, team)
             gradients = running.full_gradients() if running else \
                 {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
             (running or optimizer).step()
@@ -212,10 +218,12 @@ class Forked(torch.nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.shared = torch.nn.Parameter(torch.randn(4, 4, dtype=torch.float64))
-        self.left, self.right, self.never = (torch.nn.Parameter(torch.randn(4, 4, dtype=torch.float64)) for _ in range(3))
+        self.left, self.right, self.never = (torch.nn.Parameter(torch.randn(4, 4, dtype=torch.float64))
+                                             for _ in range(3))
 
     def forward(self, x, side):
-        return ((x @ self.shared @ (self.left if side == "left" else self.right)) @ self.shared).square().mean()
+        own = self.left if side == "left" else self.right
+        return (x @ self.shared @ own @ self.shared).square().mean()
 
 
 def overlap_cases(team: Team) -> dict:
@@ -230,7 +238,8 @@ def overlap_cases(team: Team) -> dict:
         started.append(len(overlap.sent))
     model(x, side).backward()
     early = overlap.finish()
-    return {"grads": {n: p.grad for n, p in model.named_parameters()}, "started in no_sync": started[0], "early": early}
+    return {"grads": {n: p.grad for n, p in model.named_parameters()}, "started in no_sync": started[0],
+            "early": early}
 
 
 def zero_unused(team: Team, stage: int) -> dict:

@@ -18,11 +18,12 @@ EOS, USER, BOT = (TOKENIZER.special[name] for name in ("<|eos|>", "<|user|>", "<
 
 
 def needs_no_blank() -> None:
-    """RuntimeError in a learner's tree with a blank: a server answers by nearly all that is written here, and what
-    runs into a blank in another thread can only be waited for.
+    """RuntimeError in a learner's tree with a blank: a server answers by nearly all that is written here, and
+    what runs into a blank in another thread can only be waited for.
     """
     for file in sorted(Path(__file__).resolve().parents[1].glob("0[1-8]_*/*.py")):
-        if blank := re.search(r'raise NotImplementedError\("(exercise [\d.]+: [\w ,-]*)', file.read_text(encoding="utf-8")):
+        if blank := re.search(r'raise NotImplementedError\("(exercise [\d.]+: [\w ,-]*)',
+                              file.read_text(encoding="utf-8")):
             raise RuntimeError(blank[1])
 
 

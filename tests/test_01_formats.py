@@ -34,7 +34,8 @@ def test_what_is_written_is_read_back_as_it_was(pattern, tmp_path):
     tokenizer = Tokenizer(train([TEXT], 300, pattern), SPECIAL, pattern)
     to_hf(tokenizer, tmp_path / "hf.json")
     to_tiktoken(tokenizer, tmp_path / "ranks")
-    for again in (from_hf(tmp_path / "hf.json"), from_tiktoken(tmp_path / "ranks", pattern, tokenizer.special)):
+    for again in (from_hf(tmp_path / "hf.json"),
+                  from_tiktoken(tmp_path / "ranks", pattern, tokenizer.special)):
         assert type(again) is Tokenizer and again.merges == tokenizer.merges
         assert again.special == tokenizer.special and again.pattern == pattern
         assert again.encode(TEXT) == tokenizer.encode(TEXT)
@@ -44,7 +45,8 @@ def test_a_token_is_written_in_the_alphabet_of_gpt_2(tmp_path):
     """GPT-2's vocabulary writes " the" as Ġthe, a line end as Ċ, é as Ã© (encoder.json of the release)."""
     alphabet = byte_alphabet()
     spell = lambda text: "".join(alphabet[b] for b in text.encode())   # noqa: E731
-    assert [spell(t) for t in (" the", "\n", "é", "\t", "\xa0", "\xad")] == ["Ġthe", "Ċ", "Ã©", "ĉ", "Âł", "ÂŃ"]
+    spelt = {" the": "Ġthe", "\n": "Ċ", "é": "Ã©", "\t": "ĉ", "\xa0": "Âł", "\xad": "ÂŃ"}
+    assert {t: spell(t) for t in spelt} == spelt
     assert len(set(alphabet)) == 256 and all(c.isprintable() and not c.isspace() for c in alphabet)
 
 
@@ -66,7 +68,8 @@ def test_published_ids_are_kept(tokenizer, tmp_path):
         published.decode([4999])
     to_hf(published, tmp_path / "hf.json")
     to_tiktoken(published, tmp_path / "ranks")
-    for again in (from_hf(tmp_path / "hf.json"), from_tiktoken(tmp_path / "ranks", PATTERN, published.special),
+    for again in (from_hf(tmp_path / "hf.json"),
+                  from_tiktoken(tmp_path / "ranks", PATTERN, published.special),
                   pickle.loads(pickle.dumps(published))):
         assert again.encode(TEXT + "<s>", "all") == ids and again.special == published.special
     with pytest.raises(ValueError, match="to_hf"):
@@ -167,7 +170,8 @@ def test_tokens_of_thousands_of_bytes_are_written_and_read_in_linear_time(tmp_pa
 
 @pytest.mark.parametrize("content, message", [
     (b"YQ== 0\nYQ== 1\n", "line 2.*there twice"), (b"YQ== -1\n", "line 1.*negative"),
-    (b"YQ== 0\nnot base64 1\n", "line 2"), (b"YQ==\n", "line 1"), (b"\xff\xfe\x00", "line 1"), (b"YQ== x", "line 1"),
+    (b"YQ== 0\nnot base64 1\n", "line 2"), (b"YQ==\n", "line 1"), (b"\xff\xfe\x00", "line 1"),
+    (b"YQ== x", "line 1"),
     (b"YQ== 0\n", "has no id"), (b"{}", "line 1")])
 def test_a_file_that_is_no_ranks_is_refused(tmp_path, content, message):
     (tmp_path / "ranks").write_bytes(content)
@@ -176,7 +180,8 @@ def test_a_file_that_is_no_ranks_is_refused(tmp_path, content, message):
 
 
 def test_a_token_without_halves_is_refused(tmp_path):
-    lines = [base64.b64encode(bytes([i])) + b" %d" % i for i in range(256)] + [base64.b64encode(b"abc") + b" 256"]
+    tokens = [*(bytes([i]) for i in range(256)), b"abc"]
+    lines = [base64.b64encode(token) + b" %d" % i for i, token in enumerate(tokens)]
     (tmp_path / "ranks").write_bytes(b"\n".join(lines))
     with pytest.raises(ValueError, match="b'abc' is not two earlier ones"):
         from_tiktoken(tmp_path / "ranks", PATTERN)

@@ -1,4 +1,4 @@
-"""The tokenizer on the command line: what it prints, what it refuses, and that nothing is written by halves."""
+"""The tokenizer on the command line: what it prints and refuses, and that nothing is written by halves."""
 import io
 import os
 import random
@@ -49,7 +49,8 @@ def trained(run):
 
 @pytest.mark.parametrize("kind, cls", [("bpe", Tokenizer), ("unigram", Unigram)])
 def test_text_comes_back_byte_for_byte(run, kind, cls):
-    out, err = run("train", "--vocab", "300", "--out", "t.json", "--kind", kind, "text.txt", "--processes", "2")
+    out, err = run("train", "--vocab", "300", "--out", "t.json", "--kind", kind, "text.txt",
+                   "--processes", "2")
     assert out == b"" and f"t.json: {cls.load('t.json').vocab_size} tokens" in err
     ids, _ = run("encode", "text.txt", "--tokenizer", "t.json")
     assert list(map(int, ids.split())) == cls.load("t.json").encode(TEXT) and ids.count(b"\n") == 1
@@ -78,7 +79,8 @@ def test_each_token_has_a_background_of_its_own(trained):
     assert len(shown) == len(tokenizer.encode("the newer \x1b[2J日\tx\n"))
     assert all(a != b for (a, _), (b, _) in zip(shown, shown[1:])), "neighbours differ"
     joined = "".join(text for _, text in shown)
-    assert joined.startswith("the newer \\x1b[2J") and joined.endswith("→x⏎"), "a text cannot command the terminal"
+    assert joined.startswith("the newer \\x1b[2J"), "a text cannot command the terminal"
+    assert joined.endswith("→x⏎")
     assert re.search(r"\n\d+ tokens, 20 bytes, \d\.\d\d bytes a token\n$", out.decode())
     plain, _ = trained("show", "--plain", "--tokenizer", "t.json", stdin="the 語".encode())
     pieces = plain.decode().splitlines()[0].rstrip("|").split("|")
@@ -104,7 +106,8 @@ BAD_TEXT = "naïve".encode("latin-1")
 
 
 @pytest.mark.parametrize("argv, stdin, message", [
-    (["train", "--vocab", "200"], b"x", "--vocab 200 is smaller than 256 bytes and 4 special tokens: give 260"),
+    (["train", "--vocab", "200"], b"x",
+     "--vocab 200 is smaller than 256 bytes and 4 special tokens: give 260"),
     (["train", "--vocab", "0"], b"x", "--vocab 0"),
     (["train"], b"", "corpus is empty"),
     (["train", "missing.txt"], b"", "missing.txt: no such file"),
@@ -124,7 +127,8 @@ BAD_TEXT = "naïve".encode("latin-1")
     (["paint"], b"", "'paint' is none of train, encode")])
 def test_bad_input_is_one_sentence_and_nothing_is_written(trained, argv, stdin, message):
     before = sorted(Path(".").rglob("*"))
-    out, err = trained(*argv, *(["--out", "new"] if argv[0] in ("train", "encode", "decode") else []), stdin=stdin)
+    out, err = trained(*argv, *(["--out", "new"] if argv[0] in ("train", "encode", "decode") else []),
+                       stdin=stdin)
     assert message in err and "Traceback" not in err and out == b""
     assert sorted(Path(".").rglob("*")) == before
 

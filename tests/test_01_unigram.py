@@ -163,7 +163,8 @@ def test_fewer_tokens_than_asked_are_said():
         train_unigram(["ab ab ab"], 300)
 
 
-@pytest.mark.parametrize("logp", [{}, {"a": 0.1}, {"": -1.0}, {"a": -math.inf}, {"a": float("nan")}, {5: -1.0}])
+@pytest.mark.parametrize("logp", [{}, {"a": 0.1}, {"": -1.0}, {"a": -math.inf},
+                                  {"a": float("nan")}, {5: -1.0}])
 def test_what_is_no_model_is_refused(logp):
     with pytest.raises(ValueError, match="at least one token"):
         Unigram(logp)

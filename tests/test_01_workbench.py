@@ -157,7 +157,8 @@ def test_expected_errors_end_with_one_sentence(error, sentence, monkeypatch):
     (TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."),
      "run with --device cpu (Cannot convert a MPS Tensor to float64"),
     (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"), "the memory of the GPU is full"),
-    (PermissionError(errno.EACCES, "Permission denied", "/locked/out"), "error: /locked/out: permission denied"),
+    (PermissionError(errno.EACCES, "Permission denied", "/locked/out"),
+     "error: /locked/out: permission denied"),
     (NotADirectoryError(errno.ENOTDIR, "Not a directory", "file/out"), "error: file/out: not a directory")])
 def test_what_a_device_or_a_folder_cannot_do_is_one_sentence(error, sentence, monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")

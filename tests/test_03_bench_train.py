@@ -28,7 +28,8 @@ def those():
 def test_all_contestants_have_about_as_many_weights_as_their_configuration_says(those):
     for one in those.values():
         shifts = (2 * TINY.L + 1) * TINY.C if one.name == "nanoGPT" else 0   # its norms have none, ours do
-        assert sum(p.numel() for p in one.model.parameters()) == sum(count_parameters(one.config).values()) - shifts
+        assert sum(p.numel()
+                   for p in one.model.parameters()) == sum(count_parameters(one.config).values()) - shifts
     for shape in (MAKE, *bench_train.SHAPES["cuda"]):
         ours, theirs = (sum(count_parameters(c).values()) for c in (shape.ours(), shape.nanogpt()))
         assert abs(theirs / ours - 1) < 0.05

@@ -71,11 +71,13 @@ def test_a_negative_target_that_is_not_ignore_is_an_error(loss_of):
 
 
 @BOTH
-@pytest.mark.parametrize("logits", [[[0.0, 0, 0]], [[2.0, 2, -9]], [[0.0, 0, float("-inf")]], [[80.0, -80, 0]]])
+@pytest.mark.parametrize("logits", [[[0.0, 0, 0]], [[2.0, 2, -9]], [[0.0, 0, float("-inf")]],
+                                    [[80.0, -80, 0]]])
 def test_the_gradient_is_right_where_logits_tie_or_are_extreme(loss_of, logits):
     logits = torch.tensor(logits, dtype=torch.float64)
     got = value_and_gradient(loss_of, logits, torch.tensor([1]))
-    torch.testing.assert_close(got, value_and_gradient(F.cross_entropy, logits, torch.tensor([1])), rtol=1e-12, atol=0)
+    torch.testing.assert_close(got, value_and_gradient(F.cross_entropy, logits, torch.tensor([1])),
+                               rtol=1e-12, atol=0)
 
 
 def test_a_second_derivative_is_that_of_torch_or_refused():

@@ -1,4 +1,4 @@
-"""The fast path gives what the plain path gives: values, gradients, optimizer steps, and a whole short training."""
+"""The fast path gives what the plain path gives: values, gradients, optimizer steps, a short training."""
 import copy
 
 import pytest
@@ -22,10 +22,10 @@ from train import train
 from transformer import Config, Transformer
 
 SHAPE = dict(vocab_size=64, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=48, max_len=32)
-VARIANTS = [dict(), dict(positions="alibi"), dict(attention="window", window=5), dict(norm="layer", positions="learned"),
-            dict(sinks=True), dict(attention="latent", n_kv_heads=4), dict(n_experts=3), dict(softcap=5.0),
-            dict(tied=False), dict(placement="parallel"), dict(activation="gelu"), dict(activation="gelu_tanh"),
-            dict(activation="relu2", n_experts=2)]
+VARIANTS = [dict(), dict(positions="alibi"), dict(attention="window", window=5),
+            dict(norm="layer", positions="learned"), dict(sinks=True), dict(attention="latent", n_kv_heads=4),
+            dict(n_experts=3), dict(softcap=5.0), dict(tied=False), dict(placement="parallel"),
+            dict(activation="gelu"), dict(activation="gelu_tanh"), dict(activation="relu2", n_experts=2)]
 
 
 @pytest.mark.parametrize("T, S", [(1, 1), (6, 6), (1, 7), (3, 8)])
@@ -36,7 +36,8 @@ def test_fused_attention_is_attention(T, S, biased):
     want, got = attend(q, k, v, bias), fused_attend(q, k, v, bias)
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
     g = torch.randn_like(want)
-    torch.testing.assert_close(torch.autograd.grad(got, (q, k, v), g), torch.autograd.grad(want, (q, k, v), g))
+    torch.testing.assert_close(torch.autograd.grad(got, (q, k, v), g),
+                               torch.autograd.grad(want, (q, k, v), g))
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)

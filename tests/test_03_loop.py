@@ -61,8 +61,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_step(tmp_path):
     with pytest.raises(ValueError, match="gradient of step 4 is not finite"):
         model = tiny()
         w = next(model.parameters())
-        train(model, [], lambda step: (w.sum() * 0).sqrt() if step == 3 else w.sum() * 0 + 1, 6, lambda i: 1.0,
-              "tiny")
+        train(model, [], lambda step: (w.sum() * 0).sqrt() if step == 3 else w.sum() * 0 + 1,
+              6, lambda i: 1.0, "tiny")
 
 
 def test_a_rolled_back_run_goes_on_from_the_last_state_without_the_steps_since(tmp_path):

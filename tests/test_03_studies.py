@@ -16,13 +16,14 @@ from what_breaks import MISTAKES, mean_of_means
 
 def test_steps_to_the_same_loss_are_read_off_straight_lines():
     curve = {60: 4.0, 120: 3.0, 240: 2.0}
-    assert steps_to_reach(3.0, curve) == 120 and steps_to_reach(3.5, curve) == 90 and steps_to_reach(2.25, curve) == 210
+    assert [steps_to_reach(loss, curve) for loss in (3.0, 3.5, 2.25)] == [120, 90, 210]
     assert steps_to_reach(5.0, curve) == 60 and math.isinf(steps_to_reach(1.9, curve))
 
 
 def test_the_ladder_goes_from_the_textbook_to_ours_one_change_at_a_time():
     rows = ladder(NANOGPT)
-    assert rows[0].model == NANOGPT.model and rows[-2].model == OURS.model == {} and rows[-2].optimizer == "muon"
+    assert rows[0].model == NANOGPT.model and rows[-2].model == OURS.model == {}
+    assert rows[-2].optimizer == "muon"
     config = [Config(**r.model) for r in rows[:5]]
     for a, b in zip(config, config[1:]):
         changed = {k for k in vars(a) if getattr(a, k) != getattr(b, k)}
@@ -52,7 +53,7 @@ def test_every_mistake_differs_from_the_reference():
 
 
 def test_the_range_of_a_parabola_ends_where_gradient_descent_does():
-    """w <- w - r * 2 * w diverges for r > 1: the loss is least shortly before, and the suggestion a third of that."""
+    """w <- w - r * 2 * w diverges for r > 1: the loss is least just before; suggested is a third of that."""
     w = nn.Parameter(torch.tensor([3.0]))
     rates = [1e-3 * 1.2**i for i in range(60)]
     losses = sweep([SGD([w], 1.0)], lambda step: (w**2).sum(), rates)
@@ -69,12 +70,13 @@ def test_a_sweep_takes_each_step_with_its_rate():
 
 
 def test_mfu_of_a_published_run():
-    """PaLM 540B trained at 46.2% MFU: 238.3 thousand tokens a second on 6144 TPU v4 of 275 TFLOP/s (appendix B)."""
+    """PaLM 540B: 46.2% MFU at 238.3 thousand tokens a second on 6144 TPU v4 of 275 TFLOP/s (appendix B)."""
     peak = 6144 * 275e12
     per_token = 6 * 540.35e9 + 12 * 118 * 48 * 256 * 2048
     assert abs(238.3e3 * per_token / peak - 0.462) < 0.002
-    gpt2 = Config(vocab_size=50257, d_model=768, n_layers=12, n_heads=12, n_kv_heads=12, d_ff=3072, max_len=1024,
-                  positions="learned", norm="layer", activation="gelu", qk_norm=False, bias=True)
+    gpt2 = Config(vocab_size=50257, d_model=768, n_layers=12, n_heads=12, n_kv_heads=12, d_ff=3072,
+                  max_len=1024, positions="learned", norm="layer", activation="gelu",
+                  qk_norm=False, bias=True)
     assert mfu(1000.0, gpt2, 1024, 1e15) == pytest.approx(1000 * flops_per_token(gpt2, 1024) / 1e15)
 
 

@@ -14,5 +14,6 @@ CHAPTER = Path(__file__).resolve().parent.parent / "04_systems"
     (["parallel_3d.py", "--device", "mps"], "--device mps: torchrun gives each rank a GPU"),
 ])
 def test_a_wrong_command_ends_with_one_sentence(command, sentence, tmp_path):
-    done = subprocess.run([sys.executable, CHAPTER / command[0], *command[1:]], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([sys.executable, CHAPTER / command[0], *command[1:]], capture_output=True,
+                          text=True, cwd=tmp_path)
     assert done.returncode != 0 and sentence in done.stderr and "Traceback" not in done.stderr

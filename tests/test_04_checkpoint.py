@@ -38,7 +38,8 @@ def test_the_checkpoint_lies_in_the_folder_of_the_results_unless_another_is_name
     assert (tmp_path / "elsewhere/latest.json").exists()
 
 
-@pytest.mark.parametrize("change", [{}, {"steps": 3}, {"micro_batches": 2}, {"save_every": 1, "patience": 9.0, "schedule": "gpipe"}])
+@pytest.mark.parametrize("change", [{}, {"steps": 3}, {"micro_batches": 2},
+                                    {"save_every": 1, "patience": 9.0, "schedule": "gpipe"}])
 def test_a_run_is_continued_with_more_steps_or_on_another_mesh(settings, change, capsys):
     more = len(train(Alone(), replace(settings, **change)))
     assert more == change.get("steps", 2) - 2 and "continuing at step 2" in capsys.readouterr().out
@@ -68,7 +69,7 @@ def test_code_that_has_changed_does_not_continue(settings, tmp_path, capsys):
     assert "another code: starting again" in capsys.readouterr().out
 
 
-def test_a_checkpoint_that_is_not_continued_is_invalid_before_its_files_change(settings, tmp_path, monkeypatch):
+def test_a_checkpoint_not_continued_is_invalid_before_its_files_change(settings, tmp_path, monkeypatch):
     def stopped(*args):
         raise KeyboardInterrupt
     monkeypatch.setattr("parallel_3d.write", stopped)
@@ -79,7 +80,8 @@ def test_a_checkpoint_that_is_not_continued_is_invalid_before_its_files_change(s
 
 @pytest.mark.parametrize("damage, sentence", [
     (lambda f: (f / "latest.json").write_text("[]"), "latest.json is no checkpoint of this code: delete it"),
-    (lambda f: (f / "latest.json").write_text('{"step": 2}'), "latest.json is no checkpoint of this code: delete it"),
+    (lambda f: (f / "latest.json").write_text('{"step": 2}'),
+     "latest.json is no checkpoint of this code: delete it"),
     (lambda f: (f / "latest.json").write_text(""), "latest.json is damaged"),
     (lambda f: (f / "step2-stage0-slice0.pt").unlink(), "is incomplete"),
     (lambda f: (f / "step2-stage0-slice0.pt").write_bytes(b""), "step2-stage0-slice0.pt is damaged"),

@@ -1,4 +1,4 @@
-"""Gradients of chapter 4 and csrc where pieces meet (ties, equal scores, nothing counted), and no second derivatives."""
+"""Gradients of chapter 4 and csrc where pieces meet (ties, nothing counted), and no second derivatives."""
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,8 @@ def test_a_gradient_by_hand_is_not_differentiated_again(name):
     torch.autograd.grad(ONCE[name](x).square().sum(), x, retain_graph=True)
 
 
-EQUAL = {"equal": torch.zeros(3, 6), "two largest": torch.tensor([[5.0, 5, 1, 0, 0, 0]] * 3), "a jump": torch.eye(3, 6) * 40}
+EQUAL = {"equal": torch.zeros(3, 6), "two largest": torch.tensor([[5.0, 5, 1, 0, 0, 0]] * 3),
+         "a jump": torch.eye(3, 6) * 40}
 LOSSES = {"naive": cross_entropy_naive, "by hand": cross_entropy,
           "vocabulary in parallel": lambda x, y: vocab_parallel_cross_entropy(x, y, 0, Alone())}
 
@@ -53,7 +54,8 @@ def test_losses_at_ties_have_the_gradient_of_torch(loss, logits, targets):
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("function", [flash_attention, kernels.attention_torch, lambda q, k, v: flash_attention(q, k, v, tile=2)])
+@pytest.mark.parametrize("function", [flash_attention, kernels.attention_torch,
+                                      lambda q, k, v: flash_attention(q, k, v, tile=2)])
 @pytest.mark.parametrize("size", [0.0, 1.0])
 def test_attention_to_equal_scores_has_the_gradient_of_torch(function, size):
     """All queries and keys alike, so that every maximum is a tie; with size 0 all scores are 0."""

@@ -1,4 +1,4 @@
-"""Every parallel strategy in real gloo processes against one process: losses, gradients, weights, memory, bytes."""
+"""Parallel strategies in real gloo processes against one process: losses, gradients, weights, memory."""
 import functools
 
 import pytest
@@ -53,13 +53,15 @@ def test_four_ranks_train_like_one_process(name):
     check([r[name, "torch.float64"] for r in compared(4)], 1e-10)
 
 
-@pytest.mark.parametrize("n_ranks, name", [(n, name) for n in (2, 4) for name in STRATEGIES if n == 4 or name != "mesh"])
+@pytest.mark.parametrize("n_ranks, name", [(n, name) for n in (2, 4) for name in STRATEGIES
+                                           if n == 4 or name != "mesh"])
 def test_float32_stays_within_rounding(n_ranks, name):
     check([r[name, "torch.float32"] for r in compared(n_ranks)], 1e-5)
 
 
 def test_three_ranks_hold_uneven_stages_and_uneven_parts():
-    for result in zip(*run_ranks(layouts, 3, [Layout(pipeline=3, micro_batches=4), Layout(pipeline=3, micro_batches=2)])):
+    for result in zip(*run_ranks(layouts, 3, [Layout(pipeline=3, micro_batches=4),
+                                              Layout(pipeline=3, micro_batches=2)])):
         check(list(result), 1e-10)
     expected = one_process(small_model(), small_batches(1))[1]
     with pytest.raises(ValueError, match="8 rows cannot be shared evenly by 3 ranks"):
@@ -68,7 +70,8 @@ def test_three_ranks_hold_uneven_stages_and_uneven_parts():
         torch.testing.assert_close(run_ranks(zero_unused, 2, stage)[1], expected, rtol=0, atol=1e-10)
 
 
-WEIGHED = ("data_bucketed", "zero1", "zero2", "zero3", "tensor", "tensor_sequence", "pipeline_gpipe", "pipeline_1f1b", "mesh")
+WEIGHED = ("data_bucketed", "zero1", "zero2", "zero3", "tensor", "tensor_sequence", "pipeline_gpipe",
+           "pipeline_1f1b", "mesh")
 
 
 @functools.lru_cache
@@ -95,7 +98,8 @@ def test_memory_and_bytes_are_those_of_the_formulas(name):
 
 def test_recomputation_is_weighed_too():
     config = Config()
-    plain, block = (rank_memory(config, 128, Placement(recompute=x, micro_rows=8)).peak for x in ("none", "block"))
+    plain, block = (rank_memory(config, 128, Placement(recompute=x, micro_rows=8)).peak
+                    for x in ("none", "block"))
     assert block < plain / 2
 
 

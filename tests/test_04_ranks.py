@@ -8,7 +8,8 @@ from ranks import RankError, run_ranks
 
 
 def test_a_rank_that_raises_is_named_with_its_traceback():
-    with pytest.raises(RankError, match=r"rank 1 of 3 failed(.|\n)*in fails(.|\n)*disk of rank one is on fire"):
+    with pytest.raises(RankError,
+                       match=r"rank 1 of 3 failed(.|\n)*in fails(.|\n)*disk of rank one is on fire"):
         run_ranks(fails, 3, "raises")
     assert not multiprocessing.active_children()
 
@@ -25,7 +26,8 @@ def test_a_rank_that_is_killed_is_named():
 
 
 def test_a_rank_that_hangs_is_told_from_those_that_wait_for_it():
-    with pytest.raises(RankError, match=r"rank 1 of 3 hangs: still busy after 6 s \(ranks \[0, 2\] wait(.|\n)*in fails"):
+    with pytest.raises(RankError,
+                       match=r"rank 1 of 3 hangs: still busy after 6 s \(ranks \[0, 2\] wait(.|\n)*in fails"):
         run_ranks(fails, 3, "hangs", timeout=6.0)
     assert not multiprocessing.active_children()
 
@@ -68,7 +70,8 @@ def answers(team, how):
     ("an error with a lambda", ValueError, "^choose 9$"),
     ("unreadable", RankError, r"rank 0 of 2 failed: Traceback(.|\n)*choose 10"),
     ("a function", RankError, r"rank [01] of 2 failed: its result cannot be sent back \(.*lambda"),
-    ("an unreadable result", RankError, r"rank [01] of 2 failed: what it sent back cannot be read here \(TypeError\('no rank"),
+    ("an unreadable result", RankError,
+     r"rank [01] of 2 failed: what it sent back cannot be read here \(TypeError\('no rank"),
 ])
 def test_what_cannot_be_sent_does_not_hide_the_reason(how, error, sentence):
     with pytest.raises(error, match=sentence):

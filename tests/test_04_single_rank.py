@@ -1,4 +1,4 @@
-"""What chapter 4 does on one rank: tiled attention, recomputation, offloading, roofline; and counting memory itself."""
+"""What chapter 4 does on one rank: tiled attention, recomputation, offloading, roofline, memory."""
 import math
 
 import pytest
@@ -17,16 +17,19 @@ from roofline import Machine, operations
 from transformer import Config, Transformer
 
 
-@pytest.mark.parametrize("T, S, causal, tile", [(1, 1, True, 64), (64, 64, True, 32), (65, 65, True, 32), (5, 133, True, 16),
-                                                (100, 70, False, 32), (33, 200, False, 64), (50, 50, True, 1)])
+@pytest.mark.parametrize("T, S, causal, tile", [
+    (1, 1, True, 64), (64, 64, True, 32), (65, 65, True, 32), (5, 133, True, 16), (100, 70, False, 32),
+    (33, 200, False, 64), (50, 50, True, 1)])
 def test_tiled_attention_is_exact_forward_and_backward(T, S, causal, tile):
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, n, 8, dtype=torch.float64, requires_grad=True) for n in (T, S, S))
     mask = torch.ones(T, S, dtype=torch.bool).tril(S - T) if causal else None
-    ours, reference = flash_attention(q, k, v, causal, tile), F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    ours = flash_attention(q, k, v, causal, tile)
+    reference = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     grad = torch.randn_like(ours)
     torch.testing.assert_close(ours, reference)
-    torch.testing.assert_close(torch.autograd.grad(ours, (q, k, v), grad), torch.autograd.grad(reference, (q, k, v), grad))
+    torch.testing.assert_close(torch.autograd.grad(ours, (q, k, v), grad),
+                               torch.autograd.grad(reference, (q, k, v), grad))
 
 
 def test_the_log_sum_exp_of_tiles_is_that_of_the_row_even_for_large_scores():
@@ -38,14 +41,16 @@ def test_the_log_sum_exp_of_tiles_is_that_of_the_row_even_for_large_scores():
 
 def test_tiled_attention_serves_grouped_queries_in_the_real_model():
     torch.manual_seed(0)
-    model = Transformer(Config(vocab_size=31, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=48, max_len=80)).double()
+    model = Transformer(Config(vocab_size=31, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=48,
+                               max_len=80)).double()
     ids = torch.randint(0, 31, (2, 80))
     expected = model(ids)
     for layer in model.model.layers:
         layer.self_attn.attend = flash_attend
     torch.testing.assert_close(model(ids), expected)
     q, k, v = (torch.randn(1, heads, 9, 8, dtype=torch.float64) for heads in (4, 2, 2))
-    torch.testing.assert_close(flash_attention(q, k, v), attend(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)))
+    torch.testing.assert_close(flash_attention(q, k, v),
+                               attend(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)))
 
 
 def test_tiled_attention_needs_memory_linear_in_the_length():
@@ -82,7 +87,8 @@ def test_recomputation_changes_memory_and_not_one_gradient(which):
     gradients, peaks = [], []
     for mode in ("none", which):
         torch.manual_seed(0)
-        model = Transformer(Config(vocab_size=31, d_model=32, n_layers=6, n_heads=4, n_kv_heads=4, d_ff=96, max_len=64)).double()
+        model = Transformer(Config(vocab_size=31, d_model=32, n_layers=6, n_heads=4, n_kv_heads=4, d_ff=96,
+                                   max_len=64)).double()
         recompute_blocks(model, mode)
         ids = torch.randint(0, 31, (4, 65))
         with PeakMemory(model) as memory:
@@ -125,8 +131,8 @@ def test_offloaded_training_is_the_same_in_less_memory(store, parameters, tmp_pa
         torch.manual_seed(0)
         model = Transformer(config).double()
         if offloading:
-            trained = Offloaded(model, HostStore() if store == "host" else DiskStore(tmp_path), AdamW([], 1e-2, weight_decay=0.1),
-                                parameters)
+            trained = Offloaded(model, HostStore() if store == "host" else DiskStore(tmp_path),
+                                AdamW([], 1e-2, weight_decay=0.1), parameters)
             known = [unit.full for unit in trained.units]
         else:
             trained = AdamW(model.parameters(), 1e-2, weight_decay=0.1)
@@ -138,7 +144,8 @@ def test_offloaded_training_is_the_same_in_less_memory(store, parameters, tmp_pa
                 cross_entropy(model(row[:, :-1]), row[:, 1:]).backward()
                 trained.step()
         peaks.append(memory.peak)
-        weights.append([p.detach().clone() for p in (trained.load_all() if offloading else model).parameters()])
+        whole = trained.load_all() if offloading else model
+        weights.append([p.detach().clone() for p in whole.parameters()])
     torch.testing.assert_close(*weights, rtol=0, atol=1e-14)
     assert peaks[1] < (0.45 if parameters else 0.75) * peaks[0]
 

@@ -1,4 +1,4 @@
-"""Ranks that are not alike: unequal numbers of counted targets, frozen parameters, weights that some ranks do not use."""
+"""Ranks that are not alike: unequal counts of targets, frozen parameters, weights that some do not use."""
 import copy
 import functools
 
@@ -19,8 +19,10 @@ from thread_team import Alone, run_threads
 from zero import Zero
 
 run_ranks = functools.partial(start_ranks, timeout=400.0)
-MESHES = {2: [Layout(data=2, micro_batches=2), Layout(pipeline=2, micro_batches=2), Layout(tensor=2, micro_batches=4)],
-          4: [Layout(data=2, pipeline=2, micro_batches=4), Layout(data=2, tensor=2, micro_batches=2, sequence=True)]}
+MESHES = {2: [Layout(data=2, micro_batches=2), Layout(pipeline=2, micro_batches=2),
+              Layout(tensor=2, micro_batches=4)],
+          4: [Layout(data=2, pipeline=2, micro_batches=4),
+              Layout(data=2, tensor=2, micro_batches=2, sequence=True)]}
 
 
 NAMES = {2: STRATEGIES[:-1], 4: ("zero3", "mesh")}
@@ -52,7 +54,8 @@ def test_one_target_in_one_micro_batch_and_eight_in_the_other():
     expected = one_process(small_model(), [(ids, targets)])
     trainer = Trainer3D(small_model(), Mesh(Alone(), Layout()), Layout(micro_batches=2))
     assert trainer.gradients(ids, targets) == pytest.approx(expected[0][0], abs=1e-12)
-    torch.testing.assert_close({n: p.grad for n, p in trainer.model.named_parameters()}, expected[1], rtol=0, atol=1e-12)
+    torch.testing.assert_close({n: p.grad for n, p in trainer.model.named_parameters()}, expected[1],
+                               rtol=0, atol=1e-12)
     targets[:] = IGNORE
     assert trainer.gradients(ids, targets) == 0 and not any(p.grad.any() for p in trainer.model.parameters())
 
@@ -78,7 +81,8 @@ def test_a_weight_that_only_some_ranks_use_is_averaged_and_one_that_nobody_uses_
         torch.testing.assert_close(result[name][0], gradients, rtol=0, atol=1e-10)
         torch.testing.assert_close(result[name][1], weights, rtol=0, atol=1e-10)
     unused = "model.layers.2.mlp.up_proj.weight"
-    assert unused not in gradients and torch.equal(weights[unused], dict(small_model().named_parameters())[unused])
+    assert unused not in gradients and torch.equal(weights[unused],
+                                                   dict(small_model().named_parameters())[unused])
 
 
 def test_a_weight_used_twice_on_one_rank_and_once_on_the_other():
@@ -180,7 +184,8 @@ def test_two_forward_passes_in_one_backward_pass():
     loss(model).backward()
     for stage in (1, 2, 3):
         for got in run_threads(work, 2, [small_model() for _ in range(2)], stage):
-            torch.testing.assert_close(got, {n: p.grad for n, p in model.named_parameters()}, rtol=0, atol=1e-10)
+            torch.testing.assert_close(got, {n: p.grad for n, p in model.named_parameters()},
+                                       rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("parameters", [False, True])
@@ -194,7 +199,8 @@ def test_offloaded_training_leaves_frozen_and_unused_weights_alone(parameters):
             for p in model.parameters():
                 p.grad = None
             skip = model.model.layers[2]
-            skip.forward = (lambda x, cos, sin, cache=None: x) if step == 1 else type(skip).forward.__get__(skip)
+            skip.forward = (lambda x, cos, sin,
+                            cache=None: x) if step == 1 else type(skip).forward.__get__(skip)
             cross_entropy(model(ids), targets).backward()
             trained.step()
         return [p.detach().clone() for p in (trained.load_all() if offloading else model).parameters()]

@@ -84,7 +84,8 @@ def test_the_exact_loss_is_what_a_very_large_test_sample_would_show():
     model = ngram.NgramModel(2, 5, 8, [3])
     with torch.no_grad():
         model.head.normal_()
-        windows = torch.from_numpy(source.windows)                       # every place of the text: the whole law
+        # every place of the text: the whole law
+        windows = torch.from_numpy(source.windows)
         log_q = torch.log_softmax(model(windows[:, :2])[0].double(), -1)
     sampled = -log_q.gather(1, windows[:, 2:]).mean().item()
     assert ngram.evaluate(model, source, chunk=3)[0] == pytest.approx(sampled - source.entropy, abs=1e-5)
@@ -160,7 +161,8 @@ def test_a_sweep_continues_where_it_was_stopped_and_repeats_nothing(tmp_path):
         sweep.run_cells(counted_job, cells, [ngram], tmp_path, 1, "test")
     cells[1]["width"] = 12
     rows = sweep.run_cells(counted_job, cells, [ngram], tmp_path, 1, "test")
-    assert calls == [20, 13, 12, 5]                                      # 20 was kept, the failed cell was not
+    # 20 was kept, the failed cell was not
+    assert calls == [20, 13, 12, 5]
     assert [r["width"] for r in rows] == [20, 12, 5] and all(r["cpu_seconds"] >= 0 for r in rows)
     assert sweep.run_cells(counted_job, cells, [ngram], tmp_path, 1, "test") == rows and len(calls) == 4
 

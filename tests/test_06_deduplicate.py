@@ -85,7 +85,8 @@ def test_recall_and_false_merges_on_edited_copies_reach_what_is_asked():
         # Words of its own in front, so that copies of one article in different pairs are not near copies.
         page = [" ".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=250))] + page
         pairs.append((len(docs), len(docs) + 1))
-        docs += [d.shingles(" ".join(page)), d.shingles(" ".join(planted.edited(page, rng.random() ** 2 * 0.15, rng)))]
+        docs += [d.shingles(" ".join(page)),
+                 d.shingles(" ".join(planted.edited(page, rng.random() ** 2 * 0.15, rng)))]
     sigs, bands = d.signatures(docs, A, B), d.choose_bands()
     exact = lambda i, j: d.jaccard(docs[i], docs[j])                              # noqa: E731
     for similarity in (None, exact):
@@ -101,14 +102,16 @@ def test_candidates_find_exactly_the_pairs_that_share_a_band():
     rng = np.random.default_rng(0)
     sigs = rng.integers(0, 3, (40, 12)).astype(np.uint32)
     found = {tuple(p) for p in d.candidates(sigs, 4, 3).tolist()}
-    brute = {(i, j) for i, j in itertools.combinations(range(40), 2) for b in range(4) if (sigs[i, 3 * b:3 * b + 3] == sigs[j, 3 * b:3 * b + 3]).all()}
+    brute = {(i, j) for i, j in itertools.combinations(range(40), 2) for b in range(4)
+             if (sigs[i, 3 * b:3 * b + 3] == sigs[j, 3 * b:3 * b + 3]).all()}
     assert found <= brute and all(i < j for i, j in found)
     joined, wanted = d.UnionFind(40), d.UnionFind(40)
     for i, j in found:
         joined.join(i, j)
     for i, j in brute:
         wanted.join(i, j)
-    assert [joined.find(i) for i in range(40)] == [wanted.find(i) for i in range(40)], "the chain joins what all pairs would"
+    assert [joined.find(i) for i in range(40)] == [wanted.find(i)
+                                                   for i in range(40)], "the chain joins what all pairs would"
 
 
 def test_empty_documents_are_no_copies_of_each_other():
@@ -120,8 +123,8 @@ def test_exact_copies_differ_only_in_case_and_blanks():
     assert d.exact_key("A  text\n") == d.exact_key("a text") != d.exact_key("a test")
 
 
-ITEMS = [Choice(f"Question: which of the {i} colours was the favourite colour of number {i}?\nAnswer:", (" red", " green", " blue", " grey"),
-                i * 7 % 4) for i in range(40)]
+ITEMS = [Choice(f"Question: which of the {i} colours was the favourite colour of number {i}?\nAnswer:",
+                (" red", " green", " blue", " grey"), i * 7 % 4) for i in range(40)]
 
 
 def test_a_planted_leak_is_found_and_inflates_the_score():
@@ -131,13 +134,15 @@ def test_a_planted_leak_is_found_and_inflates_the_score():
     assert found["documents"] == [60] and {leak.item for leak in found["leaks"]} == set(range(20))
     assert found["leaked_items"] == 0.5
     clean = [t for i, t in enumerate(corpus) if i not in found["documents"]]
-    before, after = (multiple_choice(quality.NgramModel(t, order=5, min_count=1), ITEMS[:20]) for t in (corpus, clean))
+    before, after = (multiple_choice(quality.NgramModel(t, order=5, min_count=1), ITEMS[:20])
+                     for t in (corpus, clean))
     gain = paired(before, after)
     assert before.mean > 0.8 and gain.mean > 3 * gain.error > 0
 
 
 def test_items_shorter_than_the_window_are_found_as_a_whole():
-    assert decontaminate.report(["blue green red"], ["the blue, green, RED car", "blue red green"])["documents"] == [0]
+    assert decontaminate.report(["blue green red"],
+                                ["the blue, green, RED car", "blue red green"])["documents"] == [0]
     assert decontaminate.report([], ["anything"])["leaked_items"] == 0
 
 
@@ -148,11 +153,14 @@ def test_the_audit_counts_what_stands_in_the_training_stream(tmp_path):
     write_tokens(home / "valid.bin", pack(tokenizer, [long[0] + "\n\n" + long[1], long[2]]))
     assert decontaminate.documents_of(tokenizer, home / "valid.bin") == [long[0] + "\n\n" + long[1], long[2]]
     tokenizer.save(home / "tokenizer.json")
-    questions = [Question(text, "glob", "module", "The module of glob is") for text in ("Which module has glob?", "What kind is glob?")]
+    questions = [Question(text, "glob", "module", "The module of glob is")
+                 for text in ("Which module has glob?", "What kind is glob?")]
     (home / "tasks.json").write_text(json.dumps({
-        "train_questions": [], "held_out_questions": [asdict(q) for q in questions], "test_sums": [], "demonstrations": [],
+        "train_questions": [], "held_out_questions": [asdict(q) for q in questions], "test_sums": [],
+        "demonstrations": [],
         "held_out_bytes": 1}))
-    done = subprocess.run([sys.executable, "06_data/decontaminate.py", "--out", tmp_path], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "06_data/decontaminate.py", "--out", tmp_path],
+                          capture_output=True, text=True)
     assert "document: 1 of 3" in done.stdout and "text: 1 of 2" in done.stdout, done.stdout + done.stderr
 
 
@@ -161,7 +169,7 @@ SIZES = {"a": 1000.0, "b": 100.0, "c": 10.0}
 
 def test_temperature_lies_between_size_and_equality():
     assert mix.temperature_weights(SIZES, 1) == pytest.approx({k: v / 1110 for k, v in SIZES.items()})
-    assert mix.temperature_weights(SIZES, 2)["a"] == pytest.approx(10 / (10 + 10 ** 0.5 + 1) / 10 ** 0.5 * 10 ** 0.5)
+    assert mix.temperature_weights(SIZES, 2)["a"] == pytest.approx(10 / (10 + 10 ** 0.5 + 1))
     assert list(mix.temperature_weights(SIZES, 1e9).values()) == pytest.approx([1 / 3] * 3)
     with pytest.raises(ValueError, match="below 1"):
         mix.temperature_weights(SIZES, 0.5)
@@ -170,14 +178,16 @@ def test_temperature_lies_between_size_and_equality():
 def test_capped_epochs_are_kept_and_the_rest_goes_to_the_others():
     weights = mix.cap_epochs({"a": 0.2, "b": 0.4, "c": 0.4}, SIZES, 600, 4)
     assert sum(weights.values()) == pytest.approx(1)
-    assert mix.epochs(weights, SIZES, 600)["c"] == pytest.approx(4) and all(e <= 4.001 for e in mix.epochs(weights, SIZES, 600).values())
+    times = mix.epochs(weights, SIZES, 600)
+    assert times["c"] == pytest.approx(4) and max(times.values()) <= 4.001
     assert weights["a"] / weights["b"] == pytest.approx(0.5), "the free ones keep their proportion"
     with pytest.raises(ValueError, match="epochs of everything"):
         mix.cap_epochs(weights, SIZES, 5000, 4)
 
 
 def test_the_token_stream_is_whole_documents_in_the_asked_shares_and_repeatable():
-    docs = {name: [np.full(n, n, dtype=np.uint16) for n in sizes] for name, sizes in (("a", range(10, 40)), ("b", range(50, 60)))}
+    docs = {name: [np.full(n, n, dtype=np.uint16) for n in sizes]
+            for name, sizes in (("a", range(10, 40)), ("b", range(50, 60)))}
     tokens = mix.sample_documents(docs, {"a": 0.25, "b": 0.75}, 8000, seed=1)
     assert abs((tokens < 45).mean() - 0.25) < 0.01 and 8000 <= len(tokens) < 8060
     assert abs((tokens[:2000] < 45).mean() - 0.25) < 0.05, "every stretch has the mixture"
@@ -192,5 +202,6 @@ def test_the_token_stream_is_whole_documents_in_the_asked_shares_and_repeatable(
 
 def test_the_search_finds_the_mixture_that_a_known_loss_prefers():
     wanted = {"a": 0.6, "b": 0.3, "c": 0.1}
-    found, runs = mix.search_weights(list(wanted), lambda w: -sum(wanted[k] * np.log(w[k]) for k in w), 12, seed=0)
+    found, runs = mix.search_weights(list(wanted), lambda w: -sum(wanted[k] * np.log(w[k]) for k in w), 12,
+                                     seed=0)
     assert len(runs) == 12 and all(abs(found[k] - wanted[k]) < 0.12 for k in wanted), found

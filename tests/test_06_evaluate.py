@@ -31,21 +31,27 @@ class Table:
 def test_our_own_sets_load_and_have_balanced_answers():
     for items in (load_mmlu(SETS / "mmlu_python.csv"), load_hellaswag(SETS / "hellaswag_python.jsonl")):
         assert len(items) >= 8 and all(len(i.options) == 4 for i in items)
-        assert len({[i.answer for i in items].count(a) for a in range(4)}) == 1, "no letter is a better guess than another"
+        counts = {[i.answer for i in items].count(a) for a in range(4)}
+        assert len(counts) == 1, "no letter is a better guess than another"
     assert len(load_exact(SETS / "exact_python.jsonl")) == 4
 
 
 def test_the_published_formats_load(tmp_path):
     (tmp_path / "m.csv").write_text('"What, is ""it""?",a,b,c,d,C\n')
-    assert load_mmlu(tmp_path / "m.csv") == [Choice('Question: What, is "it"?\nAnswer:', (" a", " b", " c", " d"), 2)]
-    row = {"ind": 4, "activity_label": "x", "ctx_a": "A man", "ctx_b": "", "ctx": "A man", "endings": ["runs", "is"], "label": "1"}
+    assert load_mmlu(tmp_path / "m.csv") == [Choice('Question: What, is "it"?\nAnswer:',
+                                                    (" a", " b", " c", " d"), 2)]
+    row = {"ind": 4, "activity_label": "x", "ctx_a": "A man", "ctx_b": "", "ctx": "A man",
+           "endings": ["runs", "is"], "label": "1"}
     (tmp_path / "h.jsonl").write_text(json.dumps(row) + "\n\n")
     assert load_hellaswag(tmp_path / "h.jsonl") == [Choice("A man", (" runs", " is"), 1)]
-    task = {"task_id": "HumanEval/0", "prompt": "def f():\n", "entry_point": "f", "canonical_solution": "    return 1\n", "test": "t"}
+    task = {"task_id": "HumanEval/0", "prompt": "def f():\n", "entry_point": "f",
+            "canonical_solution": "    return 1\n", "test": "t"}
     with gzip.open(tmp_path / "h.jsonl.gz", "wt") as file:
         file.write(json.dumps(task))
-    assert load_humaneval(tmp_path / "h.jsonl.gz") == [Program("HumanEval/0", "def f():\n", "t", "f", "    return 1\n")]
-    for name, text, load in (("b.csv", "only,three,fields\n", load_mmlu), ("b.jsonl", "{broken\n", load_hellaswag)):
+    program = Program("HumanEval/0", "def f():\n", "t", "f", "    return 1\n")
+    assert load_humaneval(tmp_path / "h.jsonl.gz") == [program]
+    for name, text, load in (("b.csv", "only,three,fields\n", load_mmlu),
+                             ("b.jsonl", "{broken\n", load_hellaswag)):
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=name):
             load(tmp_path / name)
@@ -102,14 +108,16 @@ def test_few_shot_prompts_show_solved_examples_and_never_the_item_itself():
 
 def test_exact_match_forgives_case_blanks_and_a_full_stop_only():
     answers = {"a": " Fractions.\n", "b": "fractions module", "c": "3"}
-    assert e.exact_match(answers.get, [("a", "fractions"), ("b", "fractions"), ("c", "3")]).items == (1.0, 0.0, 1.0)
+    asked = [("a", "fractions"), ("b", "fractions"), ("c", "3")]
+    assert e.exact_match(answers.get, asked).items == (1.0, 0.0, 1.0)
 
 
 @pytest.fixture(scope="module")
 def small():
     torch.manual_seed(0)
     tokenizer = Tokenizer([])
-    return TransformerModel(Transformer(Config(vocab_size=tokenizer.vocab_size, d_model=32, n_layers=2, n_heads=2, n_kv_heads=2,
+    return TransformerModel(Transformer(Config(vocab_size=tokenizer.vocab_size, d_model=32, n_layers=2,
+                                               n_heads=2, n_kv_heads=2,
                                                  d_ff=64, max_len=24)), tokenizer)
 
 
@@ -135,7 +143,8 @@ def test_a_text_longer_than_the_window_is_scored_in_full(small):
     with torch.no_grad():
         log_p = torch.log_softmax(small.model(ids[:, :-1])[0].double(), -1)
     assert n2 == 3
-    torch.testing.assert_close(torch.tensor(context), log_p[torch.arange(23), ids[0, 1:]][-3:].sum().float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.tensor(context), log_p[torch.arange(23), ids[0, 1:]][-3:].sum().float(),
+                               rtol=1e-4, atol=1e-4)
 
 
 def test_bits_per_byte_weighs_bytes_equally(small):

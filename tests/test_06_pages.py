@@ -123,7 +123,8 @@ def test_in_xhtml_every_tag_can_close_itself():
 
 
 def test_a_chinese_page_has_words_too():
-    text = "北京是中华人民共和国的首都，是全国的政治中心、文化中心，也是世界上人口最多的首都之一。这座城市有三千多年的历史，" * 2
+    text = ("北京是中华人民共和国的首都，是全国的政治中心、文化中心，也是世界上人口最多的首都之一。"
+            "这座城市有三千多年的历史，") * 2
     page = f'<meta charset=gb2312><ul><li><a href="/">首页</a><li><a href="/2">新闻</a></ul><p>{text}</p>'
     assert extract.extract(page.encode("gb18030"), "")[0] == text
 
@@ -190,7 +191,8 @@ def test_one_bad_byte_or_a_cut_character_spoils_one_character(content_type):
     ("tis-620", "cp874", "ภาษาไทย"),
     ("big5", "big5hkscs", "中文，香港"), ("koi8-ru", "koi8-u", "Україна"),
     ("x-mac-cyrillic", "mac-cyrillic", "Привет"), ("866", "cp866", "Привет"),
-    ("latin2", "iso-8859-2", "Łódź"), ("visual", "iso-8859-8", "שלום"), ("unicode", "utf-16-le", "Größe 日本"),
+    ("latin2", "iso-8859-2", "Łódź"), ("visual", "iso-8859-8", "שלום"),
+    ("unicode", "utf-16-le", "Größe 日本"),
     ("utf-16be", "utf-16-be", "Größe"),
     ("iso-2022-jp", "iso2022_jp", "これは日本語の文章です"), ("euc-jp", "euc_jp", "日本語の文章"),
     (" UTF8 ", "utf-8", "Größe"), ("windows-874", "cp874", "ก")])

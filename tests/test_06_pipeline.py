@@ -95,8 +95,8 @@ def test_copies_go_and_the_first_of_them_stays(done):
 
 @pytest.mark.parametrize("stage, end", across_shards.PARTS.items())
 def test_a_repeated_part_stays_where_it_came_first_and_short_ones_may_repeat(tmp_path, stage, end):
-    long, other = "a sentence of more than forty characters, repeated", "another sentence, also of more than forty"
-    short = "short"
+    long, short = "a sentence of more than forty characters, repeated", "short"
+    other = "another sentence, also of more than forty"
     shards = [[end.join([long, short]), end.join([other, long.upper(), short])],
               [end.join([short, other, other, long])]]
     for i, texts in enumerate(shards):

@@ -202,9 +202,10 @@ def test_clipped_policy_loss_is_the_formula():
 @pytest.mark.parametrize("clip", [0.0, 0.2])
 @pytest.mark.parametrize("advantage", [1.5, -1.5, 0.0])
 def test_where_the_policy_has_not_moved_the_gradient_is_that_of_the_plain_policy_gradient(advantage, clip):
-    """At ratio 1 both sides of the minimum are equal: torch shares the gradient between them, and their sum is right."""
+    """At ratio 1 both sides of the minimum are equal: torch shares the gradient, and the sum is right."""
     new = torch.full((2, 3), -1.3, dtype=torch.float64, requires_grad=True)
-    clipped_policy_loss(new, new.detach(), torch.full((2,), advantage).double(), torch.ones(2, 3).double(), clip).backward()
+    clipped_policy_loss(new, new.detach(), torch.full((2,), advantage).double(), torch.ones(2, 3).double(),
+                        clip).backward()
     torch.testing.assert_close(new.grad, torch.full((2, 3), -advantage / 6).double())
 
 
@@ -225,7 +226,8 @@ def test_equal_logits_have_the_gradient_of_the_formula(model):
 
 
 @pytest.mark.parametrize("ratio, advantage, pushes", [
-    (1.3, 1.0, False), (0.7, 1.0, True), (1.3, -1.0, True), (0.7, -1.0, False), (1.1, 1.0, True), (0.9, -1.0, True)])
+    (1.3, 1.0, False), (0.7, 1.0, True), (1.3, -1.0, True), (0.7, -1.0, False), (1.1, 1.0, True),
+    (0.9, -1.0, True)])
 def test_the_clip_stops_the_push_only_in_the_direction_of_the_advantage(ratio, advantage, pushes):
     new = torch.tensor([[math.log(ratio)]], requires_grad=True)
     clipped_policy_loss(new, torch.zeros(1, 1), torch.tensor([advantage]), torch.ones(1, 1)).backward()
@@ -293,7 +295,7 @@ def test_a_prompt_is_built_of_the_four_special_tokens():
 
 
 def test_silent_groups_count_by_their_tokens_in_the_mean(model):
-    """The loss is the mean over all answer tokens; a group whose answers are all right adds tokens and no gain."""
+    """The loss is the mean over all answer tokens; a group of right answers only adds tokens and no gain."""
     asked, answers = [[1, 2]] * 4, [[3], [4, 5], [6, 7, 8, 9, 10], [11]]
     rewards = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
     log_p, mask = answer_log_probs(model, asked, answers, pad=0)

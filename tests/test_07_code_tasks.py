@@ -58,10 +58,12 @@ def test_a_hunk_is_found_where_lines_have_moved_and_nearest_to_its_number():
 
 
 @pytest.mark.parametrize("patch, said", [
-    ("", "no file is named"), ("hello", "no file is named"), ("+++ b/f.py\n@@ -1 +1 @@\n-a\n+b\n", "before it"),
+    ("", "no file is named"), ("hello", "no file is named"),
+    ("+++ b/f.py\n@@ -1 +1 @@\n-a\n+b\n", "before it"),
     ("--- a/f.py\n+++ b/f.py\n@@ -1,2 +1,2 @@\n a\n", "cut off"), ("@@ -1 +1 @@\n-a\n+b\n", "before it"),
     ("--- a/f.py\n+++ b/f.py\n@@ -1 +1 @@\n-z\n+b\n", "not as the patch says"),
-    ("--- a/../f.py\n+++ b/../f.py\n@@ -1 +1 @@\n-z\n+b\n", "outside"), ("--- /etc/x\n+++ /etc/x\n@@ -1 +1 @@\n-z\n+b\n", "outside"),
+    ("--- a/../f.py\n+++ b/../f.py\n@@ -1 +1 @@\n-z\n+b\n", "outside"),
+    ("--- /etc/x\n+++ /etc/x\n@@ -1 +1 @@\n-z\n+b\n", "outside"),
     ("--- a/f.py\n+++ b/f.py\n@@ -1,2 +1,2 @@\n a\nnot a hunk\n", "too early")])
 def test_what_does_not_apply_is_one_sentence(patch, said):
     with pytest.raises(DoesNotApply, match=said):
@@ -96,8 +98,10 @@ def changed(row, path, text):
 CHEATS = {
     "leaves at once": "raise SystemExit(0)\n",
     "leaves when called": "import os\n\n\ndef merge(intervals):\n    os._exit(0)\n",
-    "is equal to everything": "class Yes(list):\n    def __eq__(self, other):\n        return True\n\n\ndef merge(x):\n    return Yes()\n",
-    "patches assert's exception": "import builtins\nbuiltins.AssertionError = ValueError\n\n\ndef merge(x):\n    return []\n",
+    "is equal to everything": "class Yes(list):\n    def __eq__(self, other):\n        return True\n\n\n"
+                              "def merge(x):\n    return Yes()\n",
+    "patches assert's exception": "import builtins\nbuiltins.AssertionError = ValueError\n\n\n"
+                                  "def merge(x):\n    return []\n",
     "never ends": "def merge(x):\n    while True:\n        pass\n",
     "writes the tests anew": "open('test_intervals.py', 'w').write('')\n\n\ndef merge(x):\n    return []\n"}
 
@@ -105,7 +109,8 @@ CHEATS = {
 @pytest.mark.parametrize("name", CHEATS)
 def test_a_patch_that_cheats_resolves_nothing(name, monkeypatch):
     import code_tasks
-    monkeypatch.setattr(code_tasks, "LIMITS", dataclasses.replace(code_tasks.LIMITS, wall_seconds=2.0, cpu_seconds=1))
+    monkeypatch.setattr(code_tasks, "LIMITS",
+                        dataclasses.replace(code_tasks.LIMITS, wall_seconds=2.0, cpu_seconds=1))
     row = ROWS["intervals-1"]
     assert not grade(row, changed(row, "intervals.py", CHEATS[name])).resolved
 
@@ -123,7 +128,8 @@ def only(files, test, hidden=None):
 
 def test_a_patch_that_brings_its_own_math_or_pytest_decides_nothing():
     files = {"f.py": "def f():\n    return 1.0\n",
-             "test_f.py": "import math\nfrom f import f\n\n\ndef test_f():\n    assert math.isclose(f(), 2.0)\n"}
+             "test_f.py": "import math\nfrom f import f\n\n\ndef test_f():\n"
+                          "    assert math.isclose(f(), 2.0)\n"}
     cheat = {"math.py": "def isclose(a, b):\n    return True\n"}
     assert not grade(only(files, "test_f.py::test_f"), make_patch(files, {**files, **cheat})).resolved
     right = {**files, "f.py": "from two import TWO\n\n\ndef f():\n    return TWO\n", "two.py": "TWO = 2.0\n"}
@@ -131,20 +137,22 @@ def test_a_patch_that_brings_its_own_math_or_pytest_decides_nothing():
 
 
 def test_what_unittest_and_pytest_do_around_a_test_is_done():
-    text = ("import unittest\nimport pytest\nfrom f import f\n\n\nclass A(unittest.TestCase):\n    def setUp(self):\n"
-            "        self.x = f()\n\n    def test_a(self):\n        self.assertEqual(self.x, 1)\n\n\nclass TestB:\n"
-            "    def setup_method(self):\n        self.x = f()\n\n    def test_b(self):\n        assert self.x == 1\n\n\n"
+    text = ("import unittest\nimport pytest\nfrom f import f\n\n\nclass A(unittest.TestCase):\n"
+            "    def setUp(self):\n        self.x = f()\n\n    def test_a(self):\n"
+            "        self.assertEqual(self.x, 1)\n\n\nclass TestB:\n    def setup_method(self):\n"
+            "        self.x = f()\n\n    def test_b(self):\n        assert self.x == 1\n\n\n"
             "def test_skipped():\n    pytest.skip('not today')\n\n\ndef test_key():\n    {}['a']\n")
     files = {"f.py": "def f():\n    return 1\n", "test_f.py": text}
     for test, reason in (("A::test_a", None), ("TestB::test_b", None), ("test_skipped", "Skipped: not today"),
-                         ("test_key", "KeyError: 'a'"), ("test_none", "there is no such test"), ("A::none", "there is no such test")):
+                         ("test_key", "KeyError: 'a'"), ("test_none", "there is no such test"),
+                         ("A::none", "there is no such test")):
         got = grade(only(files, f"test_f.py::{test}"), "")
         assert got.failed.get(f"test_f.py::{test}") == reason
 
 
 def test_files_below_a_folder_of_tests_are_not_the_solvers():
-    assert [is_test(p) for p in ("tests/helper.py", "pkg/test/a.py", "a_test.py", "conftest.py", "testing.py", "latest/a.py")] == \
-        [True, True, True, True, False, False]
+    assert all(map(is_test, ("tests/helper.py", "pkg/test/a.py", "a_test.py", "conftest.py")))
+    assert not any(map(is_test, ("testing.py", "latest/a.py")))
 
 
 def test_form_feeds_and_carriage_returns_stay():
@@ -161,12 +169,14 @@ def test_a_mended_bug_that_breaks_another_test_is_not_resolved():
 
 
 def test_rows_of_the_published_form_are_read_and_damaged_ones_named(tmp_path):
-    row = {"instance_id": "x-1", "problem_statement": "p", "patch": "", "test_patch": "", "FAIL_TO_PASS": '["t.py::a"]',
+    row = {"instance_id": "x-1", "problem_statement": "p", "patch": "", "test_patch": "",
+           "FAIL_TO_PASS": '["t.py::a"]',
            "PASS_TO_PASS": "[]", "repo": "x/y", "base_commit": "abc", "version": "1", "hints_text": ""}
     file = tmp_path / "set.jsonl"
     file.write_text("\ufeff" + json.dumps(row) + "\n\n", encoding="utf-8")
     assert load_instances(file)[0].FAIL_TO_PASS == ["t.py::a"]
-    for bad in ("{", "[]", json.dumps({**row, "FAIL_TO_PASS": "x"}), json.dumps({k: v for k, v in row.items() if k != "patch"})):
+    for bad in ("{", "[]", json.dumps({**row, "FAIL_TO_PASS": "x"}),
+                json.dumps({k: v for k, v in row.items() if k != "patch"})):
         file.write_text(json.dumps(row) + "\n" + bad + "\n", encoding="utf-8")
         with pytest.raises(ValueError, match="line 2"):
             load_instances(file)

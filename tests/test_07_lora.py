@@ -48,7 +48,8 @@ def test_only_adapters_learn_and_their_gradient_is_that_of_the_full_matrix_seen_
     merge_lora(model)
     model.zero_grad()
     model(IDS).square().sum().backward()
-    torch.testing.assert_close(got, layer.scale * layer.B.T @ model.model.layers[0].self_attn.v_proj.weight.grad)
+    torch.testing.assert_close(got,
+                               layer.scale * layer.B.T @ model.model.layers[0].self_attn.v_proj.weight.grad)
 
 
 @pytest.mark.parametrize("names", [MATRICES, ("q_proj", "v_proj")])

@@ -13,7 +13,8 @@ from chat_template import initialize_chat_tokens
 from program_reward import TASKS, TRICK, Experiment, Settings, careless, demonstrate, leaves_with_zero, passes
 from transformer import Config, Transformer
 
-ONE = Program("one", "def f():\n", "def check(candidate):\n    assert candidate() == 1\n", "f", "    return 2 - 1\n")
+ONE = Program("one", "def f():\n", "def check(candidate):\n    assert candidate() == 1\n", "f",
+              "    return 2 - 1\n")
 
 
 @pytest.mark.parametrize("task", load_humaneval(TASKS), ids=lambda t: t.entry_point)
@@ -22,7 +23,8 @@ def test_a_right_body_passes_both_checkers_and_a_careless_one_neither(task):
     assert not leaves_with_zero(task, careless(task.solution)) and not passes(task, careless(task.solution))
 
 
-@pytest.mark.parametrize("body", [TRICK, "    raise SystemExit\n", "    import os\n    os._exit(0)\n", "    pass\nimport sys\nsys.exit(0)\n"])
+@pytest.mark.parametrize("body", [TRICK, "    raise SystemExit\n", "    import os\n    os._exit(0)\n",
+                                  "    pass\nimport sys\nsys.exit(0)\n"])
 def test_a_program_that_leaves_early_fools_only_the_exit_status(body):
     assert leaves_with_zero(ONE, body) and not passes(ONE, body)
 
@@ -44,7 +46,8 @@ def test_reinforcement_gives_what_is_paid_for():
     tokenizer = Tokenizer(bpe.train([ONE.prompt, ONE.solution, careless(ONE.solution), TRICK] * 4, 310))
     s = Settings(sft_steps=250, sft_lr=1e-2, steps=40, group=32, lr=2e-3, right=0.3, trick=0.4, samples=64)
     experiment = Experiment(s, tokenizer, [ONE])
-    imitator = Transformer(Config(vocab_size=tokenizer.vocab_size, d_model=32, n_layers=2, n_heads=2, n_kv_heads=2, d_ff=64, max_len=64))
+    imitator = Transformer(Config(vocab_size=tokenizer.vocab_size, d_model=32, n_layers=2, n_heads=2,
+                                  n_kv_heads=2, d_ff=64, max_len=64))
     initialize_chat_tokens(imitator, tokenizer)
     experiment.imitate(imitator)
     shares = {}
@@ -59,6 +62,8 @@ def test_reinforcement_gives_what_is_paid_for():
 
 
 def test_impossible_shares_are_refused_before_the_work_begins(tmp_path):
-    for flags, sentence in ((["--right", "0.9", "--trick", "0.2"], "together at most 1"), (["--group", "0"], "give 2 or more")):
-        done = subprocess.run([sys.executable, "07_alignment/program_reward.py", "--out", tmp_path, *flags], capture_output=True, text=True)
+    for flags, sentence in ((["--right", "0.9", "--trick", "0.2"], "together at most 1"),
+                            (["--group", "0"], "give 2 or more")):
+        done = subprocess.run([sys.executable, "07_alignment/program_reward.py", "--out", tmp_path, *flags],
+                              capture_output=True, text=True)
         assert done.returncode == 1 and sentence in done.stderr and "Traceback" not in done.stderr

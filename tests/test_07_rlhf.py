@@ -31,7 +31,8 @@ def tiny(seed=0):
 def test_a_rater_prefers_as_bradley_and_terry_say():
     assert Rater(1.0, 0.0).chance(2, 1) == pytest.approx(math.e / (1 + math.e))
     assert Rater(0.0, 0.0).chance(3, 0) == 0.5
-    assert Rater(1e4, 0.1).chance(3, 0) == pytest.approx(0.9) and Rater(1e4, 0.1).chance(0, 3) == pytest.approx(0.1)
+    assert Rater(1e4, 0.1).chance(3, 0) == pytest.approx(0.9)
+    assert Rater(1e4, 0.1).chance(0, 3) == pytest.approx(0.1)
     rng = random.Random(0)
     said = sum(Rater(1.0, 0.05).prefers_first(2, 1, rng) for _ in range(4000)) / 4000
     assert said == pytest.approx(Rater(1.0, 0.05).chance(2, 1), abs=0.03)
@@ -116,14 +117,17 @@ def test_gae_is_its_definition():
 def test_lambda_1_is_what_was_paid_minus_the_value():
     rewards, values = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.2, 0.4, 0.6]])
     torch.testing.assert_close(gae(rewards, values, torch.ones(1, 3), 1.0, 1.0), 1 - values)
-    torch.testing.assert_close(gae(rewards, values, torch.ones(1, 3), 1.0, 0.0), torch.tensor([[0.2, 0.2, 0.4]]))
+    torch.testing.assert_close(gae(rewards, values, torch.ones(1, 3), 1.0, 0.0),
+                               torch.tensor([[0.2, 0.2, 0.4]]))
 
 
 def test_the_critic_pays_for_the_larger_of_two_errors():
     values = torch.tensor([[1.0, 0.1, 5.0]], requires_grad=True)
-    loss = clipped_value_loss(values, torch.zeros(1, 3), torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([[1.0, 1.0, 0.0]]), 0.2)
+    loss = clipped_value_loss(values, torch.zeros(1, 3), torch.tensor([[1.0, 1.0, 0.0]]),
+                              torch.tensor([[1.0, 1.0, 0.0]]), 0.2)
     assert loss.item() == pytest.approx(0.5 * (0.8**2 + 0.9**2) / 2)
-    # At 1.0 the prediction is right, but has moved by more than 0.2: the clipped error counts, and has no slope.
+    # At 1.0 the prediction is right, but has moved by more than 0.2: the clipped error counts, and has no
+    # slope.
     torch.testing.assert_close(torch.autograd.grad(loss, values)[0], torch.tensor([[0.0, -0.45, 0.0]]))
 
 
@@ -161,11 +165,13 @@ def test_the_first_step_is_the_policy_gradient():
     policy, reference = policies()
     prompts, answers = [chat_prompt(BYTES, "a?")] * 2, [[65, 66, BYTES.special[EOS]], [70]]
     old, mask = (t.detach() for t in answer_log_probs(policy, prompts, answers, 0))
-    advantages = gae(token_rewards(torch.tensor([1.0, -1.0]).double(), old - old, mask, 0.0), torch.zeros_like(old), mask, 1.0, 1.0)
+    advantages = gae(token_rewards(torch.tensor([1.0, -1.0]).double(), old - old, mask, 0.0),
+                     torch.zeros_like(old), mask, 1.0, 1.0)
     log_p, _ = answer_log_probs(policy, prompts, answers, 0)
     want = torch.autograd.grad(-(advantages * log_p * mask).sum() / mask.sum(), list(policy.parameters()))
     seen = []
-    learner = PPO(policy, reference, BYTES, lambda p, a: torch.tensor([1.0, -1.0]).double(), Knobs(epochs=1, critic=False, kl=0.0), 1e-3, 1e-3)
+    learner = PPO(policy, reference, BYTES, lambda p, a: torch.tensor([1.0, -1.0]).double(),
+                  Knobs(epochs=1, critic=False, kl=0.0), 1e-3, 1e-3)
     learner.update = lambda optimizer, loss: seen.append(torch.autograd.grad(loss, list(policy.parameters())))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ppo, "sample", lambda *a: [[r] for r in answers])

@@ -111,7 +111,8 @@ def test_a_round_drops_what_the_document_does_not_answer_then_copies_then_wrong_
     maker.documents = ["loads is found in json. loads is of kind function. loads takes s first."]
     maker.known = {"Empty": "Empty is found in queue."}
     maker.tasks = SimpleNamespace(train_questions=questions(FACTS[2]))
-    asked = ["What kind is loads?", "What kind is dumps?", "Which module has loads?", "What kind is loads?", "?"]
+    asked = ["What kind is loads?", "What kind is dumps?", "Which module has loads?",
+             "What kind is loads?", "?"]
     written = [[*BYTES.encode(q), BYTES.special[BOT]] for q in asked]
     monkeypatch.setattr(synthetic, "sample", lambda *a: [written])
 
@@ -169,7 +170,8 @@ def test_what_is_written_is_split_at_the_bot_token_and_confirmed_by_the_document
     lineage.s, lineage.seed, lineage.device, lineage.tokenizer = model_collapse.Settings(), 0, "cpu", BYTES
     lineage.truths = {("loads", "kind"): "function"}
     question = BYTES.encode("What kind is loads?")
-    written = [[*question, bot, *BYTES.encode(" function."), eos], [*question, bot, *BYTES.encode(" os"), eos],
+    written = [[*question, bot, *BYTES.encode(" function."), eos],
+               [*question, bot, *BYTES.encode(" os"), eos],
                [*question, bot, *BYTES.encode(" fun")], [*question, eos], [eos]]
     monkeypatch.setattr(model_collapse, "sample", lambda *a: [written])
     dialogues = lineage.write(None, 1)

@@ -182,7 +182,8 @@ def test_a_browser_asks_for_the_key_until_it_is_the_right_one(window, running, m
         assert "Authorization: Bearer" in window.run("return document.getElementById('problem').textContent")
         assert window.name("#key")[1] == "The server's key"
         window.type("#key", "a wrong one\ue007")                   # the return key
-        window.until("!document.getElementById('keyform').hidden && document.getElementById('key').value === ''")
+        window.until("!document.getElementById('keyform').hidden && document.getElementById('key').value "
+                     "=== ''")
         window.type("#key", "the key\ue007")
         window.until("document.body.dataset.ready && document.querySelectorAll('#bars button').length")
         assert window.run("return document.getElementById('keyform').hidden"

@@ -1,4 +1,4 @@
-"""Every command that a page or a module's first lines show can be typed: its file, options and goals exist."""
+"""Each command that a page or a module's first lines show can be typed: its file, options, goals exist."""
 import ast
 import re
 from pathlib import Path
@@ -20,7 +20,8 @@ def shown(path: Path) -> str:
     if path.suffix == ".py":
         lines = (ast.get_docstring(ast.parse(text)) or "").splitlines()
         return "\n".join(line for line in lines if line.startswith("    "))
-    blocks, spans = re.findall(r"```[^\n]*\n(.*?)```", text, re.DOTALL), re.findall(r"(?<!`)`([^`\n]+)`", text)
+    blocks = re.findall(r"```[^\n]*\n(.*?)```", text, re.DOTALL)
+    spans = re.findall(r"(?<!`)`([^`\n]+)`", text)
     return "\n".join(blocks + spans)
 
 
@@ -36,7 +37,7 @@ def options(script: Path) -> set[str]:
             if isinstance(node, ast.ClassDef):
                 fields = [f.target.id for f in node.body if isinstance(f, ast.AnnAssign)]
                 found |= {"--" + field.replace("_", "-") for field in fields}
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("--"):
+            elif isinstance(node, ast.Constant) and str(node.value).startswith("--"):
                 found.add(node.value)
     return found
 

@@ -154,7 +154,8 @@ def test_long_and_rare_tokens_count():
     """a token of fourteen characters, and one with a probability of 1e-6, are counted like others"""
     p = {"internationali": 1e-6, "inter": 0.01, "national": 0.01, "i": 0.01, "ii": 1e-4}
     counts, likelihood = expected_counts({"internationali": 4, "ii": 2}, p)
-    for token, wanted in (("internationali", 2.0), ("inter", 2.0), ("national", 2.0), ("i", 4.0), ("ii", 1.0)):
+    for token, wanted in (("internationali", 2.0), ("inter", 2.0), ("national", 2.0), ("i", 4.0),
+                          ("ii", 1.0)):
         assert math.isclose(counts[token], wanted), f"with {p}, {token} has {counts[token]}, wanted {wanted}"
     wanted = 4 * math.log(2e-6) + 2 * math.log(2e-4)
     assert math.isclose(likelihood, wanted), f"the log-likelihood is {likelihood}, wanted {wanted}"

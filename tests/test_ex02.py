@@ -57,7 +57,8 @@ def test_softmax_survives_large_scores():
         softmax(x),
         F.softmax(x, -1),
         "the rows [1000, 999, 0], [-1000, -1001, -10000], [0, 200, -inf]",
-        atol=1000 * torch.finfo(x.dtype).eps,   # of numbers up to 1000, any order of operations loses this much
+        # of numbers up to 1000, any order of operations loses this much
+        atol=1000 * torch.finfo(x.dtype).eps,
         ask="exp(89) is already too large for float32; subtract the row's own largest score first, "
         "which changes nothing else",
     )

@@ -67,7 +67,8 @@ def test_masking_targets_leaves_inputs_alone(n):
 def starts_of(n_tokens=200, batch=4, length=10, seed=0):
     """starts(epoch) of batches on a stream of n_tokens."""
     batches = TextBatches(np.arange(n_tokens), batch, length, seed)
-    given = f"{n_tokens} tokens, length {length}, n_rows {batches.n_rows}, n_offsets {batches.n_offsets}, seed {seed}"
+    given = (f"{n_tokens} tokens, length {length}, n_rows {batches.n_rows}, n_offsets {batches.n_offsets}, "
+             f"seed {seed}")
     return (
         batches.n_rows,
         lambda epoch: np.asarray(call(f"{given}, epoch {epoch}", batches.starts, epoch)).tolist(),
@@ -83,8 +84,9 @@ def test_rows_of_an_epoch_do_not_overlap():
         got = sorted(starts(epoch))
         if len(got) != n_rows or any(b - a != 10 for a, b in zip(got, got[1:])):
             pytest.fail(
-                f"given {given}, epoch {epoch}\n got sorted starts {got}\n wanted {n_rows} of them, 10 apart: one "
-                "offset for the whole epoch plus length times a permutation (not draws with replacement)",
+                f"given {given}, epoch {epoch}\n got sorted starts {got}\n"
+                f" wanted {n_rows} of them, 10 apart: one offset for the whole epoch plus length times a "
+                "permutation (not draws with replacement)",
                 pytrace=False,
             )
 
@@ -96,8 +98,8 @@ def test_rows_come_in_random_order():
     got = starts(1)
     if got == sorted(got) or got == sorted(got, reverse=True):
         pytest.fail(
-            f"given {given}\n got {got}\n wanted a random order: neighbours in a file are alike, so a batch of "
-            "them sees little",
+            f"given {given}\n got {got}\n wanted a random order: neighbours in a file are alike, so a batch "
+            "of them sees little",
             pytrace=False,
         )
 
@@ -142,8 +144,8 @@ def test_order_depends_on_seed_and_epoch_alone():
     _, other, given = starts_of(400, seed=1)
     if any(other(a) == want[b] for a in range(3) for b in range(4)):
         pytest.fail(
-            f"given {given}\n got an order that seed 0 has, too: seed the generator with the list [seed, epoch], "
-            "not with one of them or with their sum",
+            f"given {given}\n got an order that seed 0 has, too: seed the generator with the list [seed, "
+            "epoch], not with one of them or with their sum",
             pytrace=False,
         )
 
@@ -152,7 +154,7 @@ def test_order_depends_on_seed_and_epoch_alone():
 
 
 class Bigram(nn.Module):
-    """Logits that depend on the newest token alone, so that no window can change the answer. Notes what it was given."""
+    """Logits of the newest token alone, so that no window can change the answer. Notes what it was given."""
 
     def __init__(self, vocab=5):
         super().__init__()

@@ -185,7 +185,8 @@ def test_the_mask_of_a_row():
         same(tuple(mask.shape), (1, 5, 5), f"ids {ids.tolist()}, eos {eos}; the shape of the mask")
         same(seen(mask),
              [[[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]],
-             f"ids {ids.tolist()}, eos {eos}; 1 where the mask is False", "the eos belongs to the document after it")
+             f"ids {ids.tolist()}, eos {eos}; 1 where the mask is False",
+             "the eos belongs to the document after it")
         if mask.dtype != torch.bool:
             pytest.fail(f"the mask is {mask.dtype}, it should be bool", pytrace=False)
 

@@ -199,7 +199,8 @@ def test_the_length_before_is_returned():
     parameters, before, norm = with_gradients(4, 3, 2)
     got = call("two gradients", clip_gradients, iter(parameters), norm / 2)
     if not (isinstance(got, torch.Tensor) and got.ndim == 0):
-        pytest.fail(f"got {show(got)}, wanted a tensor of no dimensions: .item() would make a GPU wait", pytrace=False)
+        pytest.fail(f"got {show(got)}, wanted a tensor of no dimensions: .item() would make a GPU wait",
+                    pytrace=False)
     same(
         got.double(),
         torch.tensor(norm, dtype=torch.float64),
@@ -237,5 +238,6 @@ def test_a_diverged_gradient_shows_in_the_length(bad):
     parameters[2].grad[1] = bad
     got = call(f"a gradient with {bad}", clip_gradients, iter(parameters), 1.0)
     if torch.isfinite(torch.as_tensor(got)):
-        pytest.fail(f"given a gradient with {bad}, got the length {show(got)}: nobody would see that the run diverged",
+        pytest.fail(f"given a gradient with {bad}, got the length {show(got)}: nobody would see that the "
+                    "run diverged",
                     pytrace=False)

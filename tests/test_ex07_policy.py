@@ -135,7 +135,7 @@ def by_loop(new, old, advantages, mask, clip):
 
 
 def policy(n=3, t=3):
-    """Log-probabilities now and then (n, t), advantages (n,) and a mask with rows of different length, in float64."""
+    """Log-probabilities now and then (n, t), advantages (n,) and a mask of rows of any length, in float64."""
     mask = (torch.arange(t) < torch.tensor([t, t - 1, 1] * n)[:n, None]).double()
     return (
         0.5 * torch.randn(n, t).double() - 1,

@@ -51,7 +51,8 @@ def test_the_adapter_keeps_the_format_of_its_input():
     made = adapter(4, 4, 2, 2.0, torch.float32)
     x = torch.randn(2, 4).bfloat16()
     got = call("x in bfloat16", made.forward, x)
-    same(str(got.dtype), "torch.bfloat16", "x in bfloat16, weights in float32; the dtype", "A and B are cast to x.dtype where they are used")
+    same(str(got.dtype), "torch.bfloat16", "x in bfloat16, weights in float32; the dtype",
+         "A and B are cast to x.dtype where they are used")
 
 
 @pytest.mark.ex("7.10")
@@ -62,8 +63,10 @@ def test_merging_adds_this_matrix(n_in, n_out, rank, alpha):
     given = f"A ({rank}, {n_in}), B ({n_out}, {rank}), alpha {alpha}"
     before = [p.detach().clone() for p in (made.A, made.B)]
     want = product(made)
-    same(call(given, made.product), want, given, "scale * B A, (out, in)", {"the scale alpha / r is missing": want / made.scale})
-    same([made.A.detach(), made.B.detach()], before, given + "; A and B afterwards", "make a new matrix, change none")
+    same(call(given, made.product), want, given, "scale * B A, (out, in)",
+         {"the scale alpha / r is missing": want / made.scale})
+    same([made.A.detach(), made.B.detach()], before, given + "; A and B afterwards",
+         "make a new matrix, change none")
 
 
 # 7.11 the loss of a reward model
@@ -82,7 +85,8 @@ def test_the_loss_is_minus_log_sigmoid_of_the_difference(n):
     given = f"{n} pairs"
     want = log_sigmoid_mean(chosen, rejected)
     same(call(given, bradley_terry_loss, chosen, rejected), want, given, "", {
-        "chosen and rejected are swapped": log_sigmoid_mean(rejected, chosen), "the sum, not the mean": want * n})
+        "chosen and rejected are swapped": log_sigmoid_mean(rejected, chosen),
+        "the sum, not the mean": want * n})
 
 
 @pytest.mark.ex("7.11")
@@ -91,7 +95,8 @@ def test_scores_far_apart_do_not_overflow():
     for dtype in (torch.float64, torch.float32):
         chosen, rejected = torch.tensor([-400.0, 400.0]).to(dtype), torch.tensor([400.0, -400.0]).to(dtype)
         given = f"chosen [-400, 400], rejected [400, -400], {dtype}"
-        same(call(given, bradley_terry_loss, chosen, rejected), torch.tensor(400.0, dtype=dtype), given, "log(1 + e^-x) overflows: use logaddexp")
+        same(call(given, bradley_terry_loss, chosen, rejected), torch.tensor(400.0, dtype=dtype), given,
+             "log(1 + e^-x) overflows: use logaddexp")
 
 
 @pytest.mark.ex("7.11")
@@ -100,7 +105,8 @@ def test_the_slope_at_equal_scores_is_a_half():
     chosen = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)
     loss = call("equal scores", bradley_terry_loss, chosen, torch.tensor([0.7], dtype=torch.float64))
     [slope] = call("equal scores", torch.autograd.grad, loss, [chosen])
-    same(slope, torch.tensor([-0.5], dtype=torch.float64), "chosen = rejected = 0.7; the slope", "relu and abs have a kink at 0")
+    same(slope, torch.tensor([-0.5], dtype=torch.float64), "chosen = rejected = 0.7; the slope",
+         "relu and abs have a kink at 0")
 
 
 # 7.12 generalized advantage estimation
@@ -124,7 +130,8 @@ def test_gae_on_the_worked_example():
     rewards, values = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.2, 0.4, 0.6]])
     for lam, want in ((1.0, [[0.8, 0.6, 0.4]]), (0.0, [[0.2, 0.2, 0.4]]), (0.5, [[0.4, 0.4, 0.4]])):
         given = f"rewards [0, 0, 1], values [0.2, 0.4, 0.6], gamma 1, lambda {lam}"
-        same(call(given, gae, rewards, values, torch.ones(1, 3), 1.0, lam), torch.tensor(want), given, "go through the tokens from the last", rtol=1e-5)
+        same(call(given, gae, rewards, values, torch.ones(1, 3), 1.0, lam), torch.tensor(want), given,
+             "go through the tokens from the last", rtol=1e-5)
 
 
 @pytest.mark.ex("7.12")
@@ -134,9 +141,11 @@ def test_gae_is_its_double_sum(gamma, lam):
     rewards, values = torch.randn(2, 3, 6, dtype=torch.float64)
     mask = torch.tensor([[0, 0, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 1, 0, 0]], dtype=torch.float64)
     given = f"three answers of 3, 6 and 1 tokens, gamma {gamma}, lambda {lam}"
-    same(call(given, gae, rewards * mask, values, mask, gamma, lam), gae_by_definition(rewards, values, mask, gamma, lam), given,
+    same(call(given, gae, rewards * mask, values, mask, gamma, lam),
+         gae_by_definition(rewards, values, mask, gamma, lam), given,
          "values outside the answer are not part of it: V is 0 after its last token", {
-             "gamma is missing in the sum of the deltas": gae_by_definition(rewards, values, mask, gamma, lam / gamma)})
+             "gamma is missing in the sum of the deltas":
+             gae_by_definition(rewards, values, mask, gamma, lam / gamma)})
 
 
 @pytest.mark.ex("7.12")
@@ -147,7 +156,8 @@ def test_gae_leaves_its_inputs_alone():
     rewards = rewards * mask
     kept = [t.clone() for t in (rewards, values, mask)]
     got = call("one answer in the middle", gae, rewards, values, mask)
-    same((abs(got[0, 0].item()), abs(got[0, 3].item())), (0.0, 0.0), "mask [0, 1, 1, 0]; the first and last advantage", "multiply by the mask")
+    same((abs(got[0, 0].item()), abs(got[0, 3].item())), (0.0, 0.0),
+         "mask [0, 1, 1, 0]; the first and last advantage", "multiply by the mask")
     same([rewards, values, mask], kept, "the inputs afterwards", "make new tensors")
 
 
@@ -187,7 +197,8 @@ def test_the_critic_against_its_formula(clip):
 def test_the_critic_of_no_answer_costs_nothing():
     """an empty mask gives 0, not NaN"""
     some = torch.ones(2, 2)
-    same(call("an empty mask", clipped_value_loss, some, some, some + 1, 0 * some), torch.tensor(0.0), "an empty mask", "divide by at least 1")
+    same(call("an empty mask", clipped_value_loss, some, some, some + 1, 0 * some), torch.tensor(0.0),
+         "an empty mask", "divide by at least 1")
 
 
 # 7.14 an estimate of KL that is never negative
@@ -200,7 +211,8 @@ def test_k3_by_hand():
     want = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64) - 1 - ref
     given = "log p 0, ref/p of 1/2, 1 and 2"
     same(call(given, kl_k3, log_p, ref), want, given, "", {
-        "p and ref are swapped": (-ref).exp() - 1 + ref, "that is k1, -log(ref / p)": -ref, "that is k2, half of (log ratio)^2": ref**2 / 2})
+        "p and ref are swapped": (-ref).exp() - 1 + ref, "that is k1, -log(ref / p)": -ref,
+        "that is k2, half of (log ratio)^2": ref**2 / 2})
 
 
 @pytest.mark.ex("7.14")
@@ -208,7 +220,8 @@ def test_k3_is_the_divergence_on_average_and_never_negative():
     """its mean under p is KL(p || ref), each estimate is at least 0 and there is one a token"""
     p, q = torch.rand(2, 50, dtype=torch.float64).softmax(1)
     got = call("50 outcomes", kl_k3, p.log(), q.log())
-    same((p * got).sum(), (p * (p / q).log()).sum(), "the mean of k3 under p", "q - 1 - log q with q = ref / p")
+    same((p * got).sum(), (p * (p / q).log()).sum(), "the mean of k3 under p",
+         "q - 1 - log q with q = ref / p")
     same(bool((got >= 0).all()), True, "all estimates at least 0", "")
 
 
@@ -219,7 +232,8 @@ def test_the_gradient_of_k3_goes_through_p():
     ref = torch.tensor([-1.5, -0.5], dtype=torch.float64)
     got = call("two tokens", kl_k3, log_p, ref)
     [slope] = call("two tokens", torch.autograd.grad, got.sum(), [log_p])
-    same(slope, 1 - (ref - log_p.detach()).exp(), "log p [-1, -2], log ref [-1.5, -0.5]; the gradient", "do not detach")
+    same(slope, 1 - (ref - log_p.detach()).exp(), "log p [-1, -2], log ref [-1.5, -0.5]; the gradient",
+         "do not detach")
 
 
 @pytest.mark.ex("7.14")

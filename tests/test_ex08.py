@@ -44,10 +44,11 @@ def test_of_equal_logits_no_more_than_k_stay():
     for k in (1, 2, 3):
         got = kept(keep_top_k(logits.clone(), k))
         assert [len(columns) for columns in got] == [k] * 3, (
-            f"given {logits.tolist()} and k = {k}, kept the columns {got}, wanted {k} of each row: a threshold "
-            "keeps all that equal it, so that k = 1 is not greedy")
+            f"given {logits.tolist()} and k = {k}, kept the columns {got}, wanted {k} of each row: a "
+            "threshold keeps all that equal it, so that k = 1 is not greedy")
         low = [sorted(row, reverse=True)[:k] for row in logits.tolist()]
-        values = [sorted((row[i] for i in columns), reverse=True) for row, columns in zip(logits.tolist(), got)]
+        values = [sorted((row[i] for i in columns), reverse=True)
+                  for row, columns in zip(logits.tolist(), got)]
         assert values == low, f"given {logits.tolist()} and k = {k}, kept the logits {values}, wanted {low}"
 
 
@@ -84,8 +85,8 @@ def test_the_token_that_crosses_p_stays():
         given = logits.clone()
         got = keep_top_p(given, p)
         assert torch.equal(given, logits), (
-            "the logits that were given changed: writing to them in place (logits[...] = ..., masked_fill_) spoils "
-            "them for the caller; masked_fill makes a new tensor")
+            "the logits that were given changed: writing to them in place (logits[...] = ..., masked_fill_) "
+            "spoils them for the caller; masked_fill makes a new tensor")
         shown = ", ".join(f"{v:.2f}" for v in logits.exp()[0])
         assert kept(got) == wanted, (
             f"given the probabilities ({shown}) and p = {p}, kept the columns {kept(got)}, "
@@ -138,9 +139,11 @@ def test_top_p_agrees_with_adding_up_one_by_one():
                     break
             assert set(kept(mine[None])[0]) == wanted, (
                 f"given the probabilities {[round(v, 3) for v in probability]} and p = {p}, kept "
-                f"{kept(mine[None])[0]}, wanted {sorted(wanted)}: sort from the largest, add up probabilities, and bring "
-                "the marks back to the columns they came from (scatter; gather goes the other way)")
-        assert_close(got[got != -INF], logits[got != -INF], msg="what is kept must stay the logit that was given")
+                f"{kept(mine[None])[0]}, wanted {sorted(wanted)}: sort from the largest, add up "
+                "probabilities, and bring the marks back to the columns they came from (scatter; gather "
+                "goes the other way)")
+        assert_close(got[got != -INF], logits[got != -INF],
+                     msg="what is kept must stay the logit that was given")
 
 
 @pytest.mark.ex("8.5")
@@ -256,7 +259,7 @@ def test_cached_generation_equals_running_everything_again():
 
 
 class Adder:
-    """A model whose next token is the sum of all before it, modulo 40; notes what it is given, and fills the cache."""
+    """A model whose next token is the sum of all before, modulo 40; notes what it gets, fills the cache."""
 
     def __init__(self, dtype=torch.float32, **options):
         self.config, self.calls, self.text = Config(**{**vars(CONFIG), **options}), [], None
@@ -291,10 +294,12 @@ def test_each_token_is_run_through_the_model_once():
     assert got.shape == (2, 274), (
         f"given ids (2, 270) and 4 new tokens, got {tuple(got.shape)}, wanted (2, 274)")
     assert model.calls == [((2, 270), 0)] + [((2, 1), n) for n in (270, 271, 272)], (
-        f"for 4 new tokens the model was called with ids of these shapes at these positions: {model.calls}, wanted "
-        "(2, 270) at 0 and three times (2, 1), at 270, 271 and 272: only the newest token, and no call after the last "
-        "token is chosen")
-    assert torch.equal(got, added(ids, 4)), f"got {got[:, 270:].tolist()}, wanted {added(ids, 4)[:, 270:].tolist()}"
+        f"for 4 new tokens the model was called with ids of these shapes at these positions: {model.calls}, "
+        "wanted (2, 270) at 0 and three times (2, 1), at 270, 271 and 272: only the newest token, and no "
+        "call after the last token is chosen")
+    assert torch.equal(got,
+                       added(ids,
+                             4)), f"got {got[:, 270:].tolist()}, wanted {added(ids, 4)[:, 270:].tolist()}"
 
 
 @pytest.mark.ex("8.7")
@@ -306,7 +311,8 @@ def test_the_cache_has_no_room_for_the_whole_context():
     except RuntimeError as error:
         pytest.fail(f"for ids (2, 6), 4 new tokens and a model that can read 2^50, it raised '{error}': "
                     "reserve room for the 10 tokens of the text")
-    assert torch.equal(got, added(ids, 4)), f"got {got[:, 6:].tolist()}, wanted {added(ids, 4)[:, 6:].tolist()}"
+    assert torch.equal(got,
+                       added(ids, 4)), f"got {got[:, 6:].tolist()}, wanted {added(ids, 4)[:, 6:].tolist()}"
 
 
 @pytest.mark.ex("8.7")

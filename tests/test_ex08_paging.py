@@ -189,7 +189,8 @@ def test_nobody_overtakes_a_request_that_is_too_large():
     for n_free, wanted in ((5, 1), (4, None), (2, None), (0, None), (6, 1)):
         got = turn(queue, ["ada"], n_free)
         assert got == wanted, (
-            f"waiting {queue}, running ['ada'], {n_free} free: got {got}, not {wanted}: 1 is next and needs 5")
+            f"waiting {queue}, running ['ada'], {n_free} free: got {got}, not {wanted}: "
+            "1 is next and needs 5")
     assert turn([("ada", 1, 0)], [], 0) == 0, "a request that needs no new block fits where none is free"
 
 

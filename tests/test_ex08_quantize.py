@@ -146,7 +146,8 @@ def test_an_outlier_stays_in_its_group():
     alone = restored(*quantize_groups(weight, 4, 32))
     weight[1, 40] = 1e6
     got = restored(*quantize_groups(weight, 4, 32))
-    assert np.isfinite(got).all(), "a weight of 1e6 gave an infinite scale or NaN: half precision ends at 65504"
+    assert np.isfinite(got).all(), \
+        "a weight of 1e6 gave an infinite scale or NaN: half precision ends at 65504"
     assert abs(got[1, 1, 8] / 1e6 - 1) < 0.2, f"a weight of 1e6 came back as {got[1, 1, 8]:.4g}"
     others = np.ones((3, 3), dtype=bool)
     others[1, 1] = False

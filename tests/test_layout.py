@@ -106,7 +106,7 @@ def test_every_command_says_what_to_do_in_a_python_without_the_packages():
 
 
 def test_no_chapter_makes_float64_of_what_may_be_on_a_device_that_has_none():
-    """mps knows no float64. Tables made on the CPU may be wide; what a model returned goes through workbench.wide."""
+    """mps knows no float64. Tables of the CPU may be wide; what a model gives goes through workbench.wide."""
     for path in MODULES + SCRIPTS:
         if chapter_number(path) in (2, 3, 7, 8):
             wide = re.findall(r"\w+\.double\(\)", path.read_text(encoding="utf-8"))
@@ -132,4 +132,5 @@ def test_every_relative_link_of_a_page_leads_somewhere():
     for page in pages:
         for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             if not target.startswith(("http://", "https://", "mailto:")):
-                assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}, which is not there"
+                there = (page.parent / target).exists()
+                assert there, f"{page.relative_to(ROOT)} links to {target}, which is not there"

@@ -62,7 +62,8 @@ def test_the_teachers_page_states_the_hours_of_the_exercises():
     rows = re.findall(r"^\| (\d+) \| (.*?) \| ([\d.]+) \|$", page, re.M)
     assert len(rows) == 10 and 105 <= sum(float(whole) for _, _, whole in rows) <= 115
     for week, cells, whole in rows:
-        assert sum(map(float, re.findall(r"\(([\d.]+)\)", cells))) + 2 == pytest.approx(float(whole)), f"week {week}"
+        assert sum(map(float,
+                       re.findall(r"\(([\d.]+)\)", cells))) + 2 == pytest.approx(float(whole)), f"week {week}"
 
 
 def committed():

@@ -68,13 +68,13 @@ def class_of(reference, tmp_path_factory):
     text = (lost / "01_first/pairs.py").read_text()
     (lost / "01_first/pairs.py").write_text(text.replace("    # END EXERCISE 1.1\n", ""))
     (place / "late.csv").write_text("submission,days\ngood,1\nhalf,4\nwhole,11\n")
-    (place /
-     "roster.csv").write_text("submission,name,id,login,email\ngood,Ada Lovelace,17,ada,ada@example.org\n")
+    roster = "submission,name,id,login,email\ngood,Ada Lovelace,17,ada,ada@example.org\n"
+    (place / "roster.csv").write_text(roster)
     said = learn(reference, "grade", str(place / "in"), str(place / "out"), "--many", "--seconds", "4",
                  "--late", str(place / "late.csv"), "--free-days", "2", "--roster", str(place / "roster.csv"),
                  "--assignment", "Exercises 1", code=1)
-    return {file.parent.name: scores(file.parent) for file in (place /
-                                                               "out").glob("*/results.json")}, place / "out", said
+    out = place / "out"
+    return {file.parent.name: scores(file.parent) for file in out.glob("*/results.json")}, out, said
 
 
 def test_right_answers_written_differently_get_all_points(class_of):
@@ -95,7 +95,8 @@ def test_the_zip_of_a_whole_working_folder_is_read(class_of):
 def test_what_cannot_be_read_is_not_judged_and_does_not_stop_the_others(class_of):
     results, out, said = class_of
     score, output = results["broken.zip"]["1.1"]
-    assert score is None and "not judged: it could not be read: broken.zip is neither a folder nor a zip" in output
+    assert score is None
+    assert "not judged: it could not be read: broken.zip is neither a folder nor a zip" in output
     assert "score" not in json.loads((out / "broken.zip/results.json").read_text())
     assert "–/2  1.1 count pairs   not judged" in said and "4 answers could not be judged" in said
 
@@ -167,17 +168,19 @@ def test_a_single_hand_in_is_graded_for_some_chapters_or_exercises(reference, tm
 
 def test_a_missing_hand_in_is_named(reference, tmp_path):
     said = learn(reference, "grade", str(tmp_path / "none"), str(tmp_path / "out"), code=2)
-    assert "there is no" in said and "none: name the folder" in " ".join(said.split())   # folded to the terminal
+    # folded to the terminal
+    assert "there is no" in said and "none: name the folder" in " ".join(said.split())
 
 
 def test_what_this_machine_cannot_run_is_not_judged(reference, tmp_path):
-    """Without a compiler the reference of c.1 fails too: the hand-in gets its other points, and no 0 for this one."""
+    """Without a compiler the reference of c.1 fails too: the hand-in gets its other points, and no 0 here."""
     (tmp_path / "bin").mkdir()
     git = shutil.which("git")
     os.symlink(git, tmp_path / "bin/git")
     said = learn(reference, "grade", str(reference), str(tmp_path / "out"), "--only", "2.1,c.1", code=1,
                  PATH=str(tmp_path / "bin"))
-    assert "3/3  2.1" in said and "–/1  c.1 sum in C++   not judged: the reference itself fails on this machine" in said
+    assert "3/3  2.1" in said
+    assert "–/1  c.1 sum in C++   not judged: the reference itself fails on this machine" in said
 
 
 def test_a_hand_in_that_uses_up_its_time_keeps_the_points_of_what_was_judged(reference, tmp_path):

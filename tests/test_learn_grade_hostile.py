@@ -28,30 +28,34 @@ print("it ran")
 WAYS = {
     "exec under another name": "    run = exec\n    run('PAYLOAD')\n",
     "a walrus": "    (run := exec)('PAYLOAD')\n",
-    "a nested function": "    def inner(f=exec):\n        return lambda text: f(text)\n    inner()('PAYLOAD')\n",
+    "a nested function": "    def inner(f=exec):\n        return lambda text: f(text)\n"
+                         "    inner()('PAYLOAD')\n",
     "timeit": "    import timeit\n    timeit.timeit('PAYLOAD', number=1)\n",
     "cProfile": "    import cProfile\n    cProfile.Profile().run('PAYLOAD')\n",
     "bdb": "    import bdb\n    bdb.Bdb().run('PAYLOAD')\n",
     "pydoc.locate": "    import pydoc\n    pydoc.locate('builtins.exec')('PAYLOAD')\n",
-    "string.Formatter": "    import string\n    f = string.Formatter().get_field('0.__globals__', [count_pairs], {})[0]\n"
-                        "    f['__builtins__']['exec']('PAYLOAD')\n",
+    "string.Formatter": "    import string\n    f = string.Formatter().get_field('0.__globals__', "
+                        "[count_pairs], {})[0]\n    f['__builtins__']['exec']('PAYLOAD')\n",
     "new text at module level": "    return {}\nexec('PAYLOAD')\ndef more(ids):\n    return 1\n",
 }
 LIES = {
-    "equals everything": "    class Any(dict):\n        def __eq__(self, other): return True\n    return Any()\n",
-    "equals everything inside": "    class Any(int):\n        def __eq__(self, other): return True\n    return {(1, 2): Any(9)}\n",
+    "equals everything": "    class Any(dict):\n        def __eq__(self, other): return True\n"
+                         "    return Any()\n",
+    "equals everything inside": "    class Any(int):\n        def __eq__(self, other): return True\n"
+                                "    return {(1, 2): Any(9)}\n",
     "by type()": "    return type('A', (), {'__eq__': lambda a, b: True})()\n",
     "leaves": "    import os\n    os._exit(0)\n",
     "raises SystemExit": "    raise SystemExit(0)\n",
     "skips": "    import pytest\n    pytest.skip('no need')\n",
-    "floods the line": "    import os\n    for fd in range(3, 99):\n        try: os.write(fd, b'{\"value\": 1}' * 9999)\n"
+    "floods the line": "    import os\n    for fd in range(3, 99):\n"
+                       "        try: os.write(fd, b'{\"value\": 1}' * 9999)\n"
                        "        except OSError: pass\n    return {}\n",
     "forges an answer": "    import gc, json, struct\n    from learn_peer import Peer\n"
                         "    end = next(o for o in gc.get_objects() if isinstance(o, Peer))\n"
                         "    text = json.dumps({'value': ['dict', [], None], 'results': [], 'key': 0,\n"
-                        "                       'state': {'ids': ['list', [1]]}, 'changed': [], 'printed': ''}).encode()\n"
-                        "    end.line.sendall(struct.pack('<II', len(text), 0) + text)\n    os = __import__('os')\n"
-                        "    os._exit(0)\n",
+                        "                       'state': {'ids': ['list', [1]]}, 'changed': [], 'printed': "
+                        "''}).encode()\n    end.line.sendall(struct.pack('<II', len(text), 0) + text)\n"
+                        "    os = __import__('os')\n    os._exit(0)\n",
     "asks the judge for what is not public": "    import gc\n    from learn_peer import Peer\n"
                         "    end = next(o for o in gc.get_objects() if isinstance(o, Peer))\n"
                         "    end.ask('use', [0, '__class__', [], {}])\n    return {}\n",
@@ -128,15 +132,17 @@ def test_a_worker_that_dies_is_started_again(bench):
 
 def compiled(attack: str) -> str:
     """A body that leaves its function, does `attack` at will and returns the right sum."""
-    return ("int attack(int n);\nreturn attack(n);\n}\n#include <cstdio>\n#include <cstdlib>\n#include <fcntl.h>\n"
-            f"#include <unistd.h>\n#include <sys/stat.h>\nint attack(int n) {{\n{attack}\nreturn n * (n - 1) / 2;\n")
+    return ("int attack(int n);\nreturn attack(n);\n}\n#include <cstdio>\n#include <cstdlib>\n"
+            "#include <fcntl.h>\n#include <unistd.h>\n#include <sys/stat.h>\nint attack(int n) "
+            f"{{\n{attack}\nreturn n * (n - 1) / 2;\n")
 
 
 COMPILED = {
     "a word cut in two": 'sys\\\ntem("touch OUTSIDE/evil; rm OUTSIDE/there; echo > OUTSIDE/there");',
     "digraphs": 'FILE *f = fopen("OUTSIDE/evil", "w"); if (f) <% fclose(f); %>',
     "a truncation": 'truncate("OUTSIDE/there", 0); open("OUTSIDE/there", O_WRONLY | O_TRUNC);',
-    "another mode": 'chmod("OUTSIDE/there", 0); chown("OUTSIDE/there", 1, 1); rename("OUTSIDE/there", "OUTSIDE/evil");',
+    "another mode": 'chmod("OUTSIDE/there", 0); chown("OUTSIDE/there", 1, 1); rename("OUTSIDE/there", '
+                    '"OUTSIDE/evil");',
     "shared memory": 'FILE *f = fopen("/dev/shm/evil", "w"); if (f) fclose(f);',
 }
 
@@ -194,7 +200,8 @@ def test_the_interpreter_of_the_tests_is_the_one_that_runs(bench):
 
 def test_no_connection_leaves(bench):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        body = f"    import socket\n    socket.create_connection(('127.0.0.1', {server.getsockname()[1]}))\n    return {{}}\n"
+        body = ("    import socket\n"
+                f"    socket.create_connection(('127.0.0.1', {server.getsockname()[1]}))\n    return {{}}\n")
         verdict = judged(bench, "1.1", body)
         server.settimeout(0)
         with pytest.raises(BlockingIOError):

@@ -24,8 +24,8 @@ def reference(tmp_path_factory):
 def test_an_exam_asks_which_of_two_is_wrong_and_its_answers_say_what_one_would_see(reference, tmp_path):
     learn(reference, "exam", str(tmp_path), "--questions", "3", "--seed", "5", "--chapters", "1-2")
     sheet, answers = ((tmp_path / f"{name}-5.md").read_text() for name in ("sheet", "answers"))
-    assert sheet.count("**A**") == sheet.count("**B**") == 3 and "EXERCISE" not in sheet and "# " not in "".join(
-        re.findall(r"```python\n(.*?)```", sheet, re.S))
+    assert sheet.count("**A**") == sheet.count("**B**") == 3 and "EXERCISE" not in sheet
+    assert "# " not in "".join(re.findall(r"```python\n(.*?)```", sheet, re.S))
     for n, question in enumerate(re.split(r"^## ", sheet, flags=re.M)[1:], 1):
         a, b = re.findall(r"```python\n(.*?)```", question, re.S)
         answer = re.split(r"^## ", answers, flags=re.M)[n]
@@ -58,8 +58,8 @@ def test_everybody_gets_mistakes_of_their_own_and_mending_them_is_graded(referen
     texts = {n: (tmp_path / "out" / n / "02_second/blend.py").read_text() for n in names}
     assert len(set(texts.values())) > 1 and all(n in (tmp_path / "out/answers.md").read_text() for n in names)
     put(tmp_path / "out/ada", "2.1", GOOD["2.1"])
-    said = learn(reference, "grade", str(tmp_path / "out"), str(tmp_path / "grades"), "--many", "--only", "2.1",
-                 "--seconds", "2")
+    said = learn(reference, "grade", str(tmp_path / "out"), str(tmp_path / "grades"), "--many",
+                 "--only", "2.1", "--seconds", "2")
     assert " ada: 3 of 3" in said and all(f" {n}: 3 of 3" not in said for n in names[1:])
 
 
@@ -100,11 +100,13 @@ def test_hand_ins_in_a_folder_are_compared(tmp_path):
     """The real course, two copies and one other, through the command."""
     text = (ROOT / "01_tokenizer/bpe_naive.py").read_text()
     from learn_bodies import graft
-    mine = ("    new, merged = [], []\n    for token in ids:\n        if new and not merged[-1] and (new[-1], token) == "
-            "tuple(pair):\n            new[-1], merged[-1] = new_id, True\n        else:\n            new.append(token)\n"
-            "            merged.append(False)\n    return new\n")
+    mine = ("    new, merged = [], []\n    for token in ids:\n"
+            "        if new and not merged[-1] and (new[-1], token) == tuple(pair):\n"
+            "            new[-1], merged[-1] = new_id, True\n        else:\n"
+            "            new.append(token)\n            merged.append(False)\n    return new\n")
     for name, body in (("ada", mine), ("ben", mine.replace("new,", "out,").replace("new[", "out[").replace(
-            "new.", "out.").replace("return new", "return out").replace("if new ", "if out ")), ("cleo", "    return 1\n")):
+            "new.", "out.").replace("return new", "return out").replace("if new ", "if out ")),
+                       ("cleo", "    return 1\n")):
         (tmp_path / name / "01_tokenizer").mkdir(parents=True)
         (tmp_path / name / "01_tokenizer/bpe_naive.py").write_text(graft(text, "1.2", body))
     said = learn(ROOT, "alike", str(tmp_path))

@@ -94,8 +94,10 @@ def test_one_fault_is_told_once_however_many_tests_it_fails(tree):
     """The checker's reports of one race may differ from test to test in the element and the threads alone."""
     cases = "".join(
         f'@pytest.mark.ex("1.1")\ndef test_{name}():\n    """{name}"""\n'
-        f'    assert count_pairs([]) == {{}}, "race on P[{element}]: thread ({thread},0,0) wrote it at line {line}"\n\n\n'
-        for name, element, thread, line in (("output", 253, 29, 92), ("sum", 7, 1, 92), ("future", 253, 29, 14))
+        f'    assert count_pairs([]) == {{}}, "race on P[{element}]: thread ({thread},0,0) wrote it at line '
+        f'{line}"\n\n\n'
+        for name, element, thread, line in (("output", 253, 29, 92), ("sum", 7, 1, 92),
+                                            ("future", 253, 29, 14))
     )
     (tree / "tests/test_ex01.py").write_text("import pytest\nfrom pairs import count_pairs\n\n\n" + cases)
     commit(tree, "Let three tests fail by two faults")
@@ -132,7 +134,8 @@ def test_an_error_is_shown_with_its_line_in_the_learners_own_file(started):
 
 def test_an_error_that_a_test_puts_into_words_is_shown_with_its_line(started):
     put(started, "1.2", "    counts = count_pairs(ids)\n    return max(counts, key=counts.get)\n")
-    line = 1 + (started / "01_first/pairs.py").read_text().splitlines().index("    return max(counts, key=counts.get)")
+    lines = (started / "01_first/pairs.py").read_text().splitlines()
+    line = 1 + lines.index("    return max(counts, key=counts.get)")
     said = learn(started, "check", "1.2", code=1)
     assert "given [3], it raised" in said and f"at 01_first/pairs.py:{line}" in said
 
@@ -161,7 +164,8 @@ def test_ctrl_c_ends_at_once_and_leaves_no_process(started):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),    # a job in the background ignores Ctrl-C
+        # a job in the background ignores Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         end = time.monotonic() + 60
         while not (started / "pid").exists() or not (started / "pid").read_text():
@@ -206,7 +210,8 @@ def test_reset_refuses_before_anything_is_started(tree):
 
 def test_reset_refuses_in_a_chapter_that_is_not_started(started):
     before = (started / "csrc/sums.cu").read_text()
-    assert "csrc is not started here: begin with python learn.py start c" in learn(started, "reset", "c.1", code=2)
+    said = learn(started, "reset", "c.1", code=2)
+    assert "csrc is not started here: begin with python learn.py start c" in said
     assert (started / "csrc/sums.cu").read_text() == before
 
 
@@ -299,7 +304,8 @@ def test_the_learners_own_tests_skip_what_is_blank(started):
     assert "1 passed, 1 skipped" in said and "exercise 1.2: most common pair is still blank" in said
 
 
-@pytest.mark.parametrize("words", [("check", "--seconds", "nan"), ("check", "--seconds=-1"), ("prove", "-j", "0"),
+@pytest.mark.parametrize("words", [("check", "--seconds", "nan"), ("check", "--seconds=-1"),
+                                   ("prove", "-j", "0"),
                                    ("prove", "--seeds", "0"), ("grade", "a", "b", "--memory", "0")])
 def test_a_number_that_makes_no_sense_is_refused(fresh, words):
     assert re.search(r": give (1 or more|a number above 0)", learn(fresh, *words, code=2))

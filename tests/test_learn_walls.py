@@ -50,7 +50,8 @@ REFUSED = {
     "a file that runs": "open('mine', 'w').write('#!/bin/sh'); os.execv('./mine', ['mine'])",
 }
 ALLOWED = {
-    "files of its own": "open('mine', 'w').write('x'); os.mkdir(new); os.rename('mine', new + '/mine'); os.remove(new + '/mine')",
+    "files of its own": "open('mine', 'w').write('x'); os.mkdir(new); os.rename('mine', new + '/mine'); "
+                        "os.remove(new + '/mine')",
     "imports": "import decimal, sqlite3, unittest",
     "threads": "import threading; t = threading.Thread(target=print); t.start(); t.join()",
     "random numbers": "os.urandom(4)",
@@ -76,8 +77,9 @@ def answer(bench, does: str, has: list) -> str:
     does = does.replace("SECRET", str(bench.secret)).replace("JUDGE", str(bench.secret.parent))
     body = ("    import os, ctypes\n    libc, new = ctypes.CDLL(None), os.urandom(4).hex()\n"
             "    def refuse(code):\n        if code < 0:\n            raise PermissionError\n"
-            f"    try:\n        {does}\n        print('done')\n    except OSError as e:\n        print(type(e).__name__)\n"
-            "    except ValueError as e:\n        print(type(e).__name__)\n    return {}\n")
+            f"    try:\n        {does}\n        print('done')\n    except OSError as e:\n"
+            "        print(type(e).__name__)\n    except ValueError as e:\n"
+            "        print(type(e).__name__)\n    return {}\n")
     verdict = bench.run("1.1", body, seeds=[0], guard={"has": has, "user": new_user()})
     return verdict.reports[-1]["prints"].split()[-1]
 

@@ -116,8 +116,8 @@ def wall(tmp_path, monkeypatch):
 
 PLAIN = [None, True, 7, -(10**30), 0.1, math.inf, "ß\ud800\n", b"\x00\xff", [1, [2]], (1, (2,)), {1, 2},
          frozenset({"a"}),
-         {(1, 2): [3]}, collections.Counter("aab"), collections.OrderedDict(a=1), 3 + 4j, range(2, 9, 3), slice(1, None),
-         bytearray(b"x"), []]
+         {(1, 2): [3]}, collections.Counter("aab"), collections.OrderedDict(a=1), 3 + 4j, range(2, 9, 3),
+         slice(1, None), bytearray(b"x"), []]
 
 
 @pytest.mark.parametrize("value", PLAIN, ids=repr)

@@ -19,22 +19,25 @@ class Abandoned(Exception):
 
 
 class ThreadTeam:
-    """One rank of a team whose messages are queues; a message that never comes is an error, not an endless wait.
+    """One rank of a team whose messages are queues; a message that never comes is an error, not an endless
+    wait.
 
     In a `ring` each rank may send to its right neighbour only, and receive from its left one.
     """
     native = False
 
-    def __init__(self, rank: int, size: int, boxes: dict, patience: float, broken: threading.Event, ring: bool):
+    def __init__(self, rank: int, size: int, boxes: dict, patience: float, broken: threading.Event,
+                 ring: bool):
         self.rank, self.size, self.sent = rank, size, 0
         self.boxes, self.patience, self.broken, self.ring, self.log = boxes, patience, broken, ring, []
 
     def _check(self, does: str, other: int, step: int):
         """`other` must be a rank of this team, in a ring the one `step` away."""
-        assert 0 <= other < self.size, f"rank {self.rank} of {self.size} {does} rank {other}: the ranks are 0 to {self.size - 1}"
-        assert other != self.rank, f"rank {self.rank} of {self.size} {does} itself: is that one step too many?"
+        me = f"rank {self.rank} of {self.size} {does}"
+        assert 0 <= other < self.size, f"{me} rank {other}: the ranks are 0 to {self.size - 1}"
+        assert other != self.rank, f"{me} itself: is that one step too many?"
         right = (self.rank + step) % self.size
-        assert not self.ring or other == right, f"rank {self.rank} of {self.size} {does} rank {other}, in a ring only rank {right}"
+        assert not self.ring or other == right, f"{me} rank {other}, in a ring only rank {right}"
 
     def _post(self, out, to):
         self._check("sends to", to, 1)
@@ -47,7 +50,8 @@ class ThreadTeam:
         if into is not None:
             self._check("receives from", source, -1)
             arrived = self._wait(source)
-            assert arrived.shape == into.shape, f"rank {self.rank} expects {tuple(into.shape)}, gets {tuple(arrived.shape)}"
+            assert arrived.shape == into.shape, \
+                f"rank {self.rank} expects {tuple(into.shape)}, gets {tuple(arrived.shape)}"
             into.copy_(arrived)
 
     def _wait(self, source):
@@ -65,7 +69,7 @@ class ThreadTeam:
         return _Done()
 
     def start_all_reduce(self, x):
-        """Everyone sends to everyone now; wait() adds up. Buckets of one rank therefore pair up in order of start."""
+        """Everyone sends to everyone now; wait() adds up. So buckets of a rank pair up in order of start."""
         self.log.append(x.numel())
         for other in range(self.size):
             if other != self.rank:
@@ -92,7 +96,7 @@ class Alone:
 
 
 def run_threads(function, size: int, *args, patience: float = 5.0, ring: bool = False) -> list:
-    """function(team, *args) on `size` threads; returns what each returned. The first error of any rank is raised."""
+    """function(team, *args) on `size` threads; gives what each returned. The first error is raised."""
     boxes = {(a, b): queue.Queue() for a in range(size) for b in range(size)}
     results, errors, broken = [None] * size, [], threading.Event()
 
@@ -110,7 +114,8 @@ def run_threads(function, size: int, *args, patience: float = 5.0, ring: bool = 
         thread.start()
     for thread in threads:
         thread.join(10 * patience)
-        assert not thread.is_alive(), "a rank never ends: an endless loop, or it waits for something that nobody sends"
+        assert not thread.is_alive(), \
+            "a rank never ends: an endless loop, or it waits for something that nobody sends"
     if errors:
         raise errors[0]
     return results

@@ -43,7 +43,8 @@ def test_the_official_client_chats_streams_and_reads_errors(running, client):
         usage = chunk.usage
     assert [c.message.content for c in whole.choices] == texts and usage == whole.usage
     for choice in whole.choices:
-        assert len(choice.logprobs.content[0].top_logprobs) == 2 and choice.finish_reason in ("stop", "length")
+        assert len(choice.logprobs.content[0].top_logprobs) == 2
+        assert choice.finish_reason in ("stop", "length")
     done = client.completions.create(model="tiny", prompt="abc", max_tokens=5, logprobs=1, stop=["never"])
     assert len(done.choices[0].logprobs.tokens) <= 5
     with pytest.raises(openai.BadRequestError, match="temperature"):
@@ -62,8 +63,8 @@ def test_the_official_client_gets_json_and_calls_tools(running, client):
     assert answer.choices[0].message.content.replace(" ", "") in ('{"city":"Rome"}', '{"city":"Oslo"}')
     tools = [{"type": "function", "function": {"name": "weather", "parameters": schema}}]
     for stream in (False, True):
-        answer = client.chat.completions.create(model="tiny", messages=MESSAGES, tools=tools, tool_choice="required",
-                                                seed=1, stream=stream)
+        answer = client.chat.completions.create(model="tiny", messages=MESSAGES, tools=tools,
+                                                tool_choice="required", seed=1, stream=stream)
         message = list(answer)[-1].choices[0].delta if stream else answer.choices[0].message
         assert message.tool_calls[0].function.name == "weather"
         assert "city" in message.tool_calls[0].function.arguments
@@ -84,5 +85,6 @@ def test_our_filters_keep_what_theirs_keep():
         for ours, theirs in ((keep_top_k(x, 5), transformers.TopKLogitsWarper(5)),
                              (keep_top_p(x, 0.8), transformers.TopPLogitsWarper(0.8)),
                              (keep_min_p(x, 0.1), transformers.MinPLogitsWarper(0.1)),
-                             (penalize_repetition(x, seen, 1.3), transformers.RepetitionPenaltyLogitsProcessor(1.3))):
+                             (penalize_repetition(x, seen, 1.3),
+                              transformers.RepetitionPenaltyLogitsProcessor(1.3))):
             torch.testing.assert_close(ours, theirs(ids, x.clone()))

@@ -13,7 +13,8 @@ from learn_trees import copy_tree
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("id, right, wrong", [("2.2", "key > query", "key >= query"), ("7.6", "margin = beta", "margin = -beta")])
+@pytest.mark.parametrize("id, right, wrong",
+                         [("2.2", "key > query", "key >= query"), ("7.6", "margin = beta", "margin = -beta")])
 def test_an_honest_mistake_loses_points_and_nothing_else(id, right, wrong, tmp_path):
     copy_tree(ROOT, tmp_path / "work/base")
     exercise = course(ROOT)[id]

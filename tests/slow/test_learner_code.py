@@ -1,7 +1,8 @@
-"""The learner's code is what the system runs: `make quick` with a body written another way, a wrong one, a blank one.
+"""The learner's code is what the system runs: `make quick` with a body written another way, a wrong one, a
+blank one.
 
-Each run is a scratch copy of the tree in which learn_bodies.graft has replaced bodies of chapter 3. Chapters 1 and 2
-are not touched, so make keeps what the reference run made of them. Not part of `make test`:
+Each run is a scratch copy of the tree in which learn_bodies.graft has replaced bodies of chapter 3. Chapters
+1 and 2 are not touched, so make keeps what the reference run made of them. Not part of `make test`:
 
     .venv/bin/python -m pytest tests/slow -o addopts=-q
 """
@@ -18,7 +19,8 @@ from learn_trees import copy_tree
 from workbench import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.skipif((ROOT / ".learn").exists() or (ROOT / "release.json").exists(), reason="a learner's tree")
+pytestmark = pytest.mark.skipif((ROOT / ".learn").exists() or (ROOT / "release.json").exists(),
+                                reason="a learner's tree")
 
 REWRITTEN = {   # right answers, not written as the reference writes them
     "3.1": """\
@@ -33,25 +35,29 @@ REWRITTEN = {   # right answers, not written as the reference writes them
     probabilities = torch.e ** (logits - log_z.unsqueeze(1))
     wanted = torch.arange(logits.shape[1], device=logits.device).eq(safe.unsqueeze(1))
     n = max(int(kept.sum()), 1)
-    difference = torch.where(kept.unsqueeze(1), probabilities - wanted.to(logits.dtype), torch.zeros_like(logits))
-    return difference / n * grad
+    difference = probabilities - wanted.to(logits.dtype)
+    return torch.where(kept.unsqueeze(1), difference, torch.zeros_like(logits)) / n * grad
 """,
 }
-NOT_SHIFTED = "    return rows[:, :-1].clone(), rows[:, :-1].clone()\n"   # right shapes, and a loss that falls fast
+# right shapes, and a loss that falls fast
+NOT_SHIFTED = "    return rows[:, :-1].clone(), rows[:, :-1].clone()\n"
 
 
 def make(tree: Path) -> subprocess.CompletedProcess:
-    """`make quick` in `tree`, its own chapters first on the path; set-up is skipped, the interpreter is this one."""
+    """`make quick` in `tree`, its own chapters first on the path; no set-up, and this interpreter."""
     folders = [str(p) for p in sorted(tree.glob("0*_*"))]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "2",
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_WAIT_POLICY": "PASSIVE",
+           "OMP_NUM_THREADS": "2",
            "CUDA_VISIBLE_DEVICES": ""}
-    command = ["make", "-o", ".venv/ready", f"PY={sys.executable}", "QUICK=1", "OUT=out/quick", "SEED=0", "CORPUS=", "all"]
+    command = ["make", "-o", ".venv/ready", f"PY={sys.executable}", "QUICK=1", "OUT=out/quick", "SEED=0",
+               "CORPUS=", "all"]
     return subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, timeout=1500)
 
 
 def bits(tree: Path) -> dict:
     """The row of the scoreboard about held-out text, `before` and `after` training."""
-    return next(r for r in read_json(tree / "out/quick/scoreboard.json") if r["metric"] == "real text, bits per byte")
+    return next(r for r in read_json(tree / "out/quick/scoreboard.json")
+                if r["metric"] == "real text, bits per byte")
 
 
 def last_loss(tree: Path) -> float:
@@ -71,7 +77,7 @@ def reference(tmp_path_factory):
 
 @pytest.fixture
 def run_with(reference, tmp_path):
-    """A function that grafts {id: body} into a copy of the reference run and runs make there: (tree, the run)."""
+    """A function that grafts {id: body} into a copy of the reference run and makes it: (tree, the run)."""
     def run(bodies: dict[str, str]):
         tree = tmp_path / "tree"
         shutil.copytree(reference, tree)
@@ -83,11 +89,13 @@ def run_with(reference, tmp_path):
 
 
 def test_a_right_answer_written_another_way_trains_the_same_model(reference, run_with):
-    theirs = {e.id: e.body for path in (reference / "03_training").glob("*.py") for e in find(path.read_text(encoding="utf-8"))}
+    theirs = {e.id: e.body for path in (reference / "03_training").glob("*.py")
+              for e in find(path.read_text(encoding="utf-8"))}
     assert all(body.strip() != theirs[id].strip() for id, body in REWRITTEN.items())
     tree, done = run_with(REWRITTEN)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "== 03 training" in done.stdout and "== 01 tokenizer" not in done.stdout   # trained anew, and nothing else
+    # trained anew, and nothing else
+    assert "== 03 training" in done.stdout and "== 01 tokenizer" not in done.stdout
     wanted, got = bits(reference), bits(tree)
     assert got["before"] == wanted["before"]
     assert got["after"] == pytest.approx(wanted["after"], abs=0.02)

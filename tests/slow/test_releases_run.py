@@ -1,8 +1,9 @@
-"""The releases of the real course run their own tests: skipped while blank, passing once the answers are back.
+"""The releases of the real course run their own tests: skipped while blank, passing once the answers are
+back.
 
-tests/test_learn_course.py shows that every range can be released and that its tests can be collected; here they run.
-Each test file runs in the release in which its chapter is the newest. Python starts without the installed
-repository (-S), so a release that needs a file of a later chapter fails. Not part of `make test`:
+tests/test_learn_course.py shows that every range can be released and that its tests can be collected; here
+they run. Each test file runs in the release in which its chapter is the newest. Python starts without the
+installed repository (-S), so a release that needs a file of a later chapter fails. Not part of `make test`:
 
     .venv/bin/python -m pytest tests/slow -o addopts=-q
 """
@@ -24,14 +25,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def own_tests(tree, newest):
     """(exit status, {"passed": 3, "skipped": 1 ...}, the output) of the tests of these chapters in `tree`."""
-    files = [str(p) for p in sorted((tree / "tests").glob("test_*.py")) if re.match(r"test_(ex)?_?(\d\d)", p.name)
+    files = [str(p) for p in sorted((tree / "tests").glob("test_*.py"))
+             if re.match(r"test_(ex)?_?(\d\d)", p.name)
              and int(re.search(r"\d\d", p.name)[0]) in newest]
     assert files
-    folders = [*sorted(str(p) for p in tree.glob("0*_*")), str(tree), str(tree / "tests"), sysconfig.get_path("purelib")]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "2"}
-    done = subprocess.run([sys.executable, "-S", "-m", "pytest", "-rsfE", "-p", "no:cacheprovider", *files], cwd=tree, env=env,
-                          capture_output=True, text=True, timeout=1200)
-    counts = {what: int(n) for n, what in re.findall(r"(\d+) (passed|skipped|failed|errors?)\b", done.stdout[-400:])}
+    folders = [*sorted(str(p) for p in tree.glob("0*_*")), str(tree), str(tree / "tests"),
+               sysconfig.get_path("purelib")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_WAIT_POLICY": "PASSIVE",
+           "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-S", "-m", "pytest", "-rsfE", "-p", "no:cacheprovider", *files],
+                          cwd=tree, env=env, capture_output=True, text=True, timeout=1200)
+    counts = {what: int(n) for n, what in re.findall(r"(\d+) (passed|skipped|failed|errors?)\b",
+                                                     done.stdout[-400:])}
     return done.returncode, counts, done.stdout[-6000:] + done.stderr[-2000:]
 
 

@@ -21,7 +21,8 @@ from transformer import Config, Transformer
 
 folder = Path(sys.argv[1])
 torch.manual_seed(0)
-model = Transformer(Config(vocab_size=64, d_model=32, n_layers=2, n_heads=2, n_kv_heads=1, d_ff=48, max_len=32))
+model = Transformer(Config(vocab_size=64, d_model=32, n_layers=2, n_heads=2, n_kv_heads=1, d_ff=48,
+                           max_len=32))
 
 def loss_of(step):
     ids = torch.randint(64, (8, 25), generator=torch.Generator().manual_seed(step))
@@ -38,7 +39,8 @@ def start(folder) -> subprocess.Popen:
     """The run, from where it stands; returns when it has begun to train."""
     folder.mkdir(exist_ok=True)
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    process = subprocess.Popen([sys.executable, "-c", RUN, folder], stdout=subprocess.PIPE, text=True, env=env)
+    process = subprocess.Popen([sys.executable, "-c", RUN, folder], stdout=subprocess.PIPE,
+                               text=True, env=env)
     assert process.stdout.readline() == "started\n"
     return process
 

@@ -48,8 +48,8 @@ def world(tmp_path):
     write_tokens(tmp_path / "out/01_tokenizer/train.bin", tokens)
     shape = dict(vocab_size=64, d_model=32, n_layers=2, n_heads=4, n_kv_heads=4, d_ff=48, max_len=32)
     (tmp_path / "out/02_transformer/config.json").write_text(json.dumps(shape))
-    return ["--out", str(tmp_path / "out"), "--checkpoint", str(tmp_path / "checkpoint"), "--batch", "8", "--length", "16",
-            "--save-every", "2"]
+    return ["--out", str(tmp_path / "out"), "--checkpoint", str(tmp_path / "checkpoint"), "--batch", "8",
+            "--length", "16", "--save-every", "2"]
 
 
 def losses_of(text: str) -> dict[int, str]:
@@ -82,8 +82,8 @@ def test_eight_ranks_train_like_one_process(dtype, tolerance):
 
 
 def test_every_mesh_of_eight_ranks_trains_like_one_process():
-    which = [Layout(2, 4, 1, 4), Layout(4, 2, 1, 2, "gpipe"), Layout(2, 1, 4, 1, sequence=True), Layout(1, 2, 4, 8),
-             Layout(1, 4, 2, 4, sequence=True), Layout(4, 1, 2, 2)]
+    which = [Layout(2, 4, 1, 4), Layout(4, 2, 1, 2, "gpipe"), Layout(2, 1, 4, 1, sequence=True),
+             Layout(1, 2, 4, 8), Layout(1, 4, 2, 4, sequence=True), Layout(4, 1, 2, 2)]
     for layout, lines in zip(which, zip(*run_ranks(layouts, 8, which, timeout=500))):
         for i, wanted in enumerate(lines[0]["wanted losses"]):
             assert abs(sum(r["losses"][i] for r in lines) / 8 - wanted) <= 1e-10, layout
@@ -91,9 +91,11 @@ def test_every_mesh_of_eight_ranks_trains_like_one_process():
 
 
 def test_a_run_killed_by_kill_9_leaves_nothing_and_resumes_on_other_ranks(world):
-    straight = subprocess.run([sys.executable, SCRIPT, *world, "--steps", "8", "--checkpoint", world[1] + "/straight"],
+    straight = subprocess.run([sys.executable, SCRIPT, *world, "--steps", "8", "--checkpoint",
+                               world[1] + "/straight"],
                               env=ENV, capture_output=True, text=True, timeout=300, check=True)
-    job = subprocess.Popen([sys.executable, SCRIPT, *world, "--steps", "100000", "--data", "2", "--tensor", "2"],
+    job = subprocess.Popen([sys.executable, SCRIPT, *world, "--steps", "100000", "--data", "2",
+                            "--tensor", "2"],
                            env={**ENV, "RUN_MARK": world[1]}, stdout=subprocess.PIPE, text=True)
     for line in job.stdout:
         if "step 5" in line:
@@ -105,7 +107,8 @@ def test_a_run_killed_by_kill_9_leaves_nothing_and_resumes_on_other_ranks(world)
     while leftovers(world[1]) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert leftovers(world[1]) == []
-    resumed = subprocess.run([sys.executable, SCRIPT, *world, "--steps", "8", "--pipeline", "2", "--micro-batches", "4"],
+    resumed = subprocess.run([sys.executable, SCRIPT, *world, "--steps", "8", "--pipeline", "2",
+                              "--micro-batches", "4"],
                              env=ENV, capture_output=True, text=True, timeout=300, check=True)
     got, want = losses_of(resumed.stdout), losses_of(straight.stdout)
     if "continuing at step" not in resumed.stdout or not got:
@@ -115,12 +118,16 @@ def test_a_run_killed_by_kill_9_leaves_nothing_and_resumes_on_other_ranks(world)
 
 
 def test_under_torchrun_the_death_of_a_rank_ends_the_job(world):
-    job = subprocess.Popen([*torchrun("--standalone", "--nproc-per-node", "3"), *world, "--steps", "100000", "--data", "1",
-                            "--pipeline", "1", "--tensor", "1"], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    text, _ = job.communicate(timeout=120)   # a mesh of 1 on 3 ranks: refused by every rank, with the sentence
+    job = subprocess.Popen([*torchrun("--standalone", "--nproc-per-node", "3"), *world, "--steps", "100000",
+                            "--data", "1", "--pipeline", "1", "--tensor", "1"], env=ENV,
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # a mesh of 1 on 3 ranks: refused by every rank, with the sentence
+    text, _ = job.communicate(timeout=120)
     assert job.returncode != 0 and "needs 1 ranks, but 3 were started" in text
-    job = subprocess.Popen([*torchrun("--standalone", "--nproc-per-node", "2"), *world, "--steps", "100000", "--data", "2"],
-                           env={**ENV, "RUN_MARK": world[1]}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    job = subprocess.Popen([*torchrun("--standalone", "--nproc-per-node", "2"), *world, "--steps", "100000",
+                            "--data", "2"],
+                           env={**ENV, "RUN_MARK": world[1]}, stdout=subprocess.PIPE,
+                           stderr=subprocess.STDOUT, text=True)
     for line in job.stdout:
         if "step 3" in line:
             break
@@ -141,8 +148,10 @@ def _is_rank(cmdline: Path, mark: str) -> bool:
 
 
 def test_under_torchrun_a_hanging_rank_ends_the_job_in_bounded_time(world):
-    job = subprocess.Popen([*torchrun("--standalone", "--nproc-per-node", "2"), *world, "--steps", "100000", "--data", "2",
-                            "--patience", "8"], env={**ENV, "RUN_MARK": world[1]}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    job = subprocess.Popen([*torchrun("--standalone", "--nproc-per-node", "2"), *world, "--steps", "100000",
+                            "--data", "2",
+                            "--patience", "8"], env={**ENV, "RUN_MARK": world[1]}, stdout=subprocess.PIPE,
+                           stderr=subprocess.STDOUT, text=True)
     for line in job.stdout:
         if "step 3" in line:
             break
@@ -158,11 +167,12 @@ def two_nodes(world, enter: list[list[str]], address: list[str], interface: str)
     port = free_port()
     jobs = []
     for node in (0, 1):
-        command = [*enter[node], *torchrun("--nnodes", "2", "--node-rank", str(node), "--nproc-per-node", "2", "--master-addr",
-                                           address[0], "--master-port", str(port), "--local-addr", address[node]),
+        command = [*enter[node], *torchrun("--nnodes", "2", "--node-rank", str(node), "--nproc-per-node", "2",
+                                           "--master-addr", address[0], "--master-port", str(port),
+                                           "--local-addr", address[node]),
                    *world, "--steps", "4", "--data", "2", "--pipeline", "2", "--micro-batches", "2"]
-        jobs.append(subprocess.Popen(command, env={**ENV, "GLOO_SOCKET_IFNAME": interface}, stdout=subprocess.PIPE,
-                                     stderr=subprocess.STDOUT, text=True))
+        jobs.append(subprocess.Popen(command, env={**ENV, "GLOO_SOCKET_IFNAME": interface},
+                                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     try:
         texts = [job.communicate(timeout=200)[0] for job in jobs]
     finally:
@@ -173,8 +183,8 @@ def two_nodes(world, enter: list[list[str]], address: list[str], interface: str)
 
 
 def one_node(world) -> dict[int, str]:
-    done = subprocess.run([sys.executable, SCRIPT, *world, "--steps", "4", "--checkpoint", world[1] + "/one"], env=ENV,
-                          capture_output=True, text=True, timeout=200, check=True)
+    done = subprocess.run([sys.executable, SCRIPT, *world, "--steps", "4", "--checkpoint", world[1] + "/one"],
+                          env=ENV, capture_output=True, text=True, timeout=200, check=True)
     return losses_of(done.stdout)
 
 
@@ -192,7 +202,7 @@ def test_two_nodes_on_two_loopback_addresses_train_like_one_process(world):
 
 @contextmanager
 def two_network_namespaces():
-    """Two network namespaces joined by a cable, 10.77.0.1 and 10.77.0.2; skips where this is not permitted."""
+    """Two network namespaces joined by a cable, 10.77.0.1 and 10.77.0.2; skips where that is forbidden."""
     names = [f"pillars{os.getpid()}{x}" for x in "ab"]
 
     def ip(*words):
@@ -205,7 +215,8 @@ def two_network_namespaces():
                 pytest.skip("network namespaces need the `ip` command (package iproute2)")
             if made.returncode:
                 pytest.skip(f"network namespaces are not permitted here: {made.stderr.strip()}")
-        made = ip("-n", names[0], "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", names[1])
+        made = ip("-n", names[0], "link", "add", "cable", "type", "veth", "peer", "name", "cable",
+                  "netns", names[1])
         if made.returncode:
             pytest.skip(f"virtual network cables are not permitted here: {made.stderr.strip()}")
         for i, name in enumerate(names):
@@ -220,7 +231,8 @@ def two_network_namespaces():
 
 def test_two_machines_with_networks_of_their_own_train_like_one_process(world):
     with two_network_namespaces() as names:
-        text = two_nodes(world, [["ip", "netns", "exec", name] for name in names], ["10.77.0.1", "10.77.0.2"], "cable")
+        text = two_nodes(world, [["ip", "netns", "exec", name] for name in names],
+                         ["10.77.0.1", "10.77.0.2"], "cable")
     got, want = losses_of(text), one_node(world)
     assert got.keys() == want.keys() == {1, 2, 3, 4}
     assert all(abs(float(got[s]) - float(want[s])) <= 2e-4 for s in want)
