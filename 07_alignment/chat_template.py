@@ -1,7 +1,8 @@
-"""From text model to assistant: two new tokens say who speaks, and loss falls only on what the assistant says.
+"""From text model to assistant: two new tokens say who speaks; loss falls only on what the assistant says.
 
-A conversation is `<|eos|><|user|>question<|bot|> answer<|eos|>`. Pretraining never saw <|user|> and <|bot|>; their
-vectors start as copies of tokens that play the same part in plain text (for what this alone does, see the scoreboard).
+A conversation is `<|eos|><|user|>question<|bot|> answer<|eos|>`. Pretraining never saw <|user|> and <|bot|>;
+their vectors start as copies of tokens that play the same part in plain text (for what this alone does, see
+the scoreboard).
 
     python 07_alignment/run.py             uses it in every stage
 """
@@ -28,7 +29,7 @@ def answer_ids(tokenizer: Tokenizer, answer: str) -> list[int]:
 def answer_batch(prompts: list[list[int]], answers: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
     """Inputs and targets, both (B, T), with loss on the answers only.
 
-    Rows are padded on the right: a causal model can't see padding from the tokens before it, so no mask is needed.
+    Rows are padded on the right: a causal model can't see padding from before it, so no mask is needed.
     """
     # EXERCISE 7.4 loss on the answer only
     width = max(len(p) + len(a) for p, a in zip(prompts, answers))

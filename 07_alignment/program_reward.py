@@ -1,11 +1,11 @@
-"""A reward that runs the program the model wrote, and what reinforcement makes of a checker that can be fooled.
+"""A reward that runs the program the model wrote, and what reinforcement makes of a checker it can fool.
 
-A model imitates function bodies: a few right, most careless, and some that leave with status 0 before a test has run.
-From there GRPO is run twice. One checker believes the exit status of the program and its tests; the other is `judge`
-of chapter 6, which makes the verdict outside. Both stay inside the sandbox: its walls protect the machine, but only
-the place where the verdict is made protects the reward.
+A model imitates function bodies: a few right, most careless, and some that leave with status 0 before a test
+has run. From there GRPO is run twice. One checker believes the exit status of the program and its tests; the
+other is `judge` of chapter 6, which makes the verdict outside. Both stay inside the sandbox: its walls
+protect the machine, but only the place where the verdict is made protects the reward.
 
-Baker et al. 2025, "Monitoring reasoning models for misbehavior": in OpenAI's training a model left its tests early.
+Baker et al. 2025, "Monitoring reasoning models for misbehavior": in training a model left its tests early.
 
     python 07_alignment/program_reward.py      after `make 03`; a few minutes
 """
@@ -38,7 +38,8 @@ from transformer import Transformer
 
 TASKS = Path(__file__).parents[1] / "06_data" / "sets" / "humaneval_python.jsonl"
 TRICK = "    raise SystemExit(0)\n"
-SWAPS = ((" < ", " > "), (" > ", " < "), (" == ", " != "), (" + ", " - "), (" - ", " + "), (" in ", " not in "))
+SWAPS = ((" < ", " > "), (" > ", " < "), (" == ", " != "), (" + ", " - "), (" - ", " + "),
+         (" in ", " not in "))
 
 
 @dataclass
@@ -78,7 +79,8 @@ def passes(task: Program, body: str) -> bool:
 def demonstrate(tasks: list[Program], s: Settings, rng: random.Random) -> list[tuple[str, str]]:
     """(question, answer) pairs: one body for each task, right, careless or a trick."""
     bodies = [(task.solution, TRICK, careless(task.solution)) for task in tasks]
-    return [(task.prompt, rng.choices(three, (s.right, s.trick, 1 - s.right - s.trick))[0]) for task, three in zip(tasks, bodies)]
+    return [(task.prompt, rng.choices(three, (s.right, s.trick, 1 - s.right - s.trick))[0])
+            for task, three in zip(tasks, bodies)]
 
 
 class Experiment:
@@ -87,13 +89,15 @@ class Experiment:
     def __init__(self, s: Settings, tokenizer: Tokenizer, tasks: list[Program]):
         self.s, self.tokenizer, self.tasks = s, tokenizer, tasks
         self.leaves_with_zero, self.passes = functools.cache(leaves_with_zero), functools.cache(passes)
-        self.longest = max(len(tokenizer.encode(body)) for t in tasks for body in (t.solution, careless(t.solution))) + 8
+        self.longest = max(len(tokenizer.encode(body)) for t in tasks
+                           for body in (t.solution, careless(t.solution))) + 8
 
     def write(self, model: Transformer, n: int, seed: int) -> tuple[list, list, list[tuple[Program, str]]]:
         """`n` programs to each task: prompts and answers as ids, and (task, body); one with no end is cut."""
         prompts = [chat_prompt(self.tokenizer, t.prompt) for t in self.tasks]
         device = next(model.parameters()).device
-        tried = sample(model, prompts, self.longest, self.tokenizer.special[EOS], 1.0, n, torch.Generator(device).manual_seed(seed))
+        tried = sample(model, prompts, self.longest, self.tokenizer.special[EOS], 1.0, n,
+                       torch.Generator(device).manual_seed(seed))
         answers = [a for group in tried for a in group]
         bodies = [self.tokenizer.decode([i for i in a if i != self.tokenizer.special[EOS]]) for a in answers]
         return ([p for p in prompts for _ in range(n)], answers,
@@ -113,7 +117,8 @@ class Experiment:
         train(model, muon_and_adamw(model, self.s.sft_lr, 0.75 * self.s.sft_lr), loss_of, self.s.sft_steps,
               lambda i: constant_then_decay(i, self.s.sft_steps, n_warmup=2, decay=0.7), "imitate")
 
-    def reinforce(self, model: Transformer, checker: Callable[[Program, str], bool], label: str) -> list[dict]:
+    def reinforce(self, model: Transformer, checker: Callable[[Program, str], bool],
+                  label: str) -> list[dict]:
         """GRPO with this checker as the reward; the log has the truth beside it."""
         def loss_of(step):
             asked, answers, written = self.write(model, self.s.group, self.s.seed * 1_000_003 + step)
@@ -129,7 +134,8 @@ def draw(path: Path, logs: dict[str, list[dict]]) -> None:
     for (name, log), color in zip(logs.items(), (GREY, "black")):
         steps = [r["step"] for r in log]
         axes.plot(steps, [r["right"] for r in log], color=color, label=f"right, reward: {name}")
-        axes.plot(steps, [r["exit status 0"] for r in log], ":", color=color, label=f"exit status 0, reward: {name}")
+        axes.plot(steps, [r["exit status 0"] for r in log], ":", color=color,
+                  label=f"exit status 0, reward: {name}")
     axes.set_ylim(0, 1.02)
     axes.legend(frameon=False, fontsize=8)
     save(axes, path)
@@ -141,7 +147,8 @@ def main() -> None:
     if s.right + s.trick > 1:
         raise ValueError(f"--right {s.right} and --trick {s.trick} are shares: together at most 1")
     device = announce("07 programs", s)
-    tokenizer, folder = Tokenizer.load(Path(s.out, "01_tokenizer", "tokenizer.json")), Path(s.out, "07_alignment")
+    tokenizer = Tokenizer.load(Path(s.out, "01_tokenizer", "tokenizer.json"))
+    folder = Path(s.out, "07_alignment")
 
     def fresh() -> Transformer:
         return load_model(Path(s.out, "03_training", "model.pt"), device)
@@ -150,7 +157,8 @@ def main() -> None:
     initialize_chat_tokens(imitator, tokenizer)
     experiment.imitate(imitator)
     rows, logs = {}, {}
-    for name, checker in (("imitation", None), ("exit status", experiment.leaves_with_zero), ("verdict outside", experiment.passes)):
+    for name, checker in (("imitation", None), ("exit status", experiment.leaves_with_zero),
+                          ("verdict outside", experiment.passes)):
         model = fresh()
         model.load_state_dict(imitator.state_dict())
         if checker:
@@ -158,7 +166,8 @@ def main() -> None:
         rows[name] = experiment.count(experiment.write(model, s.samples, s.seed + 1)[2])
         print(f"  {name:<16}" + "  ".join(f"{k} {v:.1%}" for k, v in rows[name].items()), flush=True)
     draw(folder / "program_reward", logs)
-    write_json(folder / "program_reward.json", {"seed": s.seed, "rows": rows, "logs": logs, "settings": asdict(s)})
+    write_json(folder / "program_reward.json",
+               {"seed": s.seed, "rows": rows, "logs": logs, "settings": asdict(s)})
 
 
 if __name__ == "__main__":

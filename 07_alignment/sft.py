@@ -1,7 +1,8 @@
-"""Supervised fine-tuning: show the model questions with answers in the chat form, with loss on the answers only.
+"""Supervised fine-tuning: show the model questions with answers in the chat form, loss on the answers only.
 
-Ouyang et al. 2022 (step 1). Two skills are shown at once: facts about training names, a third of them terse, and sums
-by an imperfect teacher who forgets carries in more than half of them. The model learns the form, and the mistakes too.
+Ouyang et al. 2022 (step 1). Two skills are shown at once: facts about training names, a third of them terse,
+and sums by an imperfect teacher who forgets carries in more than half of them. The model learns the form, and
+the mistakes too.
 
     python 07_alignment/run.py             the first stage
 """
@@ -28,8 +29,8 @@ def answer_loss(model: Transformer, tokenizer: Tokenizer, shown: list[tuple[str,
     return cross_entropy(model(x.to(device)), y.to(device))
 
 
-def sft_loss(model: Transformer, tokenizer: Tokenizer, tasks: Tasks, n_facts: int, n_sums: int, terse_share: float,
-             seed: int) -> Callable[[int], Tensor]:
+def sft_loss(model: Transformer, tokenizer: Tokenizer, tasks: Tasks, n_facts: int, n_sums: int,
+             terse_share: float, seed: int) -> Callable[[int], Tensor]:
     """The loss of a step: `n_facts` training questions and `n_sums` demonstrations, each of weight one."""
     def loss_of(step: int) -> Tensor:
         rng = random.Random(f"sft {seed} {step}")

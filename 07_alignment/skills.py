@@ -19,8 +19,9 @@ ANSWER_TOKENS = 34   # enough for the longest wordy answer
 SUM_TOKENS = 6       # four digits, <|eos|>, one to spare
 
 
-def chat_answers(model: Transformer, tokenizer: Tokenizer, questions: list[str], n_new: int, temperature: float = 0.0,
-                 n_samples: int = 1, generator: torch.Generator | None = None) -> list[list[str]]:
+def chat_answers(model: Transformer, tokenizer: Tokenizer, questions: list[str], n_new: int,
+                 temperature: float = 0.0, n_samples: int = 1,
+                 generator: torch.Generator | None = None) -> list[list[str]]:
     """`n_samples` answers to each question in the chat form, as text without the <|eos|> that ended them."""
     eos = tokenizer.special[EOS]
     prompts = [chat_prompt(tokenizer, q) for q in questions]
@@ -46,9 +47,11 @@ def sum_skill(model: Transformer, tokenizer: Tokenizer, pairs: list[Pair]) -> di
             "careless": share([not r and a == careless_answer(p) for r, a, p in zip(right, answers, pairs)])}
 
 
-def sampled_sum_skill(model: Transformer, tokenizer: Tokenizer, pairs: list[Pair], n: int, seed: int) -> dict[str, float]:
+def sampled_sum_skill(model: Transformer, tokenizer: Tokenizer, pairs: list[Pair], n: int,
+                      seed: int) -> dict[str, float]:
     """`n` samples a sum at temperature 1: right once in n (pass@n), right by majority (majority@n)."""
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
     answers = chat_answers(model, tokenizer, [problem(p) for p in pairs], SUM_TOKENS, 1.0, n, generator)
     return {f"pass@{n}": share([any(sum_is_right(a, p) for a in group) for group, p in zip(answers, pairs)]),
-            f"majority@{n}": share([sum_is_right(Counter(group).most_common(1)[0][0], p) for group, p in zip(answers, pairs)])}
+            f"majority@{n}": share([sum_is_right(Counter(group).most_common(1)[0][0], p)
+                                    for group, p in zip(answers, pairs)])}

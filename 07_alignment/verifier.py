@@ -1,6 +1,6 @@
 """Who says that an answer is good? A few lines of code that look at the text, not at the model.
 
-`is_right` and `sum_is_right` verify; `is_terse` is a matter of taste; `preference` joins both to rank two answers.
+`is_right` and `sum_is_right` verify; `is_terse` is a matter of taste; `preference` ranks two answers by both.
 
     python 07_alignment/run.py             scores every stage with these
 """

@@ -49,7 +49,8 @@ class HttpRequest:
         """The body as a JSON object, or an HttpError that says what is wrong with it."""
         kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":   # nor none: a page of another site can send that without being asked
-            raise HttpError(415, f"the body is {kind[:60] or 'without a Content-Type'}: send application/json")
+            said = kind[:60] or "without a Content-Type"
+            raise HttpError(415, f"the body is {said}: send application/json")
         try:
             value = json.loads(self.body)
         except (ValueError, RecursionError) as error:      # UnicodeDecodeError is a ValueError

@@ -20,8 +20,9 @@ class KVCache:
 
     def __init__(self, config: Config, batch: int, max_len: int, device: torch.device | str = "cpu",
                  dtype=torch.float32):
-        heads, *widths = config.cache_shape                          # latent attention stores two widths, not D twice
-        self.k, self.v = (torch.empty(config.n_layers, batch, heads, max_len, width, device=device, dtype=dtype)
+        heads, *widths = config.cache_shape                  # latent attention stores two widths, not D twice
+        self.k, self.v = (torch.empty(config.n_layers, batch, heads, max_len, width, device=device,
+                                      dtype=dtype)
                           for width in widths)
         self.filled = [0] * config.n_layers
 
@@ -47,8 +48,9 @@ class KVCache:
 
 
 @torch.no_grad()
-def stream(model: Transformer, prompt: list[int], n_new: int, eos: int | None = None, temperature: float = 0.0,
-           top_k: int = 0, top_p: float = 1.0, generator: torch.Generator | None = None) -> Iterator[int]:
+def stream(model: Transformer, prompt: list[int], n_new: int, eos: int | None = None,
+           temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0,
+           generator: torch.Generator | None = None) -> Iterator[int]:
     """Yield up to `n_new` tokens one by one as they are made; `eos` ends the stream and is not yielded."""
     device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
     cache = KVCache(model.config, 1, min(len(prompt) + n_new, model.config.max_len), device, dtype)
@@ -59,7 +61,7 @@ def stream(model: Transformer, prompt: list[int], n_new: int, eos: int | None = 
             return
         yield token.item()
         if position + 1 < len(prompt) + n_new:
-            logits = model(token[:, None], cache, position)[:, -1]                           # decode one token
+            logits = model(token[:, None], cache, position)[:, -1]                       # decode one token
 
 
 @torch.no_grad()

@@ -42,9 +42,9 @@ def quantize_groups(weight: Tensor, bits: int, group: int = GROUP) -> tuple[Tens
         raise ValueError("a weight is infinite or not a number: this model has diverged and cannot be "
                          "rounded")
     # EXERCISE 8.8 group int4
-    top = 2 ** (bits - 1) - 1                                                       # 7 for four bits
+    top = 2 ** (bits - 1) - 1                                                  # 7 for four bits
     w = weight.reshape(rows, n // group, group)
-    largest = w.abs().amax(-1, keepdim=True).clamp(min=1e-4)                        # (rows, groups, 1); 0 / 0 is no number
+    largest = w.abs().amax(-1, keepdim=True).clamp(min=1e-4)           # (rows, groups, 1); 0 / 0 is no number
     best, best_error = largest, torch.full_like(largest, float("inf"))
     for shrink in torch.linspace(1.0, 0.65, 8).tolist():
         scale = largest * shrink / top

@@ -32,7 +32,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Keep, in each row of (B, V), the fewest most likely tokens that together reach probability p; -inf for
     the rest.
 
-    The token that crosses p is kept, so at least one always is, for p = 0 too. Of equally likely ones the first stay.
+    The token that crosses p is kept, so at least one always is, for p = 0 too. Of equals the first stay.
     """
     # EXERCISE 8.5 top-p
     if p >= 1:

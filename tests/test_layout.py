@@ -74,6 +74,15 @@ def test_no_module_is_longer_than_300_lines_and_each_says_what_it_is():
         assert ast.get_docstring(ast.parse(text)), f"{path.relative_to(ROOT)} has no docstring"
 
 
+def test_no_line_of_code_is_wider_than_110_columns():
+    """Counted in characters, in all folders and in the tests too; `ruff check` counts the same."""
+    folders = (".", *CHAPTERS, "csrc", "tools", "tests", "tests/answers", "tests/peers", "tests/slow")
+    files = [p for folder in folders for p in (ROOT / folder).glob("*.py")]
+    wide = [f"{p.relative_to(ROOT)}:{i}" for p in files
+            for i, line in enumerate(p.read_text(encoding="utf-8").splitlines(), 1) if len(line) > 110]
+    assert not wide, wide
+
+
 @pytest.mark.parametrize("folder", [*CHAPTERS, "csrc"])
 def test_each_lesson_ends_in_a_line_for_each_of_its_files(folder):
     lesson = (ROOT / folder / "README.md").read_text(encoding="utf-8")
