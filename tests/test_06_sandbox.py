@@ -160,7 +160,8 @@ def f(body):
 """
 
 
-@pytest.mark.skipif(not own_network(), reason="this system makes no network for one process (macOS, containers)")
+@pytest.mark.skipif(not own_network(),
+                    reason="this system makes no network for one process (macOS, containers)")
 @pytest.mark.parametrize("audit", WALLS, ids=lambda a: "all walls" if a else "kernel walls alone")
 class TestALoopbackInterfaceOfItsOwn:
     def test_it_is_reached_through_doors_and_not_from_here(self, audit):
@@ -187,7 +188,8 @@ class TestALoopbackInterfaceOfItsOwn:
                   "socket.socket(type=socket.SOCK_DGRAM)", "socket.socket(socket.AF_INET, 1, 262)",
                   "socket.socket().connect(('127.0.0.1', 8123))",
                   "socket.create_connection(('127.0.0.1', 8123), 1)"]
-        bodies += ["socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)"] if hasattr(socket, "AF_NETLINK") else []
+        if hasattr(socket, "AF_NETLINK"):
+            bodies.append("socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)")
         with Sandbox(SERVER, TIGHT, audit=audit, doors=1) as program:
             for body in bodies:
                 with pytest.raises(Failed, match="PermissionError"):
