@@ -1,9 +1,9 @@
 """The releases of the real course run their own tests: skipped while blank, passing once the answers are
 back.
 
-tests/test_learn_course.py shows that every range can be released and that its tests can be collected; here
-they run. Each test file runs in the release in which its chapter is the newest. Python starts without the
-installed repository (-S), so a release that needs a file of a later chapter fails. Not part of `make test`:
+tests/test_learn_course.py makes one release; here every range is made, and some run their tests.
+Each test file runs in the release in which its chapter is the newest. Python starts without the installed
+repository (-S), so a release that needs a file of a later chapter fails. Not part of `make test`:
 
     .venv/bin/python -m pytest tests/slow -o addopts=-q
 """
@@ -17,10 +17,17 @@ from pathlib import Path
 import pytest
 
 from learn_bodies import course, graft, write
-from learn_release import release, span
+from learn_release import number, release, span
 from learn_trees import git, has_git
 
 ROOT = Path(__file__).resolve().parents[2]
+LAST = max(number(e.chapter) for e in course(ROOT).values())
+
+
+def committed():
+    """A release is made of what is committed, so there must be git and nothing else."""
+    if not has_git(ROOT) or git(ROOT, "diff", "HEAD", "--name-only"):
+        pytest.skip("the tree has changes that are not committed, or no git")
 
 
 def own_tests(tree, newest):
@@ -40,10 +47,20 @@ def own_tests(tree, newest):
     return done.returncode, counts, done.stdout[-6000:] + done.stderr[-2000:]
 
 
+@pytest.mark.parametrize("last", range(1, LAST + 1))
+def test_no_solution_survives_in_any_release_and_each_collects_its_own_tests(last, tmp_path):
+    committed()
+    tree = tmp_path / "students"
+    taken = release(ROOT, span(f"1-{last}"), tree)
+    assert list(taken) == [id for id, e in course(ROOT).items() if number(e.chapter) <= last]
+    run = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(run, cwd=tree, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
 @pytest.mark.parametrize("chapters, newest", [("1", [1]), ("1-2", [2]), ("1-3", [3]), ("7-8", [7, 8])])
 def test_a_release_of_the_course_runs_its_own_tests(chapters, newest, tmp_path):
-    if not has_git(ROOT) or git(ROOT, "diff", "HEAD", "--name-only"):
-        pytest.skip("release hands out what is committed: the tree has other changes, or no git")
+    committed()
     tree = tmp_path / "students"
     answers = release(ROOT, span(chapters), tree)
     status, blank, said = own_tests(tree, newest)
