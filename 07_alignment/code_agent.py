@@ -1,22 +1,31 @@
 """Post-training for coding in miniature: imitate repairs, then repair by trial, and feed back what broke.
 
 Bugs are split at random into four quarters. A model is *shown* repairs of the first: read, run the tests,
-edit, run them again. The second and third have tests and nobody's repair: the model may try them, and is paid
-if the hidden tests pass (GRPO). Each quarter is measured before it is tried, so that every measurement is on
-bugs never met. What broke there decides what is tried more, and repairs that worked are imitated in the next
-round. The last quarter only measures.
+edit, run them again. The second and third have tests and nobody's repair: the model may try them, a quarter a
+round, and is paid if the hidden tests pass (GRPO). What broke when the quarter was measured, before it was
+tried, decides what is tried more, and repairs that worked are imitated afterwards. The last quarter only
+measures, and the control imitates for as many steps without having tried.
 
     python 07_alignment/code_agent.py      three seeds (make study)
 """
 import copy
 import random
+import statistics
 import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 try:
-    from workbench import RunSettings, announce, parse_settings, run_main, seed_everything, write_json
+    from workbench import (
+        RunSettings,
+        announce,
+        parse_settings,
+        run_main,
+        seed_everything,
+        setting,
+        write_json,
+    )
 except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import torch
@@ -38,27 +47,31 @@ from figures import GREY, new_axes, save
 from muon import muon_and_adamw
 from repair_tasks import Bug, Task, all_bugs, make_task
 from results_table import mean_and_spread, print_table
-from schedule import constant_then_decay, warmup
+from schedule import constant_then_decay
 from train import train
 from transformer import Config, Transformer
 from unified_diff import make_patch
 
+LONGER = "imitation for longer"
 CODE = [transformer, bug_templates, repair_tasks, agent_loop, agent_model]
 
 
 @dataclass
 class Settings(RunSettings):
     """How much to imitate and to try."""
-    shown_steps: int = 200     # imitation: optimizer steps of the first round, a quarter of it in the second
+    shown_steps: int = 150     # imitation: optimizer steps
     shown_batch: int = 16      # episodes a step
+    rounds: int = setting(1, least=1, most=2)   # of trial, and imitation of what worked
     tried_steps: int = 16      # trial: optimizer steps a round
     tried_tasks: int = 6       # tasks a step
     group: int = 8             # episodes to each
-    tests: int = 50            # tasks to measure on
+    worked_steps: int = 50     # imitation of what worked: optimizer steps a round
+    tests: int = 100           # tasks to measure on
     seeds: int = 3             # whole repetitions
 
 
-QUICK = dict(shown_steps=4, shown_batch=4, tried_steps=2, tried_tasks=2, group=2, tests=4, seeds=1)
+QUICK = dict(shown_steps=4, shown_batch=4, tried_steps=2, tried_tasks=2, group=2, worked_steps=2, tests=4,
+             seeds=1)
 
 
 def reference(task: Task, slip: str = "") -> Agent:
@@ -140,24 +153,25 @@ class Course:
             places = [task.place() for task in tasks for _ in range(s.group)]
             act_all(model, self.tokenizer, places, 1.0, self.seed * 1_000_003 + step)
             paid = [float(tasks[i // s.group].solved(place)) for i, place in enumerate(places)]
-            self.own += [p.transcript for p, reward in zip(places, paid) if reward and not p.malformed]
+            self.own += [p.transcript for p, reward in zip(places, paid, strict=True)
+                         if reward and not p.malformed]
             rewards = torch.tensor(paid).view(s.tried_tasks, s.group)
             held = imitation_loss(model, self.tokenizer, [demonstrate(self.shown, rng) for _ in range(4)])
             loss = trial_loss(model, self.tokenizer, [p.transcript for p in places], rewards)
             return loss + 0.3 * held, {"reward": rewards.mean().item()}
         return train(model, [AdamW(model.parameters(), 5e-4, betas=(0.9, 0.98))], loss_of, s.tried_steps,
-                     lambda i: warmup(i, 5), label)
+                     lambda i: constant_then_decay(i, s.tried_steps, n_warmup=3, decay=0.6), label)
 
     def measure(self, model: Transformer, bugs: list[Bug], salt: str) -> dict:
-        """Greedy episodes on these bugs: share solved, steps, malformed actions, and what broke."""
+        """Greedy episodes on these bugs: which were solved, steps, malformed actions, and what broke."""
         rng = random.Random(f"measure {salt} {self.seed}")
         tasks = [draw(bugs, rng) for _ in range(self.s.tests)]
         places = [task.place() for task in tasks]
         act_all(model, self.tokenizer, places)
-        solved = [task.solved(place) for task, place in zip(tasks, places)]
-        broke = Counter(task.bug.kind for task, done in zip(tasks, solved) if not done)
+        solved = [task.solved(place) for task, place in zip(tasks, places, strict=True)]
+        broke = Counter(task.bug.kind for task, done in zip(tasks, solved, strict=True) if not done)
         n = len(tasks)
-        return {"solved": sum(solved) / n, "steps": sum(p.steps for p in places) / n,
+        return {"solved": sum(solved) / n, "each": solved, "steps": sum(p.steps for p in places) / n,
                 "malformed": sum(p.malformed for p in places) / n, "broke": broke,
                 "asked": Counter(task.bug.kind for task in tasks),
                 "ways": Counter(map(how_it_ended, tasks, places))}
@@ -176,27 +190,25 @@ def how_it_ended(task: Task, place: agent_loop.Repository) -> str:
 
 
 def one_seed(s: Settings, seed: int, device) -> dict:
-    """Two rounds of imitation and trial, and imitation alone for longer: rows by stage, and the rewards."""
+    """Imitation; rounds of trial and of imitating what worked; imitation alone for as long: rows by stage."""
     course, rows, rewards = Course(s, seed, device), {}, []
     model = course.fresh()
 
-    def note(name: str, agent: Transformer, unmet: list[Bug]) -> dict[str, float]:
-        """Measure on a quarter never met, and the last; what broke weighs more in what is tried next."""
-        rows[name] = {"unmet": course.measure(agent, unmet, name),
-                      "last": course.measure(agent, course.last, "last")}
-        broke, asked = rows[name]["unmet"]["broke"], rows[name]["unmet"]["asked"]
-        return {kind: 0.25 + broke[kind] / n for kind, n in asked.items()}
-    course.imitate(model, s.shown_steps, 1e-2, "imitate 1")
-    weights = note("imitation", model, course.second)
+    def note(name: str, agent: Transformer) -> None:
+        rows[name] = course.measure(agent, course.last, "last")
+    course.imitate(model, s.shown_steps, 1e-2, "imitate")
+    note("imitation", model)
     longer = copy.deepcopy(model)
-    course.imitate(longer, s.shown_steps // 2, 3e-3, "imitate on")
-    note("imitation for longer", longer, course.second)
-    rewards += course.try_out(model, course.second, weights, "try 1")
-    weights = note("then trial", model, course.third)
-    course.imitate(model, s.shown_steps // 4, 3e-3, "imitate 2")
-    note("then what worked", model, course.third)
-    rewards += course.try_out(model, course.second + course.third, weights, "try 2")
-    note("then trial again", model, course.last)
+    course.imitate(longer, s.worked_steps * s.rounds, 3e-3, "imitate on")
+    note(LONGER, longer)
+    for i, unmet in enumerate((course.second, course.third)[:s.rounds], 1):
+        rows[f"before round {i}"] = met = course.measure(model, unmet, f"before round {i}")
+        weights = {kind: 0.25 + met["broke"][kind] / n for kind, n in met["asked"].items()}
+        tried = course.second if i == 1 else course.second + course.third
+        rewards += course.try_out(model, tried, weights, f"try {i}")
+        note(f"trial {i}", model)
+        course.imitate(model, s.worked_steps, 3e-3, f"imitate {i}")
+        note(f"what worked {i}", model)
     tasks = [draw(course.last, random.Random(f"grade {seed} {i}")) for i in range(min(8, s.tests))]
     grades = {name: sum(graded(task, make(task)) for task in tasks) / len(tasks) for name, make in (
         ("script", reference), ("does nothing", lambda task: do_nothing),
@@ -206,24 +218,39 @@ def one_seed(s: Settings, seed: int, device) -> dict:
     return {"rows": rows, "grades": grades, "rewards": [r["reward"] for r in rewards], "own": len(course.own)}
 
 
+def reward_of(found: list[dict], end: int) -> list[float]:
+    """Mean reward, in percent, over the first (0) or last (1) quarter of each seed's steps of trial."""
+    rewards = [r["rewards"] for r in found]
+    n = max(1, len(rewards[0]) // 4)
+    return [100 * statistics.fmean(r[-n:] if end else r[:n]) for r in rewards]
+
+
 def graded(task: Task, agent: Agent) -> bool:
     """Let an agent work, and grade the difference it submits as SWE-bench does."""
     place = play(agent, task.place())
     return place.submitted and grade(task.instance(), make_patch(task.files, place.files)).resolved
 
 
+def paired(found: list[dict], one: str, other: str) -> str:
+    """By how many points `one` repairs more than `other` of the same tasks: mean and standard error."""
+    gains = [a - b for r in found
+             for a, b in zip(r["rows"][one]["each"], r["rows"][other]["each"], strict=True)]
+    error = statistics.stdev(gains) / len(gains) ** 0.5
+    return f"{100 * statistics.fmean(gains):+.1f} ± {100 * error:.1f} points on {len(gains)} tasks"
+
+
 def draw_stages(path: Path, found: list[dict]) -> None:
     """Share of the last quarter that is repaired after each stage, a line for each seed."""
     axes = new_axes("Repairing bugs that nobody showed and that were never tried", "",
                     "share of the last quarter repaired")
-    stages = ["imitation", "then trial", "then what worked", "then trial again"]
+    stages = ["imitation", *(name for name in found[0]["rows"] if name.startswith(("trial", "what worked")))]
     for i, result in enumerate(found):
-        solved = {name: row["last"]["solved"] for name, row in result["rows"].items()}
-        axes.plot(range(4), [solved[name] for name in stages], "o-", color="black", linewidth=1, markersize=4,
-                  label=None if i else f"imitation and trial, seeds: {len(found)}")
-        axes.plot([0, 1], [solved["imitation"], solved["imitation for longer"]], "s:", color=GREY,
-                  markersize=4, label=None if i else "imitation for longer")
-    axes.set_xticks(range(4), ["imitation", "then\ntrial", "then\nwhat worked", "then\ntrial again"])
+        solved = {name: row["solved"] for name, row in result["rows"].items()}
+        axes.plot(range(len(stages)), [solved[name] for name in stages], "o-", color="black", linewidth=1,
+                  markersize=4, label=None if i else f"trial, then what worked; seeds: {len(found)}")
+        axes.plot([0, len(stages) - 1], [solved["imitation"], solved[LONGER]], "s:", color=GREY,
+                  markersize=4, label=None if i else LONGER)
+    axes.set_xticks(range(len(stages)), [name.replace(" ", "\n", 1) for name in stages])
     axes.set_ylim(0, 1)
     axes.legend(frameon=False, fontsize=8)
     save(axes, path)
@@ -239,16 +266,19 @@ def main() -> None:
     found = [cells.get({"seed": seed, "settings": settings}, lambda seed=seed: one_seed(s, seed, device))
              for seed in seeds]
 
-    def over(name: str, where: str, what: str, digits: int = 1, times: float = 100) -> str:
-        return mean_and_spread([times * r["rows"][name][where][what] for r in found], digits)
-    names = list(found[0]["rows"])
-    print_table(("repaired, %", "a quarter not met yet", "the last quarter", "steps", "malformed"),
-                [(name, over(name, "unmet", "solved"), over(name, "last", "solved"),
-                  over(name, "last", "steps", 1, 1), over(name, "last", "malformed", 2, 1))
+    def over(name: str, what: str, digits: int = 1, times: float = 100) -> str:
+        return mean_and_spread([times * r["rows"][name][what] for r in found], digits)
+    names = [name for name in found[0]["rows"] if not name.startswith("before")]
+    print_table(("the last quarter", "repaired, %", "steps", "malformed"),
+                [(name, over(name, "solved"), over(name, "steps", 1, 1), over(name, "malformed", 2, 1))
                  for name in names])
-    ways = {name: sum((Counter(r["rows"][name]["last"]["ways"]) for r in found), Counter()) for name in names}
-    for name in ("imitation", "then trial again"):
-        print(f"  {name}: " + ", ".join(f"{way} {n}" for way, n in ways[name].most_common()))
+    for name in names[2:]:
+        print(f"  {name} against {LONGER}: {paired(found, name, LONGER)}")
+    for name in ("imitation", names[-1]):
+        ways = sum((Counter(r["rows"][name]["ways"]) for r in found), Counter())
+        print(f"  {name}: " + ", ".join(f"{way} {n}" for way, n in ways.most_common()))
+    print(f"  paid for, first and last quarter of the trial, %: {mean_and_spread(reward_of(found, 0))}, "
+          f"{mean_and_spread(reward_of(found, 1))}")
     verdicts = [r["grades"] for r in found]
     print("  SWE-bench's grade on instances of the last quarter, %: " + ", ".join(
         f"{who} {mean_and_spread([100 * v[who] for v in verdicts])}" for who in verdicts[0]))

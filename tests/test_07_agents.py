@@ -12,7 +12,7 @@ from agent_loop import Budget, Repository, do_nothing, play, served, turns_of
 from agent_model import ACTION_TOKENS, GRID, act_all, imitation_loss, model_agent, transcript_ids, trial_loss
 from bpe import BOT, EOS, USER, Tokenizer
 from bug_templates import FUNCTIONS
-from code_agent import demonstrate, graded, how_it_ended, quarters, reference
+from code_agent import demonstrate, graded, how_it_ended, paired, quarters, reference
 from code_tasks import grade
 from repair_tasks import all_bugs, failures, make_task
 from transformer import Config, Transformer
@@ -214,3 +214,10 @@ def test_episodes_together_are_the_episodes_alone_and_one_that_outgrows_the_mode
     act_all(model, tokenizer, [full])
     assert full.submitted and full.steps == 1 and model_agent(model, tokenizer)(full.transcript) == "submit"
     assert ACTION_TOKENS < model.config.max_len
+
+
+def test_two_stages_are_compared_task_by_task():
+    rows = {"a": {"each": [True, True, False, True]}, "b": {"each": [True, False, False, False]}}
+    # differences 0, 1, 0, 1: mean a half, standard deviation 0.577, of which the root of 4 is the error
+    assert paired([{"rows": rows}], "a", "b") == "+50.0 ± 28.9 points on 4 tasks"
+    assert paired([{"rows": rows}] * 2, "b", "a").startswith("-50.0 ± 18.9 points on 8 tasks")
