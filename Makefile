@@ -75,13 +75,18 @@ $(O)/01_tokenizer/metrics.json: 01_tokenizer/run.py $(wildcard 01_tokenizer/*.py
 $(O)/02_transformer/metrics.json: 02_transformer/run.py $(wildcard 02_transformer/*.py) \
 		$(O)/01_tokenizer/metrics.json
 	@$(RUN)
+# Chapter 5 forecasts the main model's loss before that model is trained, where all is made.
+FORECAST := $(and $(filter all,$(or $(MAKECMDGOALS),all)),$(wildcard 05_scaling/run.py),\
+	$(O)/05_scaling/main_forecast.json)
+$(O)/05_scaling/main_forecast.json: 05_scaling/run.py $(wildcard 05_scaling/*.py) $(O)/02_transformer/metrics.json
+	@$(RUN) --only-forecast
 $(O)/03_training/metrics.json: 03_training/run.py $(wildcard 03_training/*.py) \
-		$(O)/02_transformer/metrics.json
+		$(O)/02_transformer/metrics.json | $(FORECAST)
 	@$(RUN)
 $(O)/04_systems/metrics.json: 04_systems/run.py $(wildcard 04_systems/*.py csrc/*.py) \
 		$(O)/03_training/metrics.json
 	@$(RUN)
-$(O)/05_scaling/metrics.json: 05_scaling/run.py $(wildcard 05_scaling/*.py) $(O)/03_training/metrics.json
+$(O)/05_scaling/metrics.json: 05_scaling/run.py $(O)/05_scaling/main_forecast.json $(O)/03_training/metrics.json
 	@$(RUN)
 $(O)/06_data/metrics.json: 06_data/run.py $(O)/06_data/curating.json
 	@$(RUN)

@@ -140,7 +140,9 @@ on held-out text fell from {before["bits_per_byte"]:.2f} to {after["bits_per_byt
     def scaling(self) -> str:
         """Chapter 5."""
         m = self.metrics["05_scaling"]
-        return f"""<h2>The loss, forecast before it was measured</h2>
+        unseen = m["real_text"].get("unseen")
+        when = "before the model was trained" if unseen else "without a look at the model"
+        return f"""<h2>The loss, forecast {when}</h2>
 {forecast_table(m)}
 {self.figure("05_scaling/sweep", "Loss against tokens, one line for each model size: the fitted law.")}
 {self.figure("05_scaling/forecast", "The forecast for larger runs, its interval, and what they reached.")}

@@ -31,6 +31,7 @@ def collect(out: Path | str) -> list[dict]:
     skills, spent = alignment["skills"], alignment["stage_seconds"]
     raw, init, sft, dpo, grpo = (skills[k] for k in ("chat_raw", "token_init", "sft", "dpo", "grpo"))
     random, more = skills["control_random"], skills["control_more"]
+    forecast = _forecast(out / "05_scaling" / "metrics.json")
     cache, int4, gguf, rag = (inference[part] for part in ("cache", "int4", "gguf", "rag"))
     raters = alignment["logs"].get("ppo", [None])[-1]   # nothing where no two answers could be compared
     k = next(name for name in sft if name.startswith("pass@"))
@@ -38,6 +39,7 @@ def collect(out: Path | str) -> list[dict]:
     rows = [
         ("pretrain", "real text, bits per byte", before["bits_per_byte"], after["bits_per_byte"], None,
          training["train_seconds"]),
+        ("pretrain", "  forecast > outcome (control: best small run)", *forecast, None),
         ("facts", "recall, completing a statement", before["recall"], after["recall"], None, None),
         ("facts", "questions in plain form", before["plain_answers"], after["plain_answers"], None, None),
         ("facts", "addition in plain form", before["plain_addition"], after["plain_addition"], None, None),
@@ -84,6 +86,13 @@ def collect(out: Path | str) -> list[dict]:
          None),
     ]
     return [dict(zip(("stage", "metric", "before", "after", "control", "seconds"), row)) for row in rows]
+
+
+def _forecast(path: Path) -> tuple[float | None, ...]:
+    """Chapter 5's forecast of the main model, what that model measured, the best run that the forecast saw;
+    nothing in a run without chapter 5."""
+    real = read_json(path)["real_text"] if path.exists() else {}
+    return (*real.get("forecast", [None])[:1], real.get("measured"), real.get("best_so_far"))
 
 
 def _speed(timed: dict) -> float | None:
@@ -144,6 +153,7 @@ def table(rows: list[dict]) -> str:
     """The scoreboard as text, at most 100 columns."""
     lines = [f"{'stage':<9}{'held-out metric':<53}{'before':>8}{'after':>8}{'control':>9}{'seconds':>9}",
              "-" * 96]
+    rows = [r for r in rows if r["after"] is not None or "forecast" not in r["metric"]]   # no chapter 5
     for i, r in enumerate(rows):
         stage = r["stage"] if i == 0 or rows[i - 1]["stage"] != r["stage"] else ""
         seconds = "" if r["seconds"] is None else f"{r['seconds']:.1f}"
@@ -160,7 +170,8 @@ def seeds_table(runs: list[list[dict]], seeds: list[int]) -> str:
         first, cells = same[0], []
         for r in same:
             before, after, control = (show(r[k], r).rstrip("%") for k in ("before", "after", "control"))
-            cells.append(f"{before}>{after}" + (f" ({control})" if control else ""))
+            cell = f"{before}>{after}" + (f" ({control})" if control else "")
+            cells.append(cell if before or after else "--")
         lines.append(f"{first['stage']:<9}{first['metric'].split(' (control')[0]:<37}"
                      + "".join(f"{c:>18}" for c in cells))
     return "\n".join(lines)

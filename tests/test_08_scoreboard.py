@@ -175,3 +175,13 @@ def test_a_run_in_which_no_two_answers_differed_has_empty_cells_for_ppo(out):
     rows = [r for r in collect(out) if r["stage"] == "ppo"]
     assert all(r["after"] is r["control"] is None for r in rows)
     assert "true reward" in table(collect(out))
+
+
+def test_the_forecast_of_the_main_model_stands_beside_its_outcome_and_is_left_out_without_chapter_5(out):
+    [row] = [r for r in collect(out) if "forecast" in r["metric"]]
+    assert row["before"] is row["after"] is None and "forecast" not in table(collect(out))
+    write_json(out / "05_scaling" / "metrics.json",
+               {"real_text": {"forecast": [2.5, 2.4, 2.8], "measured": 2.4, "best_so_far": 2.9}})
+    [row] = [r for r in collect(out) if "forecast" in r["metric"]]
+    assert (row["before"], row["after"], row["control"]) == (2.5, 2.4, 2.9)
+    assert re.search(r"forecast > outcome .*  2\.500   2\.400    2\.900", table(collect(out)))
