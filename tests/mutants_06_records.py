@@ -25,8 +25,8 @@ MUTANTS = [
      '    first, *pieces = pattern.split("*")'),
     ("6.11", "a number for a truth", "return path.endswith(last) and", "return 1 * path.endswith(last) and"),
 
-    ("6.12", "caps once and stops", "if not over: ", "if not over or capped: "),
-    ("6.12", "does not cap", "if not over: ", "if True: "),
+    ("6.12", "caps once and stops", "if not over:", "if not over or capped:"),
+    ("6.12", "does not cap", "if not over:", "if True:"),
     ("6.12", "the rest is lost", "(1 - sum(capped.values())) / (sum(free.values()) or 1)", "1.0"),
     ("6.12", "the rest is shared equally", "weights[n] * left)",
      "weights[n] + (1 - sum(capped.values()) - sum(free.values())) / len(free))"),
@@ -40,7 +40,7 @@ MUTANTS = [
     ("6.12", "leaves capped sources out", "for n in weights}", "for n in weights if n not in capped}"),
     ("6.12", "changes the caller's weights", "capped |= over", "capped |= over; weights.update(over)"),
     ("6.12", "rounds", "capped.get(n, weights[n] * left)", "round(capped.get(n, weights[n] * left), 4)"),
-    ("6.12", "half an epoch is no cap", "if not over: ", "if not over or most < 1: "),
+    ("6.12", "half an epoch is no cap", "if not over:", "if not over or most < 1:"),
 
     ("6.13", "b less a", "x - y for", "y - x for"),
     ("6.13", "differences without sign", "x - y for", "abs(x - y) for"),
