@@ -51,6 +51,11 @@ class Settings(RunSettings):
     stages: str = "grpo sft"                 # models of chapter 7
 
 
+def seed_folders(out: Path) -> list[Path]:
+    """`out`, and what `make seeds` has left beside it."""
+    return [out, *(home for home in (out / "seed1", out / "seed2") if (home / "07_alignment").exists())]
+
+
 @dataclass
 class Task:
     """A question, what was said before it, and the words that make a right answer."""
@@ -152,7 +157,7 @@ def main() -> None:
     torch.set_num_threads(1)
     announce("08 harness", s, cpu_only=True)
     out = Path(s.out)
-    homes = [out, *(home for home in (out / "seed1", out / "seed2") if (home / "07_alignment").exists())]
+    homes = seed_folders(out)
     code = [harness, harness_plans, local_model, tool_box, turn_memory]
     cells, taught = (Cells(out / "study" / "harness", m) for m in (code, [*code, taught_calls, tool_calls]))
     results: dict[str, list[dict]] = {}
