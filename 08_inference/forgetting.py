@@ -176,7 +176,7 @@ def draw(path: Path, rows: dict[str, list[dict]]) -> None:
     """What each stage changed of the model that it began with."""
     made, levels = changes(rows), rows["pretrained"]
     good = [[COLUMNS[c] * x for c, x in row.items()] for row in made.values()]
-    texts = [[f"{x:+.2f}" if "bits" in c else f"{100 * x:+.0f}" for c, x in row.items()]
+    texts = [[f"{x:+.2f}" if "bits" in c else f"{round(100 * x):+d}" for c, x in row.items()]
              for row in made.values()]
     first = [shown(c, [r["shares"][c] for r in levels]).split(" ±")[0] for c in COLUMNS]
     labels = [f"{stage.name}\n(from {stage.parent})" for stage in STAGES if stage.parent]

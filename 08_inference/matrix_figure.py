@@ -9,7 +9,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from figures import new_axes, save
+import numpy as np
+
+from figures import new_axes, plt, save
 
 INK = "#111111"   # on coloured cells: pure black would turn white on a dark page
 
@@ -17,7 +19,7 @@ INK = "#111111"   # on coloured cells: pure black would turn white on a dark pag
 def draw_matrix(path: Path | str, title: str, rows: Sequence[str], columns: Sequence[str],
                 good: Sequence[Sequence[float]], texts: Sequence[Sequence[str]], width: float = 8.5,
                 height: float = 4.2) -> None:
-    """Write a figure of cells: `good` from -1 (brown) to 1 (blue), more is cut off; NaN leaves a cell grey.
+    """Write a figure of cells: `good` from -1 (brown) to 1 (green), more is cut off; NaN leaves a cell grey.
 
     `good` and `texts` have a row for each of `rows` and an entry for each of `columns`: ValueError if not.
     """
@@ -25,8 +27,9 @@ def draw_matrix(path: Path | str, title: str, rows: Sequence[str], columns: Sequ
         raise ValueError(f"a matrix of {len(rows)} rows and {len(columns)} columns: give as many cells")
     axes = new_axes(title, "", "", width, height)
     shown = [[math.nan if math.isnan(g) else min(max(g, -1), 1) for g in row] for row in good]
-    axes.set_facecolor("#dddddd")
-    axes.pcolormesh(shown, cmap="BrBG", vmin=-1.6, vmax=1.6, edgecolors="#ffffff", linewidth=2)
+    colours = plt.get_cmap("BrBG").with_extremes(bad="#dddddd")
+    axes.pcolormesh(np.ma.masked_invalid(shown), cmap=colours, vmin=-1.6, vmax=1.6, edgecolors="#ffffff",
+                    linewidth=2)
     for i, row in enumerate(texts):
         for j, text in enumerate(row):
             axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=8, color=INK)
