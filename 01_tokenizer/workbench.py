@@ -64,10 +64,11 @@ def use_sleeping_threads() -> None:
     slower.
 
     OpenMP reads these variables once, when torch is loaded: a command started without them starts itself
-    again.
+    again. A number of threads that was given stays.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(min(2, os.cpu_count() or 1))}
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
         os.execv(sys.executable, [sys.executable, *sys.argv])
 
 

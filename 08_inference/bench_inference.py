@@ -1,8 +1,8 @@
-"""How fast: one request against transformers' generate on the same weights, sixteen against one after
-another, four bits a weight against float32.
+"""How fast: one request and four against transformers' generate on the same weights, sixteen against one
+after another, four bits a weight against float32.
 
-Every ratio is of the same run, the ways timed in turn and the median taken, so that a busy machine disturbs
-all alike. The tokens must be equal.
+Every ratio is of two ways timed in turn, so that a busy machine disturbs both alike: the median of the
+rounds, the least and the largest. The tokens must be equal.
 
     python 08_inference/bench_inference.py      part of make bench (transformers is in the peers extra)
 """
@@ -44,8 +44,8 @@ def in_transformers(model: Transformer):
     return peer
 
 
-def in_turn(ways: dict, rounds: int = 5) -> dict[str, float]:
-    """Median seconds of each way after one round to warm up; ValueError if their results differ."""
+def in_turn(ways: dict, rounds: int = 5) -> dict[str, list[float]]:
+    """Seconds of each way in each round after one to warm up; ValueError if their results differ."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 1):
         results = {}
@@ -57,12 +57,21 @@ def in_turn(ways: dict, rounds: int = 5) -> dict[str, float]:
         for name, result in results.items():
             if result != results[first]:
                 raise ValueError(f"{name} and {first} write different tokens: they cannot be compared")
-    return {name: statistics.median(s[1:]) for name, s in seconds.items()}
+    return {name: s[1:] for name, s in seconds.items()}
 
 
-def engine_tokens(model: Transformer, requests: list[tuple[list[int], int]], at_once: int) -> list[list[int]]:
-    """New tokens of each (prompt, count) by the engine."""
-    return [r.tokens for r in Engine(model, max_running=at_once).run([Request(p, n) for p, n in requests])]
+def compared(tokens: int, seconds: list[float], base: list[float]) -> str:
+    """Tokens a second, how many times as fast as `base`, and in parentheses the extremes of that."""
+    ratios = sorted(b / s for b, s in zip(base, seconds))
+    return (f"{tokens / statistics.median(seconds):>8.0f}{statistics.median(ratios):>8.2f}"
+            f"  ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+
+
+def engine_tokens(model: Transformer, requests: list[tuple[list[int], int]], at_once: int,
+                  compiled: bool | None) -> list[list[int]]:
+    """New tokens of each (prompt, count) by the engine; its memory is as large as so many need."""
+    engine = Engine(model, 16 * at_once, at_once, compiled=compiled)
+    return [r.tokens for r in engine.run([Request(p, n) for p, n in requests])]
 
 
 def random_rounding(name: str, weight: Tensor) -> tuple[Tensor, Scales]:
@@ -93,7 +102,7 @@ def compare_packed() -> None:
             ids = torch.randint(config.vocab_size, (batch, 8))
             seconds = in_turn({"float32": lambda: generate_cached(whole, ids, n_new).tolist(),
                                "packed": lambda: generate_cached(packed, ids, n_new).tolist()}, rounds=3)
-            speed = {name: batch * n_new / t for name, t in seconds.items()}
+            speed = {name: batch * n_new / statistics.median(t) for name, t in seconds.items()}
             print(f"  {size / 1e6:>5.1f}M parameters  batch {batch}  float32{speed['float32']:>8.1f}"
                   f"  packed{speed['packed']:>8.1f}{speed['packed'] / speed['float32']:>8.2f}")
 
@@ -118,19 +127,21 @@ def main() -> None:
                 do_sample=False, pad_token_id=0)[:, 32:].tolist(),
             "no cache": lambda: generate(model, prompts, n_new)[:, 32:].tolist(),
             "cache": lambda: generate_cached(model, prompts, n_new)[:, 32:].tolist(),
-            "engine": lambda: engine_tokens(model, [(p, n_new) for p in prompts.tolist()], batch)})
+            "engine, torch alone": lambda: engine_tokens(model, [(p, n_new) for p in prompts.tolist()], batch,
+                                                         compiled=False),
+            "engine": lambda: engine_tokens(model, [(p, n_new) for p in prompts.tolist()], batch, None)})
         for name, t in seconds.items():
-            print(f"  batch {batch}  {name:<14}{batch * n_new / t:>8.0f}{seconds['transformers'] / t:>8.2f}")
-    dice = random.Random(0)
-    mixed = [([dice.randrange(model.config.vocab_size) for _ in range(dice.randrange(8, 97))],
-              dice.randrange(16, 121))
+            print(f"  batch {batch}  {name:<20}" + compared(batch * n_new, t, seconds["transformers"]))
+    dice, V = random.Random(0), model.config.vocab_size
+    mixed = [([dice.randrange(V) for _ in range(dice.randrange(8, 97))], dice.randrange(16, 121))
              for _ in range(16)]
-    seconds = in_turn({f"{n} at once": lambda n=n: engine_tokens(model, mixed, n) for n in (1, 4, 16)},
-                      rounds=3)
+    seconds = in_turn({(name, n): lambda n=n, c=compiled: engine_tokens(model, mixed, n, c)
+                       for name, compiled in (("torch alone", False), ("engine", None)) for n in (1, 4, 16)},
+                      rounds=5)
     total = sum(n for _, n in mixed)
-    print("16 mixed requests through the engine; tokens a second, and against one after another")
-    for name, t in seconds.items():
-        print(f"  {name:<23}{total / t:>8.0f}{seconds['1 at once'] / t:>8.2f}")
+    print("16 mixed requests through the engine; tokens a second, and against one after another the same way")
+    for (name, n), t in seconds.items():
+        print(f"  {name:<14}{n:>3} at once      " + compared(total, t, seconds[name, 1]))
     compare_packed()
 
 

@@ -21,6 +21,8 @@ from bpe import EOS, Tokenizer
 from checkpoint import load_model
 from kv_cache import stream
 from model_words import STAGES, as_read, as_trained, conversation, ends_at, prompt_of, sum_of
+from packed_model import PackedTransformer
+from packed_product import library
 from quantize import load_quantized
 from sampling import Sampling
 from streaming import StreamDecoder
@@ -51,11 +53,12 @@ HELP = """  /model NAME         talk to another: base, sft, dpo, grpo or int4
 
 
 def load(out: Path, name: str) -> Transformer:
-    """One of the models that `make` wrote."""
+    """One of the models that `make` wrote; int4 multiplied packed where there is a C++ compiler."""
     if name not in (*STAGES, "int4"):
         raise ValueError(f"there is no model {name!r}: choose {', '.join(STAGES)} or int4")
     if name == "int4":
-        return load_quantized(out / "08_inference" / "model.int4.pt")
+        small = load_quantized(out / "08_inference" / "model.int4.pt")
+        return small if library() is None else PackedTransformer(small)
     return load_model(out / ("03_training/model.pt" if name == "base" else f"07_alignment/{name}.pt"))
 
 

@@ -5,6 +5,8 @@ are due, each by its own settings, seed and pattern. Arrival order, neighbours, 
 and cancellation of others may change *when* a token is computed and never *which*; the tests try hundreds of
 random schedules.
 
+Fast path: where there is a C++ compiler, a small model's steps are one call each (csrc/decode_step.cpp).
+
     python 08_inference/workload.py        sixteen requests at once, and one after another
 """
 from dataclasses import dataclass, field
@@ -12,12 +14,23 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from decode_step import DecodeStep, library
 from fused_model import FusedModel
-from paged_attention import PagedAttention, PagedMemory
+from paged_attention import PagedAttention, PagedMemory, Piece
 from paged_cache import BLOCK, BlockPool
 from sampling import pick_rows, top_log_probabilities
 from scheduler import Request, Scheduler
 from transformer import Transformer
+
+
+SMALL = 4_000_000   # weights; what does not fit into the processor's cache waits for memory either way
+MOST_ROWS = 32      # tokens of a step; of more, torch's larger products are as fast
+
+
+def starts_cost(model: Transformer, head: Tensor) -> bool:
+    """Does a token wait for the start of its operations, rather than for weights or a GPU?"""
+    small = sum(p.numel() for p in model.parameters()) <= SMALL
+    return small and head.device.type == "cpu" and head.dtype == torch.float32
 
 
 @dataclass
@@ -34,14 +47,23 @@ class Counts:
 class Engine:
     """`submit` requests, `step` until they are finished. One thread calls it; server.py puts a queue in
     front.
+
+    compiled: take C++ for steps of few tokens; None decides by the model (float32, CPU, small) and the
+    machine.
     """
 
-    def __init__(self, model: Transformer, n_blocks: int = 512, max_running: int = 32, max_step: int = 256):
+    def __init__(self, model: Transformer, n_blocks: int = 512, max_running: int = 32, max_step: int = 256,
+                 compiled: bool | None = None):
         self.model = FusedModel(model)
         self.max_len = model.config.max_len
         self.memory = PagedMemory(model.config, n_blocks, self.model.head)
         self.scheduler = Scheduler(BlockPool(n_blocks), max_running, max_step)
         self.counts = Counts()
+        if compiled is None:
+            compiled = starts_cost(model, self.model.head) and library() is not None
+        m, memory = self.model, self.memory
+        self.compiled = DecodeStep(m.embedding, m.layers, m.rotation, m.eps, m.config.qk_norm, memory.k,
+                                   memory.v) if compiled else None
 
     def submit(self, request: Request) -> None:
         """Queue a request, and its siblings behind it. Raises ValueError for one that could never be
@@ -103,19 +125,28 @@ class Engine:
         if not planned:
             return
         self.memory.copy(copies)
-        attention = PagedAttention(self.memory, [piece for _, piece in planned])
-        x = self.model.hidden(attention.ids, attention.positions, attention.attend)
-        due, rows = [], []
-        for (request, piece), last in zip(planned, attention.last.tolist()):
+        x = self._hidden([piece for _, piece in planned])
+        due, rows, last = [], [], -1
+        for request, piece in planned:
+            last += len(piece.ids)
             request.computed = piece.end
             request.table.publish(request.ids, request.computed)
             if request.left == 0:
                 due.append(request)
                 rows.append(last)
         self.counts.steps += 1
-        self.counts.computed += len(attention.ids)
+        self.counts.computed += len(x)
         if due:
             self._choose(due, self.model.logits(x[torch.tensor(rows)]))
+
+    def _hidden(self, pieces: list[Piece]) -> Tensor:
+        """The last layer's vectors (N, C) of the tokens of all pieces, one after another."""
+        ids = [i for p in pieces for i in p.ids]
+        if self.compiled is None or len(ids) > MOST_ROWS:
+            attention = PagedAttention(self.memory, pieces)
+            return self.model.hidden(attention.ids, attention.positions, attention.attend)
+        return self.compiled.hidden(ids, [i for p in pieces for i in range(p.begin, p.end)],      # fast path
+                                    [p.table.blocks for p in pieces for _ in p.ids])
 
     def _choose(self, due: list[Request], logits: Tensor) -> None:
         """Give each request its next token, from its row of logits (len(due), V)."""

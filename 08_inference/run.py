@@ -92,12 +92,12 @@ def in_turn(slow, fast, rounds: int) -> dict:
 
 def time_serving(model: Transformer, tokenizer: Tokenizer, questions: list[Question], text,
                  s: "Settings") -> dict:
-    """Sixteen mixed requests at once against one after another; prompt look-up on text that repeats against
-    none.
+    """Sixteen mixed requests at once against one after another, both by torch alone; prompt look-up on text
+    that repeats against none.
     """
     requests = mixed_requests(tokenizer, questions, text, 16, model.config.max_len)
-    batching = in_turn(lambda: run_together(model, requests, 1)["tokens"],
-                       lambda: run_together(model, requests, 16)["tokens"], min(s.rounds, 2))
+    batching = in_turn(lambda: run_together(model, requests, 1, compiled=False)["tokens"],
+                       lambda: run_together(model, requests, 16, compiled=False)["tokens"], min(s.rounds, 2))
     fused, V = FusedModel(model), model.config.vocab_size
     prompts = prompt_texts(tokenizer, text, random.Random(0))["text that repeats"]
 

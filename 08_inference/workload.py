@@ -2,7 +2,8 @@
 little memory.
 
 What a server meets: short questions with short answers beside long texts to continue. Every way of running
-them must give the same tokens; what differs is how long it takes.
+them must give the same tokens; what differs is how long it takes. First by torch alone, whose operations a
+batch shares; the last two lines with the compiled step, which has few to share.
 
     python 08_inference/workload.py        after make 08
 """
@@ -54,11 +55,12 @@ def mixed_requests(tokenizer: Tokenizer, questions: list[Question], text, n: int
     return requests
 
 
-def run_together(model: Transformer, requests: list[Request], at_once: int, n_blocks: int = 512) -> dict:
+def run_together(model: Transformer, requests: list[Request], at_once: int, n_blocks: int = 512,
+                 compiled: bool | None = None) -> dict:
     """Run copies of the requests, `at_once` of them together. Returns seconds, new tokens a second, and their
     tokens.
     """
-    engine = Engine(model, n_blocks, at_once)
+    engine = Engine(model, n_blocks, at_once, compiled=compiled)
     fresh = [Request(r.prompt, r.n_new, r.sampling, r.seed) for r in requests]
     begin = time.perf_counter()
     engine.run(fresh)
@@ -78,14 +80,16 @@ def main() -> None:
     text = open_tokens(out / "01_tokenizer" / "valid.bin")
     requests = mixed_requests(tokenizer, tasks.held_out_questions, text, s.requests, model.config.max_len,
                               s.seed)
-    run_together(model, requests[:2], 2)                                  # to warm up
+    for compiled in (False, None):                                        # to warm up
+        run_together(model, requests[:2], 2, compiled=compiled)
     print(f"{s.requests} requests, seed {s.seed}")
     print(f"{'':<28}{'seconds':>9}{'tokens/s':>10}{'steps':>8}{'preempted':>11}  same tokens")
-    first = None
-    for name, at_once, n_blocks in (("one after another", 1, 512), ("4 at once", 4, 512),
-                                    (f"{s.requests} at once", s.requests, 512),
-                                    (f"{s.requests} at once, {s.blocks} blocks", s.requests, s.blocks)):
-        r = run_together(model, requests, at_once, n_blocks)
+    first, n = None, s.requests
+    for name, at_once, n_blocks, compiled in (
+            ("one after another", 1, 512, False), ("4 at once", 4, 512, False),
+            (f"{n} at once", n, 512, False), (f"{n} at once, {s.blocks} blocks", n, s.blocks, False),
+            ("one after another, compiled", 1, 512, None), (f"{n} at once, compiled", n, 512, None)):
+        r = run_together(model, requests, at_once, n_blocks, compiled)
         first = first or r
         same = r["tokens"] == first["tokens"]
         print(f"{name:<28}{r['seconds']:>9.2f}{r['tokens_per_second']:>10.0f}{r['steps']:>8}"

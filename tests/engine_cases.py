@@ -69,11 +69,12 @@ def again(r: Request, **changes) -> Request:
     return replace(r, **{"siblings": [], **changes})
 
 
-def run_schedule(model, known, seed: int) -> Engine:
+def run_schedule(model, known, seed: int, compiled: bool = False) -> Engine:
     """One random schedule; fails unless every request gets its tokens and every block comes back."""
     dice = random.Random(seed)
     max_running = dice.randrange(2, 9)
-    engine = Engine(model, dice.randrange(7, 20), max_running, max_step=max_running + dice.randrange(0, 60))
+    engine = Engine(model, dice.randrange(7, 20), max_running, max_running + dice.randrange(0, 60),
+                    compiled)
     coming, leaving, wanted = {}, {}, {}
     for _ in range(dice.randrange(2, 12)):
         family = {again(r): tokens for r, tokens in dice.choice(known)}

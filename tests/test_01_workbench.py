@@ -216,6 +216,10 @@ def test_a_command_started_without_make_sets_its_threads(tmp_path):
     env["PYTHONPATH"] = os.pathsep.join(sys.path)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=env, check=True)
     assert done.stdout == "PASSIVE True\n"
+    script.write_text(script.read_text().replace("<= 2", "== 1"))      # a number that was given stays
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True,
+                          env=env | {"OMP_NUM_THREADS": "1"})
+    assert done.stdout == "PASSIVE True\n"
 
 
 def test_progress_tells_rate_and_time_left(capsys):

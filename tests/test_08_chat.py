@@ -2,12 +2,18 @@
 import random
 
 import pytest
+import torch
 
 import chat
+import packed_product
 from arithmetic import problem, random_pair, right_answer
 from bpe import BOT, EOS, USER, Tokenizer
 from checkpoint import save_model
+from cuda_build import cpu_compiler
+from kv_cache import stream
 from model_words import as_read, as_trained, conversation, ends_at, prompt_of
+from packed_model import PackedTransformer
+from quantize import load_quantized, quantize_model, save_quantized
 from transformer import Config, Transformer
 
 BYTES = Tokenizer([])
@@ -120,3 +126,21 @@ def test_breaking_off_an_answer_keeps_the_chat(talk, monkeypatch):
         raise KeyboardInterrupt
     monkeypatch.setattr(chat, "stream", stream)
     assert talk("q") == "model> half\n" and talk.chat.turns == [("q", " half")]
+
+
+@pytest.mark.parametrize("compiler", [False, pytest.param(True, marks=pytest.mark.skipif(
+    not cpu_compiler(), reason="no C++ compiler found"))])
+@pytest.mark.filterwarnings("ignore:packed weights are multiplied by plain torch")
+def test_four_bits_are_multiplied_packed_where_there_is_a_compiler(tmp_path, monkeypatch, compiler):
+    torch.manual_seed(0)
+    path = tmp_path / "08_inference/model.int4.pt"
+    save_quantized(path, quantize_model(Transformer(Config(vocab_size=96, d_model=32, n_layers=2, d_ff=64))))
+    packed_product.library.cache_clear()
+    if not compiler:
+        monkeypatch.setenv("CXX", "no-such-compiler")
+    try:
+        model = chat.load(tmp_path, "int4")
+        assert isinstance(model, PackedTransformer) == compiler
+        assert [*stream(model, [1, 2, 3], 12)] == [*stream(load_quantized(path), [1, 2, 3], 12)]
+    finally:
+        packed_product.library.cache_clear()

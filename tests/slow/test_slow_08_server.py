@@ -1,4 +1,5 @@
-"""The server under load: 500 clients, slow readers, clients that leave, 10,000 hostile requests, SIGTERM.
+"""The server under load: 500 clients, the page beside them, slow readers, clients that leave, 10,000 hostile
+requests, SIGTERM.
 
     .venv/bin/python -m pytest tests/slow
 """
@@ -23,6 +24,7 @@ from checkpoint import save_model  # noqa: E402
 from engine_cases import TOKENIZER, lively_model  # noqa: E402
 from sampling import Sampling  # noqa: E402
 from server_cases import EOS, Running, alone  # noqa: E402
+from transformer import Config, Transformer  # noqa: E402
 
 TEXT = "/v1/completions"
 JSON = b"Content-Type: application/json\r\n"
@@ -192,17 +194,68 @@ def test_ten_thousand_requests_that_hypothesis_makes_each_get_an_answer(running)
     still_serves(running, seen)
 
 
-def test_sigterm_under_load_finishes_what_was_accepted(tmp_path):
-    (tmp_path / "01_tokenizer").mkdir()
-    TOKENIZER.save(tmp_path / "01_tokenizer" / "tokenizer.json")
-    torch.manual_seed(0)
-    save_model(tmp_path / "tiny.pt", lively_model().float())
-    command = [sys.executable, ROOT / "08_inference" / "server.py", "--out", tmp_path, "--model",
-               tmp_path / "tiny.pt", "--port", "0", "--grace", "300", "--seconds", "600"]
+def started(folder: Path, model, *more) -> tuple[subprocess.Popen, Running]:
+    """A server of this model in a process of its own, and who asks it."""
+    (folder / "01_tokenizer").mkdir()
+    TOKENIZER.save(folder / "01_tokenizer" / "tokenizer.json")
+    save_model(folder / "tiny.pt", model)
+    command = [sys.executable, ROOT / "08_inference" / "server.py", "--out", folder, "--model",
+               folder / "tiny.pt", "--port", "0", "--seconds", "600", *more]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    port, results, stop = int(server.stdout.readline().split(":")[2].split("/")[0]), [], threading.Event()
     client = Running.__new__(Running)
-    client.port = port
+    client.port = int(server.stdout.readline().split(":")[2].split("/")[0])
+    return server, client
+
+
+def test_the_page_answers_rightly_while_five_hundred_clients_are_at_work(tmp_path):
+    torch.manual_seed(0)
+    model = Transformer(Config(vocab_size=TOKENIZER.vocab_size))          # of the size that make trains
+    server, client = started(tmp_path, model, "--queue", "600", "--idle", "600")
+    text = "Which module has glob? " * 4                                  # 93 tokens
+    asks = {"next": {"text": text}, "layers": {"text": text, "layer": 1}, "tree": {"text": text},
+            "tokens": {"text": text}, "chat": {"text": "a", "temperature": 0},
+            "another client": {"prompt": text, "max_tokens": 1, "temperature": 0, "user": "other"}}
+    statuses, gate, idle, loaded = [], threading.Event(), {n: [] for n in asks}, {n: [] for n in asks}
+
+    def ask(name: str, times: dict[str, list[float]]):
+        begin = time.perf_counter()
+        path = TEXT if name == "another client" else f"/page/{name}"
+        status, answer, _ = client.ask(path, asks[name], wait=600)
+        times[name].append(time.perf_counter() - begin)
+        assert status == 200, answer
+        return {k: v for k, v in answer.items() if k not in ("seconds", "id", "created")}
+
+    def work(i: int):
+        gate.wait()
+        body = {"prompt": f"q{i}", "max_tokens": 64, "temperature": 0}
+        statuses.append(client.ask(TEXT, body, wait=600)[0])
+
+    try:
+        alone = {name: [ask(name, idle) for _ in range(6)][-1] for name in asks}
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(500)]
+        for t in threads:
+            t.start()
+        gate.set()
+        while len(statuses) < 250 or len(loaded["chat"]) < 3:             # some of the 500 wait all the time
+            for name in asks:
+                assert ask(name, loaded) == alone[name], name
+            assert len(loaded["chat"]) < 1000
+        for t in threads:
+            t.join()
+    finally:
+        server.kill()
+        server.wait()
+    for name in asks:
+        a, b = sorted(idle[name][1:]), sorted(loaded[name])
+        print(f"{name}: alone {a[len(a) // 2] * 1e3:.0f} ms; beside 500 clients {b[len(b) // 2] * 1e3:.0f}, "
+              f"at most {b[-1] * 1e3:.0f} ({len(b)} times)")
+    assert statuses == [200] * 500
+
+
+def test_sigterm_under_load_finishes_what_was_accepted(tmp_path):
+    torch.manual_seed(0)
+    server, client = started(tmp_path, lively_model().float(), "--grace", "300")
+    results, stop = [], threading.Event()
 
     def ask():
         while not stop.is_set():
