@@ -22,7 +22,6 @@ from sampling import pick_rows, top_log_probabilities
 from scheduler import Request, Scheduler
 from transformer import Transformer
 
-
 SMALL = 4_000_000   # weights; what does not fit into the processor's cache waits for memory either way
 MOST_ROWS = 32      # tokens of a step; of more, torch's larger products are as fast
 

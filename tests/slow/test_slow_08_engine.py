@@ -10,9 +10,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine_cases import families, lively_model, run_schedule  # noqa: E402
-
 from cuda_build import cpu_compiler  # noqa: E402
+from engine_cases import families, lively_model, run_schedule  # noqa: E402
 
 
 @pytest.mark.parametrize("part", range(20))
