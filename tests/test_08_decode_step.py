@@ -120,7 +120,8 @@ def test_without_a_compiler_torch_does_it_after_one_sentence(monkeypatch, load_a
 @needs_compiler
 @pytest.mark.parametrize("given, says", [
     (([260], [0], [[0]]), "a token is outside 0 to 259"), (([-1], [0], [[0]]), "a token is outside"),
-    (([1], [112], [[0] * 8]), "a position is outside 0 to 111"), (([1], [0], [[30]]), "a block is outside 0 to 29"),
+    (([1], [112], [[0] * 8]), "a position is outside 0 to 111"),
+    (([1], [0], [[30]]), "a block is outside 0 to 29"),
     (([1], [BLOCK], [[3]]), "behind its sequence's last block"), (([1], [0, 1], [[3]]), "equally many")])
 def test_what_would_lie_outside_the_memory_is_refused(given, says):
     step, _, _ = step_of(noisy())
