@@ -69,7 +69,8 @@ def pipeline_timeline(team: Team, config: Config, schedule: str, n_micro: int,
                       slot: float) -> tuple[list, int, float]:
     """This stage's timeline of a padded training step, micro-batches held at most, the bubble of all stages.
 
-    Of two steps the one with the smaller bubble: what else runs on the machine only adds idle time.
+    Of two steps the one with the smaller bubble: what else runs on the machine only adds idle time. A first
+    step within two points of the formula is not repeated.
     """
     everyone = [list(range(team.size))]
     pipe = Pipeline(Transformer(config), team, team.split(everyone), n_micro, schedule)
@@ -83,4 +84,6 @@ def pipeline_timeline(team: Team, config: Config, schedule: str, n_micro: int,
         dist.all_gather_object(lines, pipe.timeline)
         if best is None or bubble(lines) < best[2]:
             best = (pipe.timeline, pipe.most_held, bubble(lines))
+        if best[2] < (team.size - 1) / (n_micro + team.size - 1) + 0.02:      # all ranks know the same lines
+            break
     return best

@@ -47,7 +47,7 @@ class Settings(RunSettings):
     """What to measure, and how."""
     new_tokens: int = 128     # tokens to decode when timing the cache
     batch: int = 4            # sequences decoded together
-    rounds: int = 5           # times each way of decoding is timed, in turn
+    rounds: int = 3           # times each way of decoding is timed, in turn
     # batches of 16 x 128 training tokens that show the quantizer the inputs of each layer
     calibration: int = 50
     tuning: int = 100         # steps of training the scales of the small model
