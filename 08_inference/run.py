@@ -50,7 +50,7 @@ class Settings(RunSettings):
     rounds: int = 3           # times each way of decoding is timed, in turn
     # batches of 16 x 128 training tokens that show the quantizer the inputs of each layer
     calibration: int = 50
-    tuning: int = 100         # steps of training the scales of the small model
+    tuning: int = setting(0, least=0)   # steps of training the scales of the small model; 100 brought little
     wide: int = setting(5, least=0)   # matrices of the small model that keep 8 bits: those that need it most
     unseen: int = setting(80, least=3)   # names that the model has never seen, to find and to ask about
     table_bits: int = setting(8, least=2, most=8)   # bits of the embedding in the small model: 8 or 4
@@ -165,18 +165,20 @@ def main() -> None:
     small = copy.deepcopy(careful)
     wide = widen_worst(small, model, random_batches(chats, 8, size=32), s.wide)
     print(f"  eight bits for {', '.join(n.removeprefix('model.layers.') for n in wide) or 'no matrix'}")
-    mixed = copy.deepcopy(small)
-    tune_scales(small, model, text[:s.tuning], random_batches(chats, s.tuning, size=32))
+    rows = [("before", "float32", model),
+            ("rounded", "int4, each weight rounded", quantize_model(model, s.table_bits)),
+            ("careful", "int4, errors repaired (GPTQ)", careful)]
+    label = f"  {len(wide)} worst matrices in 8 bits"
+    if s.tuning:
+        rows.append(("mixed", label, copy.deepcopy(small)))
+        tune_scales(small, model, text[:s.tuning], random_batches(chats, s.tuning, size=32))
+        label = "  then scales and norms tuned"
     save_quantized(folder / "model.int4.pt", small)
     small = load_quantized(folder / "model.int4.pt").to(device)   # what is measured is what was written
     int4 = {"seconds": time.perf_counter() - quantizing, "bytes_before": stored_bytes(model),
             "bytes_after": stored_bytes(small)}
     print(f"  {'':<34}{'bytes':>10}{'perplexity':>12}{'facts':>8}{'sums':>8}")
-    for name, label, m in (("before", "float32", model), ("rounded", "int4, each weight rounded",
-                                                          quantize_model(model, s.table_bits)),
-                           ("careful", "int4, errors repaired (GPTQ)", careful),
-                           ("mixed", f"  {len(wide)} worst matrices in 8 bits", mixed),
-                           ("after", "  then scales and norms tuned", small)):
+    for name, label, m in [*rows, ("after", label, small)]:
         r = int4[name] = {"perplexity": perplexity(m, valid, tasks.held_out_bytes),
                           **fact_skill(m, tokenizer, tasks.held_out_questions),
                           **sum_skill(m, tokenizer, tasks.test_sums)}

@@ -6,7 +6,7 @@ training the few numbers that are not integers (one in 17) against the whole mod
 predictions closer. Distillation: Hinton et al. 2015, "Distilling the knowledge in a neural network". Training
 scales: Esser et al. 2020, "LSQ".
 
-    python 08_inference/run.py             prints perplexity, facts and sums without and with it
+    python 08_inference/run.py --tuning 100     prints perplexity, facts and sums without and with it
 """
 import torch
 from torch import Tensor, nn

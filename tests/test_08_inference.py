@@ -460,7 +460,7 @@ def test_tokenizers_with_a_toy_vocabulary_stream_as_text(model):
 
 
 def test_a_count_of_zero_is_refused_before_the_work_begins():
-    done = subprocess.run([sys.executable, "08_inference/run.py", "--tuning", "0"], capture_output=True,
+    done = subprocess.run([sys.executable, "08_inference/run.py", "--rounds", "0"], capture_output=True,
                           text=True)
-    assert done.returncode == 1 and "--tuning 0: give 1 or more" in done.stderr
+    assert done.returncode == 1 and "--rounds 0: give 1 or more" in done.stderr
     assert "Traceback" not in done.stderr
