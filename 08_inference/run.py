@@ -175,10 +175,11 @@ def main() -> None:
         label = "  then scales and norms tuned"
     save_quantized(folder / "model.int4.pt", small)
     small = load_quantized(folder / "model.int4.pt").to(device)   # what is measured is what was written
+    rows.append(("after", label, small))
     int4 = {"seconds": time.perf_counter() - quantizing, "bytes_before": stored_bytes(model),
             "bytes_after": stored_bytes(small)}
     print(f"  {'':<34}{'bytes':>10}{'perplexity':>12}{'facts':>8}{'sums':>8}")
-    for name, label, m in [*rows, ("after", label, small)]:
+    for name, label, m in rows:
         r = int4[name] = {"perplexity": perplexity(m, valid, tasks.held_out_bytes),
                           **fact_skill(m, tokenizer, tasks.held_out_questions),
                           **sum_skill(m, tokenizer, tasks.test_sums)}
