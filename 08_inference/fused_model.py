@@ -70,7 +70,7 @@ class FusedModel:
         """x / sqrt(mean(x^2) + eps) over the last dimension; the gain is in the matrix that comes next."""
         return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def hidden(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Tokens ids (N,) at positions (N,) to the vectors (N, C) from which `logits` reads.
 
