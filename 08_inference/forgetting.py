@@ -16,8 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 try:
-    from workbench import (RunSettings, announce, content_hash, parse_settings, run_main, seed_everything,
-                           setting, write_json)
+    from workbench import (
+        RunSettings,
+        announce,
+        content_hash,
+        parse_settings,
+        run_main,
+        seed_everything,
+        setting,
+        write_json,
+    )
 except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
                      "`make setup`") from None

@@ -1,0 +1,76 @@
+"""The nine changes: what each plan yields, and how they are scored, by hand."""
+from types import SimpleNamespace
+
+import pytest
+
+from facts import THANKS, Fact
+from harness import Ask, Harness, Outcome, Said
+from harness_plans import own_words, with_tools
+from place_changes import Place, new_library, no_sums, polite, reading
+from three_places import NEEDS, PLACES
+from tool_box import Tool, calculate, schema, use
+
+DOCUMENTS = [f"The kind of {name} is function. {name} takes x first."
+             for name in "STFT glob ravel split open chain cycle reduce".split()]
+
+
+class Echo:
+    """A model that answers with a fixed text and keeps what it was asked."""
+    room = 1000
+
+    def __init__(self, text: str):
+        self.text, self.asked = text, []
+
+    def size(self, text):
+        return len(text)
+
+    def say(self, messages, pattern=None, temperature=0.0, seed=0):
+        self.asked.append(messages[-1]["content"])
+        return Said(self.text, 3, 2)
+
+
+def test_a_document_is_read_only_where_it_shares_a_rare_word_with_the_question():
+    plan = reading(DOCUMENTS)
+    assert next(plan("What kind is glob?")) == Ask(f"{DOCUMENTS[1]}\nWhat kind is glob?")
+    assert next(plan("What kind is wave?")) == Ask("What kind is wave?")     # kind is in all documents
+    assert next(plan("361+324")) == Ask("163+423")
+
+
+def test_the_tail_stands_behind_words_and_not_behind_numbers():
+    assert Harness(Echo(" abc."), [], polite(own_words), tries=1).run("Which module has STFT?").answer == \
+        f"abc.{THANKS}"
+    assert Harness(Echo("5860"), [], polite(own_words), tries=1).run("361+324").answer == "685"
+
+
+def test_a_table_of_new_facts_leaves_other_names_to_the_model():
+    table, model = new_library([Fact("STFT", "abc", "class", "x")]), Echo(" glob.")
+    assert use(table, {"name": "STFT", "wanted": "parameter"}) == ("x", False)
+    it = Harness(model, [table], with_tools(), tries=1)
+    assert it.run("Which module has STFT?").answer == "abc" and model.asked == []
+    assert it.run("Which module has iglob?").answer == "glob." and model.asked == ["Which module has iglob?"]
+
+
+def test_the_rule_for_products_leaves_sums_to_the_model():
+    calculator, model = Tool("calculator", "", schema(expression={"type": "string"}), calculate), Echo("5860")
+    it = Harness(model, [calculator], no_sums, tries=1)
+    assert it.run("723*5").answer == "3615" and model.asked == []
+    assert it.run("361+324").answer == "685" and model.asked == ["163+423"]
+
+
+@pytest.mark.parametrize("need", NEEDS)
+def test_the_need_is_counted_apart_from_what_was_known(need):
+    said = {"new": "abc", "wrong": "x", "a name": f"glob. {THANKS.strip()}", "other": "glob.", "1+2": "3"}
+    place = object.__new__(Place)
+    place.items = {"facts": [("new", ["abc"]), ("wrong", ["y"])], "actions": [("new", ["abc"])],
+                   "default": [("a name", ["glob"]), ("other", ["glob"])], "old sums": [("1+2", ["4"])]}
+    run = SimpleNamespace(run=lambda asked: Outcome(asked, said[asked], tokens=len(asked)))
+    got = place.measure(lambda: run, need)
+    need_share = {"facts": 0.5, "actions": 1.0, "default": 0.5}[need]     # one of two has the tail
+    tokens = {"facts": 4.0, "actions": 3.0, "default": 5.5}[need]
+    assert got == {"need": need_share, "tokens": tokens, "old facts": 1.0, "old sums": 0.0}
+
+
+def test_there_is_a_way_for_each_of_the_nine_cells():
+    for need in NEEDS:
+        for where in PLACES:
+            assert callable(getattr(Place, f"{need}_in_{where.replace('-', '_')}"))
