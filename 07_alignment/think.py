@@ -19,11 +19,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 try:
-    from workbench import (RunSettings, announce, parse_settings, run_main, seed_everything, setting,
-                           write_json)
+    from workbench import (
+        RunSettings,
+        announce,
+        parse_settings,
+        run_main,
+        seed_everything,
+        setting,
+        write_json,
+    )
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import torch
 
 import grpo
@@ -33,15 +39,26 @@ import transformer
 from adamw import AdamW
 from bpe import EOS, Tokenizer
 from cells import Cells
-from chat_template import chat_prompt
+from chat_template import answer_ids, chat_prompt
 from figures import GREY, new_axes, save
 from grpo import Variant, task_objective
 from muon import muon_and_adamw
 from results_table import mean_and_spread, print_table
 from rollout import sample
 from schedule import constant_then_decay, warmup
-from scratchpad import (COUNT, DIGITS, Numbers, demonstration, one_wrong, question, says, split, thought,
-                        truth, vote)
+from scratchpad import (
+    COUNT,
+    DIGITS,
+    Numbers,
+    demonstration,
+    one_wrong,
+    question,
+    says,
+    split,
+    thought,
+    truth,
+    vote,
+)
 from sft import answer_loss
 from train import train
 from transformer import Config, Transformer
@@ -61,7 +78,7 @@ class Settings(RunSettings):
     group: int = setting(8, least=2)      # answers to each
     lr: float = 5e-4                      # of AdamW in GRPO
     sums: int = setting(100, least=1)     # held out
-    samples: int = setting(16, least=1)   # answers to each, for votes and best of n; a power of two
+    samples: int = setting(16, least=2)   # thoughts on each, for votes; a power of two
     seeds: int = 3
 
 
@@ -92,6 +109,12 @@ ROWS = {
     "answers at once, then GRPO": Row("at once", reward="right")}
 CURVES = {"answers at once": ("black", "s"), "thinks first": (GREY, "^"), "careless teacher": (GREY, "o"),
           "careless, then GRPO": ("black", "o")}
+HOW = {"majority": "vote", "best": "best"}
+
+
+def cost_of(form: str) -> int:
+    """Tokens of an answer in this form, with the one that ends it."""
+    return len(answer_ids(BYTES, demonstration((0,) * COUNT, form)))
 
 
 def share(hits: list) -> float:
@@ -125,9 +148,8 @@ class Experiment:
         model = Transformer(Config(
             vocab_size=BYTES.vocab_size, d_model=64, n_layers=2, n_heads=4, n_kv_heads=4, d_ff=192,
             max_len=64, qk_norm=True, positions=row.positions)).to(self.device)
-        zeros = (0,) * COUNT
-        longest, mine = (3 + len(question(zeros) + demonstration(zeros, f)) for f in ("first", row.form))
-        steps = row.times * s.steps * longest // mine
+        asked = len(chat_prompt(BYTES, question((0,) * COUNT)))
+        steps = row.times * s.steps * (asked + cost_of("first") - 1) // (asked + cost_of(row.form) - 1)
 
         def loss_of(step: int):
             rng = random.Random(f"think {self.seed} {step}")
@@ -172,8 +194,8 @@ class Experiment:
         return ([[BYTES.decode(a[:-1] if a[-1] == eos else a) for a in group] for group in ids],
                 sum(len(a) for group in ids for a in group) / sum(map(len, ids)))
 
-    def measure(self, model: Transformer, thinks: bool) -> dict:
-        """Greedy answers and thoughts that are right; what a vote and a verifier make of n samples.
+    def measure(self, model: Transformer, form: str) -> dict:
+        """Greedy answers and thoughts that are right; a vote and the best of as many samples as tokens allow.
 
         "follows" is how often the model believes a thought that was written for it, with one wrong total.
         """
@@ -183,14 +205,16 @@ class Experiment:
         result = {"right": share([a == t for (_, a), t in zip(parts, truths)]),
                   "thought": share([th == thought(n) for (th, _), n in zip(parts, self.test)]),
                   "tokens": spent, "curve": []}
-        if thinks:
+        if form == "first":
             rng = random.Random(f"wrong {self.seed}")
             wrong = [one_wrong(thought(numbers), rng) for numbers in self.test]
             told, _ = self.texts(model, 1, [w + ":" for w in wrong])
             result["follows"] = share([text == says(w) for [text], w in zip(told, wrong)])
-        tried, spent = self.texts(model, self.s.samples)
+        cost, longest = cost_of(form), cost_of("first")
+        budgets = [longest * 2**i for i in range(self.s.samples.bit_length())]
+        tried, spent = self.texts(model, budgets[-1] // cost)
         answers = [[split(text)[1] for text in group] for group in tried]
-        for n in (2**i for i in range(self.s.samples.bit_length())):
+        for n in (budget // cost for budget in budgets):
             parts = [(group[i:i + n], t) for group, t in zip(answers, truths)
                      for i in range(0, len(group) - n + 1, n)]
             result["curve"].append({"n": n, "tokens": n * spent,
@@ -204,9 +228,8 @@ def draw_figure(path: Path, results: list[dict]) -> None:
     axes = new_axes("What tokens buy: sums of four numbers, held out", "tokens spent on a question",
                     "right (%)", height=4)
     for name, (color, marker) in CURVES.items():
-        for how, line in (("majority", "-"), ("best", ":")):
+        for (how, key), line in zip(HOW.items(), ("-", ":")):
             points = list(zip(*(r[name]["curve"] for r in results)))
-            key = "vote" if how == "majority" else how
             axes.plot([sum(p["tokens"] for p in at) / len(at) for at in points],
                       [sum(p[key] for p in at) / len(at) for at in points], line, color=color,
                       marker=marker, markersize=3.5, linewidth=1.2, label=f"{name}: {how}")
@@ -228,15 +251,17 @@ def main() -> None:
         experiment = Experiment(s, seed, device)
 
         def make(row: Row, experiment=experiment) -> Callable[[], dict]:
-            return lambda: experiment.measure(experiment.model_of(row), row.form == "first")
+            return lambda: experiment.measure(experiment.model_of(row), row.form)
         results.append({name: cells.get(common | asdict(row) | {"seed": seed}, make(row))
                         for name, row in ROWS.items()})
     print_table(["model", "right %", "thought right %", "follows a wrong thought %", "tokens"], [
         [name, *(mean_and_spread([r[name][k] for r in results]) if k in results[0][name] else ""
                  for k in ("right", "thought", "follows", "tokens"))] for name in ROWS])
-    print_table(["samples at temperature 1", "n", "tokens", "majority %", "best of n %"], [
-        [name, at[0]["n"], *(mean_and_spread([p[k] for p in at]) for k in ("tokens", "vote", "best"))]
-        for name in CURVES for at in zip(*(r[name]["curve"] for r in results))])
+    spent = [cost_of("first") * 2**i for i in range(s.samples.bit_length())]
+    print_table(["right % within so many tokens", *map(str, spent)], [
+        [f"{name}: {how}", *(mean_and_spread([p[key] for p in at]) for at in zip(*(
+            r[name]["curve"] for r in results)))]
+        for name in CURVES for how, key in HOW.items()])
     draw_figure(Path(s.out, "07_alignment", "think"), results)
     write_json(Path(s.out, "07_alignment", "think.json"), {"seed": s.seed, "results": results})
 

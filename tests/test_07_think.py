@@ -8,9 +8,20 @@ import torch
 
 import think
 from bpe import EOS
-from scratchpad import (COUNT, DIGITS, FORMS, demonstration, one_wrong, question, says, split, thought, truth,
-                        vote)
-from think import BYTES, CARELESS, LONGEST, ROWS, Experiment, Row, Settings
+from scratchpad import (
+    COUNT,
+    DIGITS,
+    FORMS,
+    demonstration,
+    one_wrong,
+    question,
+    says,
+    split,
+    thought,
+    truth,
+    vote,
+)
+from think import BYTES, CARELESS, LONGEST, ROWS, Experiment, Row, Settings, cost_of
 
 NUMBERS = (473, 526, 918, 264)   # 3+6+8+4 = 21; 7+2+1+6+2 = 18; 4+5+9+2+1 = 21; the sum is 2181
 
@@ -54,6 +65,7 @@ def test_the_answer_of_every_form_is_found_again(form):
 def test_forms_cost_the_same_tokens_with_a_thought_dots_or_an_explanation():
     cost = {form: len(BYTES.encode(demonstration(NUMBERS, form))) for form in ("first", "dots", "after")}
     assert set(cost.values()) == {11} and LONGEST == 11 + 1 + 2
+    assert [cost_of(form) for form in FORMS] == [5, 12, 12, 12]
     assert len(BYTES.encode(demonstration(NUMBERS, "at once"))) == 4
 
 
@@ -87,7 +99,7 @@ def said(monkeypatch, greedy: str, samples: list[str], **settings) -> Experiment
 
 def test_votes_and_best_of_n_are_counted_over_all_parts_of_the_samples(monkeypatch):
     samples = ["211821:2181", "xx:0000", "1:2181", "0000"]
-    got = said(monkeypatch, "211821:2181", samples).measure(None, thinks=False)
+    got = said(monkeypatch, "211821:2181", samples).measure(None, "dots")
     assert (got["right"], got["thought"], got["tokens"]) == (100, 100, 12) and "follows" not in got
     # One by one two of four are right; of the pairs both hold a right one, and a vote takes the first.
     assert [(p["n"], p["vote"], p["best"]) for p in got["curve"]] == [
@@ -96,15 +108,26 @@ def test_votes_and_best_of_n_are_counted_over_all_parts_of_the_samples(monkeypat
     assert [p["tokens"] for p in got["curve"]] == [mean, 2 * mean, 4 * mean]
 
 
+def test_samples_without_a_thought_are_as_many_as_fit_into_the_same_tokens(monkeypatch):
+    asked = []
+    experiment = said(monkeypatch, "2181", ["0"])
+    monkeypatch.setattr(experiment, "texts", lambda model, n: asked.append(n) or ([["2181"] * n], 5.0))
+    experiment.s = Settings(samples=4)
+    got = experiment.measure(None, "at once")
+    # Five tokens each, beside 1, 2 and 4 thoughts of twelve.
+    assert asked == [1, 48 // 5] and [p["n"] for p in got["curve"]] == [2, 4, 9]
+    assert [p["tokens"] for p in got["curve"]] == [10, 20, 45]
+
+
 def test_a_right_answer_with_a_wrong_thought_is_right_and_its_thought_is_not(monkeypatch):
-    got = said(monkeypatch, "999999:2181", ["2181"] * 2).measure(None, thinks=False)
+    got = said(monkeypatch, "999999:2181", ["2181"] * 2).measure(None, "dots")
     assert (got["right"], got["thought"]) == (100, 0)
 
 
 def test_a_model_that_says_what_the_truth_is_does_not_follow_a_wrong_thought(monkeypatch):
-    assert said(monkeypatch, "2181", ["2181"] * 2).measure(None, thinks=True)["follows"] == 0
+    assert said(monkeypatch, "2181", ["2181"] * 2).measure(None, "first")["follows"] == 0
     wrong = says(one_wrong("211821", random.Random("wrong 0")))
-    assert said(monkeypatch, wrong, ["2181"] * 2).measure(None, thinks=True)["follows"] == 100
+    assert said(monkeypatch, wrong, ["2181"] * 2).measure(None, "first")["follows"] == 100
 
 
 @pytest.mark.parametrize("reward, paid", [("right", {1.0}), ("random", {0.0, 1.0})])

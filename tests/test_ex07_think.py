@@ -2,8 +2,8 @@
 import random
 
 import pytest
-from ex_compare import call, same
 
+from ex_compare import call, same
 from scratchpad import DIGITS, thought, vote
 
 # 7.23 write the carries out
