@@ -226,17 +226,18 @@ class Experiment:
 def draw_figure(path: Path, results: list[dict]) -> None:
     """Accuracy against tokens; the mean over seeds."""
     axes = new_axes("What tokens buy: sums of four numbers, held out", "tokens spent on a question",
-                    "right (%)", height=4)
+                    "right (%)", width=7.5)
     for name, (color, marker) in CURVES.items():
         for (how, key), line in zip(HOW.items(), ("-", ":")):
             points = list(zip(*(r[name]["curve"] for r in results)))
             axes.plot([sum(p["tokens"] for p in at) / len(at) for at in points],
                       [sum(p[key] for p in at) / len(at) for at in points], line, color=color,
-                      marker=marker, markersize=3.5, linewidth=1.2, label=f"{name}: {how}")
+                      marker=marker, markersize=3.5, linewidth=1.2, label=name if how == "majority" else None)
     axes.set_xscale("log", base=2)
-    axes.set_xticks([2**i for i in range(2, 9)], [str(2**i) for i in range(2, 9)])
+    axes.set_xticks([2**i for i in range(3, 9)], [str(2**i) for i in range(3, 9)])
     axes.set_ylim(0, 102)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5),
+                title="solid: majority\ndotted: best, verified", title_fontsize=8)
     save(axes, path)
 
 
