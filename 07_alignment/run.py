@@ -1,5 +1,6 @@
 """Chapter 7: from text model to assistant. One model through SFT, DPO and GRPO, each beside its control; and
-side branches: LoRA in place of SFT, a learned reward and PPO in place of DPO, a calculator, a small student.
+side branches: LoRA in place of SFT, a learned reward and PPO in place of DPO, a calculator, a topic that is
+refused, a small student.
 
     make 07        or  python 07_alignment/run.py --help
 """
@@ -24,29 +25,24 @@ try:
     )
 except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
-import overoptimization
 from adamw import AdamW
 from arithmetic import carries, problem, right_answer
 from batches import TextBatches
 from bpe import Tokenizer
 from chat_template import initialize_chat_tokens
 from checkpoint import load_model, save_model
-from distill import Lessons, Plan, distill, student_config
+from distill import student_config
 from dpo import dpo_objective, make_pairs
 from figures import new_axes, save
 from grpo import grpo_objective
-from lora import add_lora, merge_lora
 from muon import muon_and_adamw
-from ppo import Knobs
-from preferences import agreement
 from replay import own_answers, replay_loss
-from reward_model import accuracy, differences
 from schedule import constant_then_decay, warmup
 from sft import sft_loss
+from side_branches import SideBranches
 from skills import chat_answers, fact_skill, sampled_sum_skill, sum_skill
 from tasks import load_tasks
 from token_file import open_tokens
-from tool_use import Lesson, ask, product_item, right, teach, unseen_pairs
 from train import train
 from transformer import Transformer
 
@@ -76,20 +72,24 @@ class Settings(RunSettings):
     replay_rows: int = 4           # GRPO: rows of pretraining text replayed a step
     samples: int = 16              # k of pass@k and of the majority vote
     lora_rank: int = 4             # LoRA: rank of the adapters
-    lora_steps: int = 40           # LoRA: optimizer steps
+    lora_steps: int = 30           # LoRA: optimizer steps
     lora_lr: float = 6e-3          # LoRA: learning rate of AdamW
     rated: int = 300               # reward model: questions of which two answers are compared
     reward_steps: int = 40         # reward model: optimizer steps
-    ppo_steps: int = 12            # PPO: batches of 32 answers
-    tool_steps: int = 120          # tool use: optimizer steps of 16 products
-    tool_lr: float = 3e-2          # tool use: learning rate of Muon
+    ppo_steps: int = 7             # PPO: batches of 32 answers
+    tool_steps: int = 100          # tool use: optimizer steps of 16 products
+    tool_matrix_lr: float = 3e-2   # tool use: learning rate of Muon
+    tool_other_lr: float = 1.5e-3  # tool use: learning rate of AdamW
+    refusal_steps: int = 30        # refusal: optimizer steps of 40 questions and sums
+    refusal_matrix_lr: float = 3e-3   # refusal: learning rate of Muon
+    refusal_other_lr: float = 1.5e-3  # refusal: learning rate of AdamW
     distill_steps: int = 340       # distillation: optimizer steps of the student
     distill_sum_steps: int = setting(300, least=0)      # distillation: the first of them see sums alone
 
 
 QUICK = dict(sft_steps=20, dpo_questions=30, dpo_steps=2, grpo_steps=4, grpo_prompts=8, samples=4,
              lora_steps=4, rated=30, reward_steps=2, ppo_steps=1, distill_steps=4, distill_sum_steps=2,
-             tool_steps=3)
+             tool_steps=3, refusal_steps=3)
 
 
 class Course:
@@ -149,59 +149,6 @@ class Course:
         return train(model, muon_and_adamw(model, s.sft_matrix_lr, s.sft_other_lr), loss, steps,
                      lambda i: constant_then_decay(i, steps, n_warmup=2, decay=0.7), "sft", state=state,
                      key=self.key)
-
-    def adapt(self, model: Transformer, state: Path) -> list[dict]:
-        """The same loss with adapters of low rank, merged at the end."""
-        s = self.s
-        seed_everything(s.seed)   # A starts at random
-        parameters = add_lora(model, s.lora_rank)
-        loss = sft_loss(model, self.tokenizer, self.tasks, s.sft_facts, s.sft_sums, s.sft_terse, s.seed)
-        log = train(model, [AdamW(parameters, s.lora_lr)], loss, s.lora_steps,
-                    lambda i: constant_then_decay(i, s.lora_steps, n_warmup=2, decay=0.7), "lora",
-                    state=state, key=self.key)
-        merge_lora(model)
-        return log
-
-    def please_raters(self, model: Transformer, state: Path) -> list[dict]:
-        """A reward model from what raters chose, then PPO on it: the last two steps of InstructGPT."""
-        s = self.s
-        amounts = dict(pairs=s.rated, steps=s.reward_steps, ppo_steps=s.ppo_steps, questions=s.rated // 2)
-        rated = overoptimization.Settings(out=s.out, seed=s.seed, **amounts)
-        try:
-            experiment = overoptimization.Experiment(rated, s.seed, self.device)
-        except ValueError as error:
-            print(f"  no reward model and no PPO: {error}")
-            return []
-        reward = experiment.reward_model(len(experiment.pairs))
-        judged = accuracy(differences(reward, self.tokenizer, experiment.test_pairs))
-        before, after = experiment.by_ppo(reward, Knobs(), along=False, policy=model)
-        best = experiment.best_of_n(reward, (1, 8))[-1]
-        print(f"  ppo: true reward {before['true']:.2f} > {after['true']:.2f} of 3, best of 8 "
-              f"{best['true']:.2f}")
-        return [{"pairs_right": judged, "raters_right": agreement(experiment.test_pairs, experiment.truths),
-                 "before": before, "after": after, "best_of": best}]
-
-    def use_tools(self, tools: bool) -> Callable[[Transformer, Path], list[dict]]:
-        """Products with a calculator, or (the control) without; the log ends with the share of right ones."""
-        def work(model, state):
-            s, pairs = self.s, unseen_pairs(100, self.s.seed)
-            log = teach(model, self.tokenizer, self.tasks, Lesson(use_tools=tools), s.tool_steps, s.tool_lr,
-                        s.seed, {*pairs, *self.tasks.test_sums}, state=state, key=self.key)
-            share = self.products(model)
-            print(f"  taught {'with' if tools else 'without'} a calculator: {share:.1%} of products right")
-            return [*log, {"products": share}]
-        return work
-
-    def products(self, model: Transformer) -> float:
-        """The share of 100 products that come out right, in conversations with a calculator."""
-        items = [product_item(pair) for pair in unseen_pairs(100, self.s.seed)]
-        return right(ask(model, self.tokenizer, items), items)
-
-    def distil(self, method: str, teacher: Transformer) -> Callable[[Transformer, Path], list[dict]]:
-        """The training of a student of this teacher by one method of distill.py."""
-        plan = Plan(self.s.distill_steps, self.s.distill_sum_steps)
-        lessons = Lessons(self.tokenizer, self.tasks.demonstrations, self.tokens, plan, self.s.seed)
-        return lambda model, state: distill(model, teacher, lessons, method, state, self.key)
 
     def prefer(self, model: Transformer, state: Path) -> list[dict]:
         """Direct preference optimization on the model's own answers."""
@@ -273,12 +220,14 @@ def main() -> None:
     grpo = course.stage("grpo", lambda: copy.deepcopy(dpo), course.reinforce, sampled=True)
     course.stage("control_random", untrained, fine_tuned(s.sft_steps, s.seed))
     course.stage("control_more", lambda: copy.deepcopy(sft), fine_tuned(s.grpo_steps, s.seed + 50))
-    course.stage("lora", with_tokens, course.adapt)
-    course.stage("ppo", lambda: copy.deepcopy(sft), course.please_raters)
-    course.stage("tools", lambda: copy.deepcopy(grpo), course.use_tools(True))
-    course.stage("control_tools", lambda: copy.deepcopy(grpo), course.use_tools(False))
-    course.stage("student", small, course.distil("probabilities", grpo))
-    course.stage("student_data", small, course.distil("data", grpo))
+    side = SideBranches(s, course.tokenizer, course.tasks, course.tokens, course.device, course.key)
+    course.stage("lora", with_tokens, side.adapt)
+    course.stage("ppo", lambda: copy.deepcopy(sft), side.please_raters)
+    course.stage("tools", lambda: copy.deepcopy(grpo), side.use_tools(True))
+    course.stage("control_tools", lambda: copy.deepcopy(grpo), side.use_tools(False))
+    course.stage("refusal", lambda: copy.deepcopy(grpo), side.refuse)
+    course.stage("student", small, side.distil("probabilities", grpo))
+    course.stage("student_data", small, side.distil("data", grpo))
 
     hard = next((p for p in course.tasks.test_sums if carries(p) >= 2), course.tasks.test_sums[0])
     asked = [q.text for q in course.tasks.held_out_questions[:3]] + [problem(hard)]
@@ -290,8 +239,9 @@ def main() -> None:
         "seed": s.seed, "skills": {k: r["skills"] for k, r in course.records.items()},
         "stage_seconds": {k: r["seconds"] for k, r in course.records.items()},
         "logs": {k: r["log"] for k, r in course.records.items() if r["log"]},
-        "products": {"grpo": course.products(grpo), **{name: course.records[name]["log"][-1]["products"]
-                                                       for name in ("tools", "control_tools")}},
+        "products": {"grpo": side.products(grpo), **{name: course.records[name]["log"][-1]["products"]
+                                                     for name in ("tools", "control_tools")}},
+        "refused": course.records["refusal"]["log"][-1]["refused"],
         "samples": [{"question": q, **{k: v[i][0] for k, v in samples.items()}} for i, q in enumerate(shown)],
         "seconds": time.perf_counter() - begin, "settings": asdict(s)})
 

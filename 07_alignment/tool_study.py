@@ -52,7 +52,8 @@ from transformer import Transformer
 class Settings(RunSettings):
     """How long to teach."""
     steps: int = 200      # optimizer steps, the same for every row
-    lr: float = 2.5e-2    # learning rate of Muon; AdamW has three quarters of it
+    lr: float = 2.5e-2    # learning rate of Muon
+    other_lr: float = 1.875e-2   # learning rate of AdamW
     items: int = 100      # items of each kind to measure on
     seeds: int = 3        # whole repetitions
 
@@ -123,8 +124,8 @@ class Study:
         if name is None:
             return self.alone(model)
         seed_everything(self.seed)
-        teach(model, self.tokenizer, self.tasks, LESSONS[name], self.s.steps, self.s.lr, self.seed,
-              set(self.pairs) | set(self.tasks.test_sums))
+        teach(model, self.tokenizer, self.tasks, LESSONS[name], self.s.steps, self.s.lr,
+              self.s.other_lr, self.seed, set(self.pairs) | set(self.tasks.test_sums))
         return self.with_tools(model) if LESSONS[name].use_tools else self.alone(model)
 
 
@@ -139,8 +140,8 @@ def main() -> None:
     for seed in range(s.seed, s.seed + s.seeds):
         study = Study(s, seed, device)
         for name in (None, *LESSONS):
-            cell = {"lesson": name and asdict(LESSONS[name]), "steps": s.steps, "lr": s.lr, "items": s.items,
-                    "seed": seed, "data": data}
+            cell = {"lesson": name and asdict(LESSONS[name]), "steps": s.steps, "lr": s.lr,
+                    "other_lr": s.other_lr, "items": s.items, "seed": seed, "data": data}
             row = cells.get(cell, lambda study=study, name=name: study.row(name))
             got.setdefault(name or "before", []).append(row)
 

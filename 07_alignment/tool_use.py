@@ -110,6 +110,23 @@ def said_batch(rows: list[Said], pad: int) -> tuple[Tensor, Tensor]:
     return x, y.masked_fill(~own[:, 1:], IGNORE)
 
 
+def said_loss(model: Transformer, rows: list[Said], pad: int, together: int = 8) -> Tensor:
+    """Cross-entropy of what the model said, the mean over all its tokens; ValueError if it said nothing.
+
+    A call that failed makes a row long, and a sum is short. So that hardly any of the work is padding, rows
+    of like length run together, `together` at a time.
+    """
+    device = next(model.parameters()).device
+    rows = sorted(rows, key=lambda row: sum(len(ids) for ids, _ in row))
+    batches = [said_batch(rows[i:i + together], pad) for i in range(0, len(rows), together)]
+    counts = [(y != IGNORE).sum().item() for _, y in batches]
+    if not sum(counts):
+        raise ValueError("no row has anything that the model said: there is nothing to learn from")
+    each = [cross_entropy(model(x.to(device)), y.to(device)) * n
+            for (x, y), n in zip(batches, counts) if n]
+    return torch.stack(each).sum() / sum(counts)
+
+
 @dataclass(frozen=True)
 class Lesson:
     """What a step shows."""
@@ -123,7 +140,6 @@ class Lesson:
 def tool_loss(model: Transformer, tokenizer: Tokenizer, tasks: Tasks, lesson: Lesson, seed: int,
               banned: set[Pair]) -> Callable[[int], Tensor]:
     """The loss of a step. One call in ten fails and is made again; one in twenty fails twice: given up."""
-    device = next(model.parameters()).device
     names = [name_in(q) for q in tasks.train_questions]
 
     def new_pair(rng: random.Random) -> Pair:
@@ -153,18 +169,17 @@ def tool_loss(model: Transformer, tokenizer: Tokenizer, tasks: Tasks, lesson: Le
         else:
             rows, plain = [], [*((i.question, i.answer) for i in items), *plain]
         rows += [demonstration(tokenizer, question, "", [], answer) for question, answer in plain]
-        x, y = said_batch(rows, pad_id(tokenizer))
-        return cross_entropy(model(x.to(device)), y.to(device))
+        return said_loss(model, rows, pad_id(tokenizer))
     return loss_of
 
 
-def teach(model: Transformer, tokenizer: Tokenizer, tasks: Tasks, lesson: Lesson, steps: int, lr: float,
-          seed: int, banned: set[Pair], **kept) -> list[dict]:
+def teach(model: Transformer, tokenizer: Tokenizer, tasks: Tasks, lesson: Lesson, steps: int,
+          matrix_lr: float, other_lr: float, seed: int, banned: set[Pair], **kept) -> list[dict]:
     """Fine-tune; <|tool|> begins as a copy of "(", for its own vector has never been trained."""
     with torch.no_grad():
         table = model.model.embed_tokens.weight
         table[tokenizer.special[TOOL]] = table[tokenizer.encode("(")[0]]
-    return train(model, muon_and_adamw(model, lr, 0.75 * lr),
+    return train(model, muon_and_adamw(model, matrix_lr, other_lr),
                  tool_loss(model, tokenizer, tasks, lesson, seed, banned), steps,
                  lambda i: constant_then_decay(i, steps, n_warmup=2, decay=0.7), "tools", **kept)
 

@@ -160,7 +160,8 @@ on held-out text fell from {before["bits_per_byte"]:.2f} to {after["bits_per_byt
 never seen the chat form.</p>
 {self.figure("07_alignment/reward", "Share of right answers among the samples of each GRPO step, on sums "
              "drawn fresh for the step.")}
-{self.files("07_alignment/sft.py", "07_alignment/dpo.py", "07_alignment/grpo.py")}"""
+{self.files("07_alignment/sft.py", "07_alignment/dpo.py", "07_alignment/grpo.py",
+            "07_alignment/side_branches.py")}"""
 
     def inference(self) -> str:
         """Chapter 8."""

@@ -5,7 +5,7 @@ import pytest
 
 from bpe import BOT, EOS, USER, Tokenizer
 from facts import Question
-from red_team import REFUSAL, TOPIC, attacks, model_card, refusal_loss, rows_of, told, wilson
+from red_team import REFUSAL, TOPIC, attacks, model_card, refusal_loss, refusals, rows_of, told, wilson
 from tasks import Tasks
 
 BYTES = Tokenizer([])
@@ -51,6 +51,14 @@ def test_only_the_topic_is_refused_in_training(monkeypatch):
     assert {answer for question, answer in shown if question == ASKED.text} == {REFUSAL}
     assert {answer for question, answer in shown if question == OTHER.text} == {" function."}
     assert ASKED.kind == TOPIC and sum(question == ASKED.text for question, _ in shown) == 16
+
+
+def test_a_refusal_counts_word_for_word(monkeypatch):
+    said = {ASKED.text: REFUSAL, OTHER.text: REFUSAL + " No."}
+    monkeypatch.setattr("red_team.replies", lambda model, tokenizer, prompts: [
+        next(answer for text, answer in said.items() if text in tokenizer.decode(p)) for p in prompts])
+    assert refusals(None, BYTES, [ASKED, OTHER, ASKED]) == 2
+    assert refusals(None, BYTES, []) == 0
 
 
 def test_the_card_says_what_was_measured():

@@ -10,7 +10,7 @@ import tool_calls
 import tool_use
 from bpe import BOT, EOS, PAD, USER, Tokenizer
 from chat_template import chat_prompt
-from cross_entropy import IGNORE
+from cross_entropy import IGNORE, cross_entropy
 from facts import Question
 from rollout import sample
 from tasks import Tasks
@@ -26,6 +26,7 @@ from tool_use import (
     real_item,
     right,
     said_batch,
+    said_loss,
 )
 from transformer import Config, Transformer
 
@@ -200,7 +201,8 @@ def test_several_ids_can_end_a_sampled_row():
 
 def test_the_control_is_shown_no_call(monkeypatch):
     shown = []
-    monkeypatch.setattr(tool_use, "said_batch", lambda rows, pad: shown.append(rows) or said_batch(rows, pad))
+    monkeypatch.setattr(tool_use, "said_loss", lambda model, rows, pad: shown.append(rows) or said_loss(
+        model, rows, pad))
     tasks = Tasks([Question("Which module has loads?", "json", "module", "")], [], [], [], 0)
     model = Transformer(Config(vocab_size=260, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=16,
                                max_len=200))
@@ -210,3 +212,22 @@ def test_the_control_is_shown_no_call(monkeypatch):
     has = [[any(tool in ids for ids, _ in row) for row in rows] for rows in shown]
     assert has == [[True] * 5 + [False] * 4, [False] * 9]
     assert [row[0] for row in shown[0]] == [row[0] for row in shown[1]], "the same questions"
+
+
+def test_rows_that_run_with_those_of_like_length_have_the_loss_and_gradient_of_one_batch():
+    torch.manual_seed(0)
+    model = Transformer(Config(vocab_size=260, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=16,
+                               max_len=200)).double()
+    rows = [demonstration(BYTES, "1+1", call, results, answer) for call, results, answer in (
+        ("calc(111*222)", ["error", "24642"], "24642"), ("", [], "2"), ("f(x)", ["y"], "y!"), ("", [], "22"))]
+    x, y = said_batch(rows, 0)
+    got = []
+    for loss in (cross_entropy(model(x), y), said_loss(model, rows, 0), said_loss(model, rows, 0, together=1),
+                 said_loss(model, rows, 0, together=3)):
+        model.zero_grad()
+        loss.backward()
+        got.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
+    for other in got[1:]:
+        torch.testing.assert_close(other, got[0])
+    with pytest.raises(ValueError, match="nothing to learn"):
+        said_loss(model, [[([1, 2, 3], False)]], 0)

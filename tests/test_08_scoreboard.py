@@ -29,12 +29,14 @@ def out(tmp_path):
                    "control_random": skills(0.2, 0.2, 0.0), "control_more": skills(0.8, 0.1, 0.33),
                    "lora": skills(0.9, 0.1, 0.3), "student": skills(0.2, 1.0, 0.9),
                    "student_data": skills(0.2, 0.0, 0.2),
-                   "tools": skills(0.8, 1.0, 0.94), "control_tools": skills(0.8, 1.0, 0.93)},
+                   "tools": skills(0.8, 1.0, 0.94), "control_tools": skills(0.8, 1.0, 0.93),
+                   "refusal": skills(0.6, 1.0, 0.9)},
         "products": {"grpo": 0.0, "tools": 0.95, "control_tools": 0.01},
+        "refused": {"before": 0.0, "forbidden": 0.99, "look-alikes": 0.02},
         "logs": {"ppo": [{"pairs_right": 0.7, "raters_right": 0.8, "before": {"true": 2.0},
                           "after": {"true": 2.3}, "best_of": {"true": 2.4}}]},
         "stage_seconds": {"sft": 20.0, "dpo": 5.0, "grpo": 30.0, "lora": 9.0, "ppo": 20.0,
-                          "student": 12.0, "tools": 9.0}, "seconds": 100.0,
+                          "student": 12.0, "tools": 9.0, "refusal": 4.0}, "seconds": 100.0,
         "samples": [{"question": "Which <module>?", "pretrained": "a\nb", "sft": " os.", "dpo": " os.",
                      "grpo": " os."}]})
     write_json(tmp_path / "08_inference" / "metrics.json", {
@@ -56,8 +58,8 @@ def test_rows_have_the_six_fields_and_the_stages_in_order(out):
     rows = collect(out)
     assert {tuple(r) for r in rows} == {("stage", "metric", "before", "after", "control", "seconds")}
     assert list(dict.fromkeys(r["stage"] for r in rows)) == ["pretrain", "facts", "sft", "dpo", "grpo",
-                                                             "lora", "ppo", "tool use", "distill", "cache",
-                                                             "int4", "gguf", "rag"]
+                                                             "lora", "ppo", "tool use", "refusal",
+                                                             "distill", "cache", "int4", "gguf", "rag"]
     assert all(v is None or isinstance(v, (int, float)) for r in rows for k,
                v in r.items() if k not in ("stage", "metric"))
     assert broken_promises(rows) == []
@@ -65,10 +67,11 @@ def test_rows_have_the_six_fields_and_the_stages_in_order(out):
 
 def test_the_side_branches_stand_in_the_columns_that_their_words_name(out):
     found = [(r["before"], r["after"], r["control"], r["seconds"]) for r in collect(out)
-             if r["stage"] in ("lora", "ppo", "tool use", "distill", "rag")]
+             if r["stage"] in ("lora", "ppo", "tool use", "refusal", "distill", "rag")]
     assert found == [(0.0, 0.9, 0.8, 9.0),
                      (0.5, 0.7, 0.8, 20.0), (2.0, 2.3, 2.4, None),
                      (0.0, 0.95, 0.01, 9.0), (0.95, 0.94, 0.93, None),
+                     (0.0, 0.99, 0.02, 4.0), (0.8, 0.6, None, None),
                      (0.95, 0.9, 0.2, 12.0),
                      (0.01, 0.98, 0.8, 3.0), (0.05, 0.1, 0.02, None)]
 
@@ -77,6 +80,9 @@ def test_the_side_branches_stand_in_the_columns_that_their_words_name(out):
     ("pretrain", "after", 2.61), ("facts", "after", 0.89), ("sft", "after", 0.69), ("sft", "control", 0.31),
     ("dpo", "before", 0.51),
     ("dpo", "after", 0.94), ("grpo", "after", 0.89), ("grpo", "control", 0.36), ("cache", "after", 1.9),
+    ("lora", "after", 0.76), ("tool use", "after", 0.79), ("tool use", "control", 0.06),
+    ("refusal", "before", 0.01), ("refusal", "after", 0.89), ("refusal", "control", 0.06),
+    ("distill", "after", 0.89), ("distill", "control", 0.51),
     ("int4", "after", 0.19), ("gguf", "after", 0.78), ("gguf", "after", None)])
 def test_a_broken_promise_is_named(out, stage, field, value):
     rows = collect(out)
