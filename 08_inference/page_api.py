@@ -14,11 +14,13 @@ import torch
 
 from bpe import EOS, Tokenizer
 from checkpoint import load_model
+from engine import Engine
 from http_protocol import HttpError
-from kv_cache import stream
 from logit_lens import alternatives, lens, look_inside, surprise
 from model_words import STAGES, as_read, as_trained, ends_at, prompt_of, sum_of
 from openai_api import encode, get, is_integer, parse_sampling
+from paged_cache import BLOCK
+from scheduler import Request
 from streaming import StreamDecoder
 from transformer import Transformer
 from workbench import wide
@@ -59,6 +61,7 @@ class Page:
                  examples: list[str] = ()):
         self.models, self.tokenizer, self.chosen = dict(models), tokenizer, chosen
         self.examples = list(examples)
+        self.engines: dict[str, Engine] = {}       # one text at a time each, beside the server's own
 
     def posts(self) -> dict[str, Function]:
         """Paths and what answers them."""
@@ -153,16 +156,23 @@ class Page:
         room = min(MOST_NEW, model.config.max_len - len(prompt))
         if room < 1:
             raise HttpError(400, f"{len(prompt)} tokens are too long for this model", "text")
-        decoder, words, n, begin = StreamDecoder(self.tokenizer), "", 0, time.perf_counter()
-        for token in stream(model, prompt, room, self.tokenizer.special[EOS], how.temperature, how.top_k,
-                            how.top_p, torch.Generator().manual_seed(seed)):
-            n, words = n + 1, words + decoder.feed(token)
-            if (done := ends_at(stage, text, words)) is not None:
-                words = done
-                break
-        else:
-            words += decoder.finish()
+        decoder, words, begin = StreamDecoder(self.tokenizer), "", time.perf_counter()
+
+        def watch(_, token: int) -> bool:
+            nonlocal words
+            words += decoder.feed(token)
+            return ends_at(stage, text, words) is not None
+
+        if name not in self.engines:
+            self.engines[name] = Engine(model, -(-model.config.max_len // BLOCK), 1)
+        answer = Request(prompt, room, how, seed, self.tokenizer.special[EOS], watch=watch)
+        try:
+            self.engines[name].run([answer])
+        finally:
+            self.engines[name].cancel(answer)      # if it went wrong on the way, nothing of it is left
+        done = ends_at(stage, text, words)
+        words = words + decoder.finish() if done is None else done
         asked = self.tokenizer.decode(prompt[1:])
-        return {"read": as_read(text, words).strip(), "words": words, "asked": asked, "tokens": n,
-                "is_sum": sum_of(text) is not None, "sent": as_trained(text),
+        return {"read": as_read(text, words).strip(), "words": words, "asked": asked,
+                "tokens": len(answer.tokens), "is_sum": sum_of(text) is not None, "sent": as_trained(text),
                 "seconds": round(time.perf_counter() - begin, 3)}

@@ -11,7 +11,7 @@ from engine_cases import TOKENIZER, lively_model
 from logit_lens import alternatives, lens, look_inside, surprise
 from page_api import Page, label, page_html
 from sampling import Sampling, filtered
-from server_cases import EOS, Running
+from server_cases import EOS, Running, alone
 
 IDS = [EOS, *b"def f(x):"]
 
@@ -82,6 +82,12 @@ def test_the_server_answers_what_the_page_asks_and_says_what_it_cannot(running, 
     assert running.ask("/page/tokens", {"text": "é"})[1] == {"ids": [0xC3, 0xA9], "bytes": 2, "characters": 1}
     _, found, _ = running.ask("/page/chat", {"text": "1+2", "temperature": 0})
     assert found["asked"] == "<|user|>100+200<|bot|>" and found["is_sum"]
+    greedy = [EOS, TOKENIZER.special["<|user|>"], *b"100+200", TOKENIZER.special["<|bot|>"]]
+    said = alone(model, greedy, found["tokens"], Sampling(), 0)
+    assert found["words"] == TOKENIZER.decode(said) and len(said) == found["tokens"] > 0
+    cut = {"text": "1+2", "temperature": 1.5, "seed": 3, "min_p": 1.0}       # only the likeliest is left
+    assert running.ask("/page/chat", cut)[1]["words"] == found["words"]
+    assert running.ask("/page/chat", {**cut, "min_p": 0.0})[1]["words"] != found["words"]
     for path, body, field in (
             ("next", {"text": "x" * 200}, "text"), ("next", {"ids": [-1]}, "ids"), ("next", {"at": 9}, "at"),
             ("next", {"model": "other"}, "model"), ("next", {"text": "\ud800"}, "text"),
