@@ -16,6 +16,7 @@ import sysconfig
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from workbench import parse_settings, run_main, setting  # checks: first
 
@@ -69,7 +70,9 @@ def measure(s: Settings) -> dict:
     kind, who = s.job.split()
     if s.job == "train minbpe":
         texts = ["".join(texts)[:NAIVE_BYTES]]
-    ours = Tokenizer.load(s.file) if kind == "encode" else None
+    ours: Any = Tokenizer.load(s.file) if kind == "encode" else None
+    theirs: Any = None
+    trainer = None
     if who == "tokenizers":
         theirs, trainer = tokenizers_trainer(s.vocab)
         if ours:
@@ -86,9 +89,9 @@ def measure(s: Settings) -> dict:
 
     before, begin = peak_megabytes(), time.perf_counter()
     if kind == "train":
-        result = (train(texts, s.vocab, processes=int(who)) if who.isdigit() else
-                  train_naive(texts[0], NAIVE_MERGES, splitter(PATTERN)) if who == "minbpe" else
-                  theirs.train_from_iterator(texts, trainer))
+        result: Any = (train(texts, s.vocab, processes=int(who)) if who.isdigit() else
+                       train_naive(texts[0], NAIVE_MERGES, splitter(PATTERN)) if who == "minbpe" else
+                       theirs.train_from_iterator(texts, trainer))
         seconds, check = time.perf_counter() - begin, 0
         if who == "1":
             Tokenizer(result).save(s.file)

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ascii_table import LIMIT, AsciiTable
 from bpe_naive import Pair, bytes_of_tokens, train_naive
@@ -223,7 +224,7 @@ class Tokenizer:
                              "again") from None
 
 
-def plain_ids(ids: Iterable[int]) -> list[int]:
+def plain_ids(ids: Any) -> list[int]:
     """Ids as whole numbers, from a list, an array or a tensor. Anything else is a ValueError."""
     try:
         ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)

@@ -20,11 +20,12 @@ from workbench import read_json, write_json
 
 def code_of(module: ModuleType) -> str:
     """The syntax tree of a module without comments and docstrings: explaining it better is no other code."""
-    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        first = body[0] if isinstance(body, list) and body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+        if not isinstance(body, list) or not body:
+            continue
+        if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
             del body[0]
     return ast.dump(tree)
 

@@ -101,7 +101,7 @@ def real_text(path: str | Path | None = None) -> list[str]:
     """
     raw, skipped = files_below(path) if path else (language_reference() + docstrings(), [])
     if skipped:
-        names = ", ".join(str(file.relative_to(Path(path).expanduser())) for file in skipped[:3])
+        names = ", ".join(str(file.relative_to(Path(path or "").expanduser())) for file in skipped[:3])
         print(f"  skipped {len(skipped)} files of {path} that are not UTF-8 text ({names}): "
               "if they hold text, convert them, e.g. with iconv")
     documents = list(dict.fromkeys(filter(None, cut_long(list(map(tidy, raw))))))

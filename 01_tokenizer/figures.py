@@ -28,7 +28,9 @@ def save(axes: Axes, path: Path | str) -> None:
 
     In the SVG, black is the colour of the text around it.
     """
-    figure = axes.figure
+    figure = axes.get_figure(root=True)
+    if figure is None:
+        raise ValueError("these axes belong to no figure")
     figure.tight_layout()
     with atomic(f"{path}.png") as temporary:
         figure.savefig(temporary, format="png", dpi=110)

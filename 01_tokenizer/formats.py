@@ -228,7 +228,8 @@ def from_tiktoken(path: Path | str, pattern: str, special: dict[str, int] | None
                              "empty, there twice, or has a negative number")
         ranks[token] = rank
     try:
-        halves = [two_halves(token, ranks) for token in sorted(ranks, key=ranks.get) if len(token) > 1]
+        halves = [two_halves(token, ranks) for token in sorted(ranks, key=ranks.__getitem__)
+                  if len(token) > 1]
         return _from_halves(ranks, halves, special or {}, pattern)
     except ValueError as error:
         raise ValueError(f"{path} can't be read as byte-level BPE: {error}") from None

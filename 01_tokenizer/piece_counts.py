@@ -83,6 +83,7 @@ def run_worker(pattern: str, next_part) -> dict[str, int]:
     """Start one worker, feed it with next_part() until that gives None, and return what it counted."""
     command = [sys.executable, os.path.abspath(__file__), pattern]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        assert worker.stdin and worker.stdout
         try:
             while (part := next_part()) is not None:
                 pickle.dump(part, worker.stdin)

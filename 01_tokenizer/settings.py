@@ -80,8 +80,8 @@ def check_ranges(settings) -> None:
             raise ValueError(f"{name} {value}: give {allowed}")
 
 
-def parse_settings(cls: type, description: str, quick: dict | None = None, argv: list[str] | None = None,
-                   full: dict | None = None):
+def parse_settings(cls: type, description: str | None, quick: dict | None = None,
+                   argv: list[str] | None = None, full: dict | None = None):
     """Build a `cls` from the command line; ValueError for a number outside its field's range.
 
     A field without a default is a positional argument, one with the default () any number of them. `quick`
@@ -102,7 +102,7 @@ def parse_settings(cls: type, description: str, quick: dict | None = None, argv:
             parser.add_argument(flag, action=action, default=None, help=text)
         else:
             usual = f"default {f.default!r}" + (f"; {allowed}" if allowed else "")
-            kind = f.type.__name__.upper()
+            kind = getattr(f.type, "__name__", "").upper()
             parser.add_argument(flag, type=f.type, default=None, metavar=kind, help=f"{text} ({usual})")
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     if given.get("quick") and given.get("full"):

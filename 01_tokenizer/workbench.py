@@ -44,7 +44,7 @@ def run_main(main: Callable[[], None]) -> None:
         sys.exit(f"error: {error.filename} is missing: "
                  "run the earlier chapters first (`make` does it in order)")
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        sys.exit(f"error: {error.filename}: {error.strerror.lower()}")
+        sys.exit(f"error: {error.filename}: {str(error.strerror).lower()}")
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

@@ -45,7 +45,8 @@ class _Weights(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
-        return softmax_gradient(*ctx.saved_tensors, grad)
+        p, = ctx.saved_tensors
+        return softmax_gradient(p, grad)
 
 
 def attention_weights(scores: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ chapter 3 compares whole recipes. Times are CPU seconds of all threads, whoever 
 """
 import time
 from dataclasses import dataclass
+from typing import Any
 
 try:
     from workbench import parse_settings, run_main
@@ -77,8 +78,8 @@ def contestants(C: int, H: int, L: int, T: int) -> dict[str, nn.Module]:
     except ImportError:
         print("  transformers is not installed (make bench installs it): compared with nanoGPT alone")
         return models
-    shape = dict(vocab_size=V, hidden_size=C, intermediate_size=width, num_hidden_layers=L,
-                 num_attention_heads=H)
+    shape: dict[str, Any] = dict(vocab_size=V, hidden_size=C, intermediate_size=width, num_hidden_layers=L,
+                                 num_attention_heads=H)
     config = transformers.LlamaConfig(**shape, max_position_embeddings=T, tie_word_embeddings=True)
     models["Llama"] = Logits(transformers.LlamaForCausalLM(config))
     return models

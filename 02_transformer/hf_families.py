@@ -188,7 +188,9 @@ def write_gpt2(ours: Weights) -> Weights:
         if name in whole:
             theirs[whole[name] if name == "lm_head.weight" else "transformer." + whole[name]] = t
             continue
-        layer, part, kind = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)", name).groups()
+        inside = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
+        assert inside, name
+        layer, part, kind = inside.groups()
         begin = f"transformer.h.{layer}."
         if part == QKV[0]:
             joined = torch.cat([ours[name.replace("q_proj", f"{x}_proj")] for x in "qkv"])

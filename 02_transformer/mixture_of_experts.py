@@ -10,6 +10,8 @@ No token is dropped: an expert takes as many as come.
 
     python 02_transformer/run.py --n-experts 8
 """
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -51,6 +53,7 @@ def balance_of(scores: Tensor, chosen: Tensor) -> Tensor:
 class MixtureOfExperts(nn.Module):
     """The weighted sum of the `top_k` experts that the router chooses for each token, and of the shared
     ones."""
+    e_score_correction_bias: Tensor   # (E,)
 
     def __init__(self, config):
         super().__init__()
@@ -61,7 +64,8 @@ class MixtureOfExperts(nn.Module):
         self.shared_experts = FeedForward(config, shared) if shared else None
         bias = torch.zeros(config.n_experts)   # named as in DeepSeek-V3; saved only where it is used
         self.register_buffer("e_score_correction_bias", bias, persistent=self.sigmoid)
-        self.balance, self.load = None, None   # of the last forward pass
+        self.balance: Any = None   # of the last forward pass: a number
+        self.load: Any = None      # of the last forward pass: (E,)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) to (B, T, C)."""

@@ -6,12 +6,14 @@ and 2; DeepSeek-AI 2024 (DeepSeek-V3), section 4.2; what a paper leaves open is 
     python 02_transformer/published_models.py
 """
 from dataclasses import replace
+from typing import Any
 
 from count import active_parameters, cache_bytes, count_parameters, flops_per_token
 from model_config import Config
 
-LLAMA = dict(rope_base=500_000.0, max_len=8192, qk_norm=False, tied=False)
-QWEN = dict(vocab_size=151_936, rope_base=1e6, norm_eps=1e-6, max_len=40_960, head_width=128, tied=False)
+LLAMA: dict[str, Any] = dict(rope_base=500_000.0, max_len=8192, qk_norm=False, tied=False)
+QWEN: dict[str, Any] = dict(vocab_size=151_936, rope_base=1e6, norm_eps=1e-6, max_len=40_960,
+                            head_width=128, tied=False)
 MODELS = {
     "GPT-2 small": Config(50_257, 768, 12, 12, 12, 3072, 1024, "learned", "layer", activation="gelu_tanh",
                           qk_norm=False, bias=True),

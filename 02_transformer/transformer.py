@@ -6,6 +6,8 @@ rename table.
 
     python 02_transformer/run.py           builds it and counts its parameters
 """
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -84,15 +86,18 @@ class Block(nn.Module):
 
 class Decoder(nn.Module):
     """Token ids to the vectors from which the next token is read."""
+    cos: Tensor   # (max_len, D)
+    sin: Tensor
 
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.compute_dtype = None   # the format of the residual stream; None is that of the weights
-        self.embed_tokens = Embedding(config.vocab_size, config.d_model)
-        self.embed_positions = position_table(config)
-        self.layers = nn.ModuleList(block_of(config, i) for i in range(config.n_layers))
-        self.norm = nn.Identity() if config.placement == "post" else norm_of(config)
+        # the format of the residual stream; None is that of the weights
+        self.compute_dtype: torch.dtype | None = None
+        self.embed_tokens: Any = Embedding(config.vocab_size, config.d_model)
+        self.embed_positions: Any = position_table(config)
+        self.layers: Any = nn.ModuleList(block_of(config, i) for i in range(config.n_layers))
+        self.norm: nn.Module = nn.Identity() if config.placement == "post" else norm_of(config)
         cos, sin = angles_of(config)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)

@@ -39,7 +39,7 @@ class TextBatches:
                              "take fewer or shorter rows, or more text")
         self.tokens, self.batch, self.length, self.seed = tokens, batch, length, seed
         self.steps_per_epoch = self.n_rows // batch
-        self._epoch, self._starts = -1, np.empty(0)
+        self._epoch, self._starts = -1, np.empty(0, dtype=np.int64)
 
     def starts(self, epoch: int) -> np.ndarray:
         """Where the rows of one epoch begin, in the order of the epoch: (n_rows,)."""

@@ -172,7 +172,8 @@ def race(those: list[Contestant], batch: tuple[Tensor, Tensor], rounds: int,
 
 def shares(one: Contestant, batches: Callable, steps: int) -> dict[str, float]:
     """Share of time that each part of `steps` steps takes, the device waited for after each: 0 to 1."""
-    spent, device = dict.fromkeys(PARTS, 0.0), next(one.model.parameters()).device
+    spent: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+    device = next(one.model.parameters()).device
     last = time.perf_counter()
 
     def mark(part: str) -> None:

@@ -43,7 +43,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             rows = slice(begin, begin + chunk)
             loss, d = loss_of_chunk(x[rows], cast, targets[rows])
             total = total + loss
-            if wanted:
+            if dx is not None and d_table is not None:
                 d = d.div_(count).to(x.dtype)                                      # (chunk, V)
                 dx[rows] = d @ cast                                                # (chunk, C)
                 d_table += d.T @ x[rows]                                           # (V, C)

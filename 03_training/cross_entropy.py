@@ -51,7 +51,8 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         if torch.is_grad_enabled():   # create_graph=True: log_z would pass for a constant, without a word
             raise NotImplementedError("cross_entropy has no second derivative: use cross_entropy_naive there")
-        return grad_of_logits(*ctx.saved_tensors, grad), None
+        logits, log_z, safe, kept = ctx.saved_tensors
+        return grad_of_logits(logits, log_z, safe, kept, grad), None
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

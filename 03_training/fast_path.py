@@ -107,7 +107,7 @@ def is_fast(said: str, device: torch.device) -> bool:
 def fuse_attention(model: Transformer) -> None:
     """Attention in one kernel from here on, in place, plain or over latents."""
     for module in model.modules():
-        if type(module) in (Attention, LatentAttention):
+        if type(module) is Attention or type(module) is LatentAttention:
             module.attend = fused_attend
 
 

@@ -51,7 +51,7 @@ QUICK = dict(pieces=4, length=8, steps=3)
 @torch.no_grad()
 def logit_lens(model: Transformer, ids: Tensor) -> Tensor:
     """The distribution of the next token as read after the embedding and after each layer, (L + 1, V)."""
-    seen: list[Tensor] = []
+    seen: list = []
     layers = model.model.layers
     hooks = [layer.register_forward_hook(lambda _, args, out: seen.append(out)) for layer in layers]
     hooks.append(layers[0].register_forward_pre_hook(lambda _, args: seen.append(args[0])))
@@ -121,7 +121,7 @@ def main() -> None:
     token = tokenizer.decode([answer])
     print(f"  {fact.completion!r}: {token!r}, the first token of {fact.answer!r}, after each layer")
     for layer, p in enumerate(lens):
-        rank, best = (p > p[answer]).sum().item() + 1, p.argmax().item()
+        rank, best = (p > p[answer]).sum().item() + 1, int(p.argmax())
         likeliest = f"{tokenizer.decode([best])!r} {p[best]:.0%}"
         print(f"    {layer} {p[answer]:>7.1%}  place {rank:>4}   likeliest {likeliest}")
     words = ["eos"] + [tokenizer.decode([i]) for i in prompt]

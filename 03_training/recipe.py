@@ -189,7 +189,7 @@ def main() -> None:
     seeds = range(s.seed, s.seed + s.seeds)
     tuned = {lr: bits(replace(NANOGPT, lr=lr), s.steps, s.seed) for lr in RATES}
     print("nanoGPT's recipe by learning rate: " + ", ".join(f"{lr:g} {b:.3f}" for lr, b in tuned.items()))
-    textbook = replace(NANOGPT, lr=min(tuned, key=tuned.get))
+    textbook = replace(NANOGPT, lr=min(tuned, key=tuned.__getitem__))
     lengths = [s.steps // 4, s.steps // 2, s.steps]
     curves = {r.name: {n: [bits(r, n, seed) for seed in seeds] for n in lengths} for r in (OURS, textbook)}
     targets = curves[textbook.name][s.steps]

@@ -28,12 +28,12 @@ class RowStream:
                              "use more text or shorter rows")
         self.tokens, self.length, self.seed = tokens, length, seed
         last = len(tokens) - length - 1                                # the last place where a row can begin
-        self.documents = None
+        self.documents, self.n_rows = None, (last + 1 + length - 1) // length
         if eos is not None:
             begins = np.flatnonzero(np.asarray(tokens) == eos)
             begins = begins[begins < len(tokens) - 1]                  # the final <|eos|> opens no document
             self.documents = np.unique(np.minimum(begins, last))
-        self.n_rows = (last + 1 + length - 1) // length if eos is None else len(self.documents)
+            self.n_rows = len(self.documents)
         if not self.n_rows:
             raise ValueError("no document begins in these tokens: is `eos` the id that separates documents?")
         self._epochs: dict[int, np.ndarray] = {}

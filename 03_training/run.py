@@ -128,9 +128,9 @@ def pretrain(model: Transformer, tokenizer: Tokenizer, tokens, tasks: Tasks, s: 
     ahead = Prefetch(batches_of, device)
 
     def loss_of(step):
-        first, *sums = ahead(step)
-        with documents_apart(model, first[0], eos) if s.apart else contextlib.nullcontext():
-            loss = loss_on(model, *first, fast)
+        (ids, targets), *sums = ahead(step)
+        with documents_apart(model, ids, eos) if s.apart else contextlib.nullcontext():
+            loss = loss_on(model, ids, targets, fast)
         for x, y in sums:
             loss = loss + s.sum_weight * loss_on(model, x, y, fast)
         return loss + 0.01 * balance_loss(model) if model.config.balance == "loss" else loss
@@ -155,7 +155,9 @@ def estimate(model: Transformer, s: Settings, device: torch.device) -> None:
     for _ in range(2):   # the first one warms up
         begin = time.perf_counter()
         loss_on(trial, ids, ids, fast).backward()
-        float(next(trial.parameters()).grad.sum())   # waits for the device
+        first = next(trial.parameters()).grad
+        assert first is not None
+        float(first.sum())   # waits for the device
         seconds = time.perf_counter() - begin
     hours = 1.3 * seconds * (s.sum_steps + s.steps) / 3600   # the optimizer and the sums are the rest, about
     print(f"  {s.steps:,} steps of {s.batch} x {s.length} tokens, about {hours * 60:.0f} minutes here",
@@ -188,7 +190,7 @@ def draw_loss(path: Path, log: list[dict], sum_steps: int) -> None:
             axes.plot(steps[begin + 19:end], losses[begin:end].unfold(0, 20, 1).mean(1), color="black",
                       label="mean of 20 steps" if begin else None)
     axes.axvline(sum_steps, color="black", linestyle=":", linewidth=1)
-    axes.text(sum_steps, losses.max(), " text begins", va="top")
+    axes.text(sum_steps, losses.max().item(), " text begins", va="top")
     axes.legend(loc="upper right", frameon=False)
     save(axes, path)
 

@@ -64,7 +64,7 @@ def main() -> None:
           "after: largest  median  smallest  in the first 8")
     inside = f".layers.{s.layer}."
     for name, p in group_parameters(model)["matrix"].items():
-        if inside not in name:
+        if inside not in name or p.grad is None:
             continue
         before, after = spectrum(p.grad)
         kind, middle = name.split(".")[-2], len(before) // 2

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 try:
     from workbench import (
@@ -108,8 +109,7 @@ def run(m: Mistake, text: Path, steps: int, seed: int) -> dict:
     seed_everything(seed)
     tokenizer, tasks = Tokenizer.load(text / "tokenizer.json"), load_tasks(text / "tasks.json")
     valid, tokens = open_tokens(text / "valid.bin"), open_tokens(text / "train.bin")
-    shape = dict(d_model=64, n_layers=3, d_ff=176, max_len=LENGTH)
-    model = Transformer(Config(vocab_size=tokenizer.vocab_size, **shape))
+    model = Transformer(Config(tokenizer.vocab_size, d_model=64, n_layers=3, d_ff=176, max_len=LENGTH))
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(m.scale if p.ndim == 2 else 1.0)
@@ -137,7 +137,8 @@ def run(m: Mistake, text: Path, steps: int, seed: int) -> dict:
             return min(1.0, (step + 1) / max(m.warmup * steps, 1))
         return constant_then_decay(step, steps, int(m.warmup * steps), m.decay)
 
-    losses, held_out, bad = [], math.nan, dict(on_bad="rollback", spike=3.0) if m.rollback else {}
+    bad: dict[str, Any] = dict(on_bad="rollback", spike=3.0) if m.rollback else {}
+    losses, held_out = [], math.nan
     with tempfile.TemporaryDirectory() as folder:
         try:
             adam = [AdamW(model.parameters(), m.lr)]
@@ -174,15 +175,16 @@ def mean_of_means() -> tuple[float, float]:
     y[0, 1:] = IGNORE
     rows = [(x[:1], y[:1]), (x[1:], y[1:])]
 
-    def gradient(make: Callable[[], None]) -> torch.Tensor:
+    def gradient(make: Callable[[], object]) -> torch.Tensor:
         model.zero_grad()
         make()
-        return torch.cat([p.grad.flatten() for p in model.parameters()])
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
     right = gradient(lambda: cross_entropy(model(x), y).backward())
-    wrong = gradient(lambda: sum(cross_entropy(model(a), b) / 2 for a, b in rows).backward())
+    wrong = gradient(lambda: torch.stack([cross_entropy(model(a), b) for a, b in rows]).mean().backward())
     weighed = gradient(lambda: accumulate(model, lambda a, b: cross_entropy(model(a), b), rows))
-    return tuple(float((g - right).norm() / right.norm()) for g in (wrong, weighed))
+    error_of_wrong, error_of_weighed = (float((g - right).norm() / right.norm()) for g in (wrong, weighed))
+    return error_of_wrong, error_of_weighed
 
 
 def draw(path: Path, rows: list[tuple[Mistake, list[dict]]]) -> None:

@@ -9,6 +9,7 @@ rank multiplies its own by `weight_of_mine`.
 """
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +121,7 @@ class OverlappedGradients:
 
     def _reset(self) -> None:
         self.missing = [len(bucket) for bucket in self.buckets]   # gradients that have not arrived yet
-        self.sent: list[tuple[Tensor, object]] = []               # (packed bucket, handle), in order
+        self.sent: list[tuple[Tensor, Any]] = []               # (packed bucket, handle), in order
 
     def start(self) -> None:
         """Start the all-reduce of the next bucket; returns without waiting for it."""

@@ -90,6 +90,7 @@ class Prefetcher:
         """The vector called `key`, (n,); `then` is the one that will be asked for next, if any."""
         if self.coming is None or self.coming[0] != key:
             self.start(key)
+        assert self.coming
         _, x, future = self.coming
         future.result()                                   # raises here what went wrong there
         self.coming = None
@@ -136,17 +137,17 @@ class Offloaded:
 
     def _fill(self, unit: FlatUnit, then: FlatUnit | None) -> None:
         """Bring in a unit's weights, and start to read those of the unit that is used next."""
-        unit.fill(self.weights.get(self._key("weights", unit), self._key("weights", then)))
+        unit.fill(self.weights.get(self._key("weights", unit), then and self._key("weights", then)))
 
-    def _key(self, what: str, unit: FlatUnit | None) -> str | None:
-        return None if unit is None else f"{what}{self.number[unit]}"
+    def _key(self, what: str, unit: FlatUnit) -> str:
+        return f"{what}{self.number[unit]}"
 
     @torch.no_grad()
     def _update(self, unit: FlatUnit, then: FlatUnit | None) -> None:
         """One AdamW update of a unit whose weights and gradients are in memory; `then` is the next unit."""
         grads, rule = unit.pieces(unit.take_gradients()), self.rule
         if any(unit.used):
-            both = self.moments.get(self._key("moments", unit), self._key("moments", then))
+            both = self.moments.get(self._key("moments", unit), then and self._key("moments", then))
             m_and_v = map(unit.pieces, both.chunk(2))
             for used, w, grad, m, v in zip(unit.used, unit.pieces(unit.full), grads, *m_and_v):
                 if used:

@@ -9,6 +9,7 @@ Huang et al. 2019; Narayanan et al. 2021 (section 2.2).
     python 04_systems/run.py --only pipelines
 """
 import time
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -86,7 +87,7 @@ def keep_stage(model: Transformer, stage: int, n_stages: int) -> Transformer:
 
     A tied embedding is needed at both ends: first and last stage each hold it, and must add up its gradients.
     """
-    decoder = model.model
+    decoder: Any = model.model
     decoder.layers = nn.ModuleDict({str(i): decoder.layers[i]
                                     for i in layers_of(stage, n_stages, model.config.n_layers)})
     first, last = stage == 0, stage == n_stages - 1
@@ -157,10 +158,11 @@ class Pipeline:
             raise ValueError(f"a batch of {len(ids)} rows cannot be cut into {self.n_micro} equal "
                              "micro-batches")
         b, self.tokens = len(ids) // self.n_micro, ids.shape[1]
-        time_here = self.tokens // (self.tensor.size if self.sequence else 1)
+        time_here = self.tokens // (self.tensor.size if self.tensor and self.sequence else 1)
         shape = (b, time_here, self.model.config.d_model)
         like = next(self.model.parameters())
-        held, sending, loss = {}, None, 0.0
+        held, loss = {}, 0.0
+        sending: Any = None
         self.timeline, self.most_held = [], 0
         for kind, i in self.actions:
             rows = slice(i * b, (i + 1) * b)
@@ -182,7 +184,7 @@ class Pipeline:
             else:
                 x, y, sent = held.pop(i)
                 grad = None
-                if not self.last:
+                if sent is not None:
                     sent.wait()                                            # long done: its gradient comes
                     grad = like.new_empty(shape)
                     self.back.exchange(None, 0, grad, self.back.rank + 1)

@@ -146,6 +146,7 @@ def describe(x: Plan) -> str:
             f"  {s.recompute:<11}")
     if x.refused:
         return head + f" refused: {x.refused}"
+    assert x.memory and x.traffic is not None
     return head + (f"{x.memory.peak / 1e9:>6.1f} {sum(x.traffic.values()) / 1e9:>8.1f} {x.seconds:>7.2f}"
                    f" {x.bubble:>7.1%} {x.mfu:>6.1%}")
 

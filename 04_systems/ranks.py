@@ -125,7 +125,7 @@ def _collect(pipes: list, processes: list, folder: Path, timeout: float) -> list
     deadline = time.monotonic() + timeout
     while len(results) + len(failures) < n:
         left = [p for i, p in enumerate(pipes) if i not in results and i not in failures]
-        ready = wait(left, max(0.0, deadline - time.monotonic()))
+        ready: list = wait(left, max(0.0, deadline - time.monotonic()))
         if not ready:
             break
         for pipe in ready:

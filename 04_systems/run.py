@@ -9,6 +9,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 try:
     from workbench import (
@@ -171,7 +172,7 @@ def recompute(settings: Settings, folder: Path, config: Config) -> dict:
         with PeakMemory(model) as memory, FlopCounterMode(display=False) as counter:
             cross_entropy(model(ids), targets).backward()
         flops = counter.get_total_flops()
-        grads = [p.grad for p in model.parameters()]
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
         plain = plain or (flops, grads)
         apart = max((a - b).abs().max().item() for a, b in zip(grads, plain[1]))
         place = Placement(recompute=which, micro_rows=settings.batch)
@@ -197,8 +198,8 @@ def offload(settings: Settings, folder: Path, config: Config) -> dict:
         n = sum(p.numel() for p in model.parameters())
         with tempfile.TemporaryDirectory() as scratch:
             store = make(Path(scratch)) if make is DiskStore else HostStore()
-            trained = Offloaded(model, store, AdamW([], 1e-3), parameters) if make else None
-            optimizer = None if make else AdamW(model.parameters(), 1e-3)
+            trained: Any = Offloaded(model, store, AdamW([], 1e-3), parameters) if make else None
+            optimizer: Any = None if make else AdamW(model.parameters(), 1e-3)
             known = [optimizer.m, optimizer.v] if optimizer else [unit.full for unit in trained.units]
             with PeakMemory(model, known) as memory:
                 for ids, targets in batches:
@@ -220,6 +221,7 @@ def planner(settings: Settings, folder: Path, config: Config) -> dict:
     plans = search(model, rows, T, cluster)
     plain = plan(model, rows, T, cluster, Placement(128, 16, 8, True, 1, "elementwise"))
     best = plans[0]
+    assert best.memory
     print("  " + HEADER)
     for x in [*plans[:3], plain]:
         print("  " + describe(x))

@@ -185,7 +185,7 @@ def measured_run(team: Team, name: str, model: Transformer, batches: list,
             state = tensor_bytes(holders, run.keeps, [x.grad for x in holders])
             run.update()
         after = settled_bytes()
-        sent = None if after is None else after - before
+        sent = None if before is None or after is None else after - before
     with run.gathered():
         error = max((p.detach() - cut(n, expected[n], *run.slice)).abs().max().item()
                     for n, p in run.model.named_parameters())

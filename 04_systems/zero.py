@@ -14,6 +14,7 @@ Rajbhandari et al. 2020 (figure 1); stage 3 as in PyTorch's FSDP (Zhao et al. 20
 """
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ class Zero:
     """
 
     def __init__(self, model: Transformer, team: Team, stage: int,
-                 make_optimizer: Callable[[list[nn.Parameter]], object]):
+                 make_optimizer: Callable[[list[nn.Parameter]], Any]):
         if stage not in (1, 2, 3):
             raise ValueError(f"ZeRO has stages 1, 2 and 3, not {stage}: for plain data parallelism use "
                              "data_parallel")
@@ -99,7 +100,8 @@ class Zero:
         """Exchange the unit's gradients for my part's average, add it to what earlier micro-batches left."""
         mine = reduce_scatter(unit.take_gradients(), self.team) / self.team.size
         i = self.number[unit]
-        self.grads[i] = mine if self.grads[i] is None else self.grads[i] + mine
+        left = self.grads[i]
+        self.grads[i] = mine if left is None else left + mine
         if self.stage == 3:
             unit.empty()
 
@@ -121,7 +123,7 @@ class Zero:
         """Average what is not averaged yet, update my parts, tell the others; gradients are dropped."""
         for used, pieces, places, grad in zip(self.finish(), self.pieces, self.spans, self.grads):
             for i, piece in pieces.items():
-                piece.grad = grad[places[i]] if used[i] else None
+                piece.grad = grad[places[i]] if used[i] and grad is not None else None
         self.optimizer.step(scale)
         if self.stage < 3:
             for unit in self.units:
@@ -154,7 +156,7 @@ class Zero:
         out = {}
         names = {p: name for name, p in self.model.named_parameters()}
         for unit, used, grad in zip(self.units, self.finish(), self.grads):
-            if any(used):
+            if any(used) and grad is not None:
                 pieces = unit.pieces(all_gather(grad, self.team))
                 out.update({names[p]: piece.view(p.shape)
                             for p, u, piece in zip(unit.parameters, used, pieces) if u})

@@ -102,16 +102,14 @@ def shape_for(N: float, vocab_size: int = 128_000) -> Config:
     K and V.
 
     The ratio is custom: Kaplan et al. (figure 5) found the loss flat over a wide range of shapes."""
-    best = None
+    shapes = []
     for width in range(512, 40 * 1024, 512):
         heads = width // (64 if width < 1024 else 128)
         for depth in {max(2, round(width / ratio)) for ratio in (70, 85, 100, 120, 140)}:
             shape = Config(vocab_size=vocab_size, d_model=width, n_layers=depth, n_heads=heads,
                            n_kv_heads=heads // 4, d_ff=-(-8 * width // 3 // 256) * 256, max_len=8192)
-            miss = abs(np.log(sum(count_parameters(shape).values()) / N))
-            if best is None or miss < best[0]:
-                best = miss, shape
-    return best[1]
+            shapes.append((abs(np.log(sum(count_parameters(shape).values()) / N)), shape))
+    return min(shapes, key=lambda pair: pair[0])[1]
 
 
 def gpu_hours(compute: float, peak: float = 989e12, utilization: float = 0.4) -> float:
@@ -180,6 +178,7 @@ def main() -> None:
           f"{memory:,.0f} GB of state, {memory / s.gpus:.1f} a GPU")
     best = layout(shape, s.gpus)
     place = best.place
+    assert best.memory
     print(f"  chapter 4's planner: {place.data} copies x {place.pipeline} stages x {place.tensor} tensor "
           f"ranks, ZeRO-{place.zero}, recompute {place.recompute}:\n"
           f"    {best.memory.peak / 1e9:.0f} GB a GPU, at most {best.mfu:.0%} of peak")

@@ -188,10 +188,10 @@ def read_runs(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if not rows or not {"N", "D", "loss"} <= set(rows[0]):
         raise ValueError(f"{path} needs a header line with the columns N, D and loss, then one run a line")
     try:
-        columns = [np.array([float(row[name]) for row in rows]) for name in ("N", "D", "loss")]
+        N, D, loss = (np.array([float(row[name]) for row in rows]) for name in ("N", "D", "loss"))
     except (TypeError, ValueError):
         raise ValueError(f"{path}: some N, D or loss is not a number: every line needs all three") from None
-    return tuple(columns)
+    return N, D, loss
 
 
 def published_like_runs(seed: int, noise: float = 0.01, n: int = 245) -> tuple[np.ndarray, ...]:

@@ -67,7 +67,9 @@ def envelope(N, D, loss, n_slices: int = 200) -> Frontier:
     for C in np.geomspace(6 * (N * D).min(), 6 * (N * D).max(), n_slices):
         sizes, losses = slice_at(C, found)
         if len(sizes) >= 3 and 0 < losses.argmin() < len(sizes) - 1:
-            compute.append(C), best.append(sizes[losses.argmin()]), lowest.append(losses.min())
+            compute.append(C)
+            best.append(sizes[losses.argmin()])
+            lowest.append(losses.min())
     return frontier(compute, best, lowest)
 
 
@@ -99,7 +101,9 @@ def isoflop(N, D, loss, n_slices: int = 15) -> Frontier:
             bottom, height = parabola_minimum(np.log(sizes), losses)
         except ValueError:
             continue
-        compute.append(C), best.append(np.exp(bottom)), lowest.append(height)
+        compute.append(C)
+        best.append(np.exp(bottom))
+        lowest.append(height)
     return frontier(compute, best, lowest)
 
 

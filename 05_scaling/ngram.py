@@ -135,9 +135,10 @@ def train(source: MarkovSource, width: int, tokens: int, seeds: list[int], batch
 @torch.no_grad()
 def clip_each(parameters: list[nn.Parameter], longest: float = 1.0) -> None:
     """Clip the gradients (S, ...) to length `longest`, every seed by its own length."""
-    norm = sum(p.grad.flatten(1).square().sum(1) for p in parameters).sqrt()                  # (S,)
-    for p in parameters:
-        p.grad /= (norm / longest).clamp(min=1.0).view(-1, 1, 1)
+    grads = [p.grad for p in parameters if p.grad is not None]
+    norm = sum((g.flatten(1).square().sum(1) for g in grads), torch.zeros(())).sqrt()         # (S,)
+    for g in grads:
+        g /= (norm / longest).clamp(min=1.0).view(-1, 1, 1)
 
 
 @torch.no_grad()
@@ -145,9 +146,10 @@ def muon_step(matrices: list[nn.Parameter], momentum: list[torch.Tensor], rate: 
     """Chapter 3's Muon for stacks of matrices (S, in, out): all seeds' matrices of a shape in one
     orthogonalization."""
     for shape in {p.shape for p in matrices}:
-        group = [(p, m) for p, m in zip(matrices, momentum) if p.shape == shape]
-        ahead = [p.grad + beta * m.mul_(beta).add_(p.grad) for p, m in group]
-        for (p, _), update in zip(group, orthogonalize(torch.stack(ahead))):          # (number, S, in, out)
+        group = [(p, p.grad, m) for p, m in zip(matrices, momentum)
+                 if p.shape == shape and p.grad is not None]
+        ahead = [g + beta * m.mul_(beta).add_(g) for _, g, m in group]
+        for (p, *_), update in zip(group, orthogonalize(torch.stack(ahead))):          # (number, S, in, out)
             p.sub_(rate * max(1, shape[2] / shape[1]) ** 0.5 * update)
 
 

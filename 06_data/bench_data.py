@@ -80,7 +80,7 @@ def bench_pipeline(copies: int = 3) -> dict:
 
 def main() -> None:
     """The command line."""
-    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
+    argparse.ArgumentParser(description=str(__doc__).split("\n")[0]).parse_args()
     try:
         minhash = bench_minhash()
         print(f"MinHash, 128 functions: {minhash['signatures']:.1f} times datasketch's update_batch; from "

@@ -107,7 +107,7 @@ class Site:
 
 def main() -> None:
     """Serve on a free port of the loopback interface until stopped."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--seed", type=int, default=0, help="what the planted pages are made from")
     parser.add_argument("--leak", type=Path, help="a text file to plant on a page, as leaked test questions")
     args = parser.parse_args()

@@ -179,7 +179,7 @@ def parse_shape(text: str) -> tuple:
 
 def main() -> None:
     """Time on a GPU, or count."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--profile", action="store_true", help="what nvcc says of the kernels instead")
     parser.add_argument("--shapes", nargs="*", help="B,H,T,D (default: those of the lesson)")
     parser.add_argument("--widths", type=int, nargs="*", default=[64, 128],

@@ -67,7 +67,7 @@ def cases(name: str, mode: str) -> list:
 
 def main() -> None:
     """Check the kernels named on the command line; exit 1 if one of them is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("kernel", nargs="*", help=f"which ones: {', '.join(NAMES)} (default: all)")
     parser.add_argument("--mode", choices=["check", "fast", "debug", "gpu"], default="check",
                         help="how to build and run them")

@@ -108,7 +108,7 @@ def print_times() -> None:
 
 def main() -> None:
     """Count, print, draw; or, with --time, time."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--time", action="store_true", help="print CPU seconds instead")
     parser.add_argument("--figure", type=Path, default=HERE.parent / "out/kernels/traffic.png",
                         help="where to draw")
