@@ -44,7 +44,7 @@ def normalise(url: str, base: str = "", encoding: str = "utf-8") -> str | None:
     'http://example.org/b/c.html'
     """
     url = re.sub(r"[\t\n\r]", "", url.strip(BLANKS))
-    path, mark, rest = re.match(r"(?s)([^?#]*)([?#]?)(.*)", url).groups()
+    (path, mark, rest), = re.findall(r"(?s)\A([^?#]*)([?#]?)(.*)", url)
     try:
         parts = urlsplit(urljoin(base, path.replace("\\", "/") + mark + rest))
         if parts.scheme not in PORTS or not parts.hostname:

@@ -10,6 +10,7 @@ Used by extract.py and crawl.py.
 """
 import codecs
 import re
+from typing import Any
 
 from html_tokens import tokens
 
@@ -58,7 +59,7 @@ LABELS = {label: codec for codec, labels in {
 BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
         (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 # Windows-1252 with its five holes filled as Latin-1 does: what browsers mean by either name.
-CP1252 = "".join(bytes([b]).decode("cp1252", "ignore") or chr(b) for b in range(256))
+CP1252: Any = "".join(bytes([b]).decode("cp1252", "ignore") or chr(b) for b in range(256))
 SLOPPY = {c: b for b, c in enumerate(CP1252)} | {chr(b): b for b in range(128, 160)}
 MOJIBAKE = re.compile("[" + "".join(re.escape(c) for c, b in SLOPPY.items() if 0xC2 <= b < 0xF5) + "]["
                       + "".join(re.escape(c) for c, b in SLOPPY.items() if 0x80 <= b < 0xC0) + "]{1,3}")
@@ -102,7 +103,8 @@ def decode(body: bytes, content_type: str = "") -> tuple[str, str]:
                 return text, codec
     if bad <= good:
         return utf8, "utf-8"
-    if CUT.search(body) and bad == 1 and (len(CUT.search(body)[0]) > 1 or "utf-8" in labels):
+    cut = CUT.search(body)
+    if cut and bad == 1 and (len(cut[0]) > 1 or "utf-8" in labels):
         return utf8, "utf-8"                                 # ASCII, and its only other character is cut
     guesses = {codec: read_as(body[:20000], codec) for codec in ("cp1252", "koi8-r", "cp1251", "iso-8859-2")}
     codec = max(guesses, key=lambda c: _plausible(guesses[c]))

@@ -33,7 +33,7 @@ class Crawler:
     """Fetches pages of one host. `counts` says what happened to every address that was seen."""
 
     def __init__(self, start: str, limits: Limits | None = None):
-        self.start, self.limits, self.counts = normalise(start), limits or Limits(), Counter()
+        self.start, self.limits, self.counts = normalise(start) or "", limits or Limits(), Counter()
         check_ranges(self.limits)
         if not self.start:
             raise ValueError(f"{start!r} is not an http address: give one such as http://127.0.0.1:8000/")

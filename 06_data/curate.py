@@ -58,7 +58,7 @@ def write_judge(path: Path, seed: int) -> dict:
     examples = {"good": reference[:half] + docs[:400] + known[:20],
                 "calibrate": reference[half:] + docs[400:700] + known[20:], "bad": [t for t in bad if t]}
     write_json(path, examples)
-    judges = quality.Judges.train(**examples)
+    judges = quality.Judges.train(examples["good"], examples["bad"], examples["calibrate"])
     ngrams, classifier = judges.ngrams, judges.classifier
     fresh = [" ".join(page) for page in planted.offers(60, random.Random(seed + 2000))]
     good = examples["calibrate"]

@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import inspect
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -164,7 +165,7 @@ def _code() -> str:
     """Hash of the code that decides: changed code is a changed result."""
     modules = (across_shards, charset, decontaminate, deduplicate, extract, filters, html_tokens,
                http_message,
-               language, page_blocks, quality, shards, warc, warc_stream, inspect.getmodule(_code))
+               language, page_blocks, quality, shards, warc, warc_stream, sys.modules[__name__])
     return hashlib.sha256("".join(inspect.getsource(m) for m in modules).encode()).hexdigest()
 
 

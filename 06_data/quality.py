@@ -143,7 +143,7 @@ class QualityClassifier:
     def score(self, text: str) -> float:
         """Probability in (0, 1) that the text is good."""
         where, values = self.features(text)
-        return sigmoid(values @ self.weights[where] + self.bias)
+        return sigmoid(float(values @ self.weights[where]) + self.bias)
 
 
 def sigmoid(z: float) -> float:

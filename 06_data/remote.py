@@ -10,6 +10,7 @@ Used by sandbox.py.
 """
 import builtins
 from collections.abc import Callable, Iterator
+from typing import Any
 
 Ask = Callable[..., object]            # (what to do, with which number, args, kwargs) -> its value
 
@@ -35,7 +36,7 @@ class Remote:
     def __call__(self, *args: object, **kwargs: object) -> object:
         return self._ask("call", self._number, args, kwargs)
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):                            # what Python itself looks for
             raise AttributeError(name)
         return self._ask("get", self._number, (name,), {})
@@ -59,7 +60,7 @@ for _name in ("eq ne lt le gt ge bool len iter next contains getitem hash add ra
 def items(ask: Ask, number: int) -> Iterator[object]:
     """What an iterator of the program gives, one request for each, as long as its limits last."""
     while True:
-        found = ask("next", number, (), {})
+        found: Any = ask("next", number, (), {})
         if not found:
             return
         yield found[0]
@@ -74,6 +75,6 @@ def raise_as(failure: Failed, known: dict[str, object]) -> None:
                 error = kind(*failure.values)
             except Exception:                            # it wants other arguments: the next more general one
                 continue
-            error.from_program = failure
+            vars(error)["from_program"] = failure
             raise error
     raise failure

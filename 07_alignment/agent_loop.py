@@ -13,7 +13,7 @@ import re
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 Agent = Callable[[str], str]
 ACTIONS = "list, show FILE, test, replace FILE LINE TEXT, submit"
@@ -62,10 +62,17 @@ def first_line(said: str) -> str:
 class Place(Protocol):
     """Where an agent works: `transcript` is all it sees, `act` does one action, until `done`."""
     transcript: str
-    done: bool
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        ...
 
     def act(self, said: str) -> None:
         """Do what was said, and write it and the answer into the transcript."""
+
+
+AnyPlace = TypeVar("AnyPlace", bound=Place)
 
 
 class Repository:
@@ -125,7 +132,7 @@ def quoted(answer: str) -> str:
     return re.sub(r"(?m)^> ", " > ", answer.encode("utf-8", "replace").decode())
 
 
-def play(agent: Agent, place: Place) -> Place:
+def play(agent: Agent, place: AnyPlace) -> AnyPlace:
     """Let an agent work until it is done."""
     while not place.done:
         place.act(agent(place.transcript))

@@ -16,6 +16,7 @@ import unittest
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 try:
     from workbench import run_main
@@ -78,9 +79,10 @@ def load_instances(path: Path | str) -> list[Instance]:
             continue
         try:
             row = json.loads(line)
-            tests = {k: json.loads(row[k]) if isinstance(row[k], str) else list(row[k])
+            tests: dict[str, Any] = {k: json.loads(row[k]) if isinstance(row[k], str) else list(row[k])
                      for k in ("FAIL_TO_PASS", "PASS_TO_PASS")}
-            text = {k: str(row[k]) for k in ("instance_id", "problem_statement", "patch", "test_patch")}
+            text: dict[str, Any] = {k: str(row[k]) for k in ("instance_id", "problem_statement", "patch",
+                                                             "test_patch")}
             found.append(Instance(**text, **tests, files=dict(row.get("files", {}))))
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path}, line {number} is no instance of SWE-bench's form "
@@ -141,12 +143,12 @@ def run_test(files: dict[str, str], test: str, own: set[str]) -> str | None:
     space: dict = {"__name__": Path(path).stem}
     try:
         with Sandbox(program, LIMITS) as box:
-            def ask(*request: object) -> object:
+            def ask(*request: Any) -> Any:
                 try:
                     return Sandbox.ask(box, *request)
                 except Failed as failure:
                     raise_as(failure, space)
-            box.ask = ask
+            vars(box)["ask"] = ask
             space["__builtins__"] = {**vars(builtins),
                                      "__import__": importer(own, lambda name: box.call("_module", name))}
             exec(compile(files[path], path, "exec"), space)

@@ -177,6 +177,8 @@ class Batch:
         clip, price = self.variant.clip, self.variant.kl
         loss = clipped_policy_loss(log_p, self.old, advantages * weights, mask, clip) * part
         if price:
+            if reference is None:
+                raise ValueError("a price on the distance needs a reference: give loss(model, reference)")
             with torch.no_grad():
                 ref, _ = self.score(reference)
             loss = loss + price * (kl_k3(log_p, ref) * mask * weights[:, None]).sum() / self.n_tokens

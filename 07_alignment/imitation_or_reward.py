@@ -145,7 +145,8 @@ class Experiment:
         """Mean loss a token of (prompt, answer) ids; nothing to learn from is a loss of 0."""
         if not kept:
             return 0 * next(model.parameters()).sum()
-        log_p, mask = answer_log_probs(model, *(list(x) for x in zip(*kept)), pad_id(self.tokenizer))
+        prompts, answers = map(list, zip(*kept))
+        log_p, mask = answer_log_probs(model, prompts, answers, pad_id(self.tokenizer))
         return -log_p.sum() / mask.sum()
 
     def reject_once(self, model: Transformer) -> Transformer:

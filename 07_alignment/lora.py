@@ -8,6 +8,7 @@ is QLoRA (Dettmers et al. 2023): only A and B need gradients and optimizer state
 """
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 try:
     from workbench import (
@@ -88,6 +89,7 @@ def add_lora(model: Transformer, rank: int, alpha: float | None = None,
                          f"name one of {', '.join(MATRICES)}")
     model.requires_grad_(False)
     adapters = []
+    child: Any
     for parent, name, child in found:
         n_out, n_in = child.weight.shape
         adapter = LoRALinear(child, n_in, n_out, rank, 2 * rank if alpha is None else alpha).to(child.weight)
@@ -117,7 +119,7 @@ def merge_lora(model: Transformer) -> dict[str, Tensor]:
 def unmerge_lora(model: Transformer, before: dict[str, Tensor]) -> None:
     """The base again, bit for bit: subtracting the product would leave rounding, so W is put back."""
     for path, weight in before.items():
-        model.get_submodule(path).weight.data.copy_(weight)
+        model.get_parameter(f"{path}.weight").data.copy_(weight)
 
 
 @dataclass

@@ -53,7 +53,7 @@ def diversity(dialogues: list[tuple[str, str]], truths: dict[tuple[str, str], st
     """How varied and how right: the share of questions about something known; of these the distinct ones,
     the bits of the distribution of their names, the distinct answers, and the share of right answers.
     """
-    asked = [(subject(q), a) for q, a in dialogues if subject(q) in truths]
+    asked = [(about, a) for q, a in dialogues if (about := subject(q)) and about in truths]
     right = [is_right(a, truths[about]) for about, a in asked]
     return {"well formed": len(asked) / max(len(dialogues), 1),
             "questions": len({about for about, _ in asked}),

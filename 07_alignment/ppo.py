@@ -96,10 +96,11 @@ class PPO:
         clipped = 0.0
         for _ in range(k.epochs):
             log_p, _ = answer_log_probs(self.policy, prompts, answers, pad)
-            flat = [t.reshape(-1, 1) for t in (log_p, old)]   # an advantage for each token: rows of one
-            each = advantages.flatten(), mask.reshape(-1, 1), k.clip
-            clipped += clipped_share(*flat, *each) / k.epochs
-            self.update(self.actor_update, clipped_policy_loss(*flat, *each))
+            # an advantage for each token: rows of one
+            now, before = log_p.reshape(-1, 1), old.reshape(-1, 1)
+            each, counted = advantages.flatten(), mask.reshape(-1, 1)
+            clipped += clipped_share(now, before, each, counted, k.clip) / k.epochs
+            self.update(self.actor_update, clipped_policy_loss(now, before, each, counted, k.clip))
             if k.critic:
                 self.update(self.critic_update,
                             clipped_value_loss(self.critic(x) * mask, values, returns, mask))

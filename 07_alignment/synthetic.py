@@ -64,7 +64,8 @@ def subject(question: str) -> tuple[str, str] | None:
 
 def verified(question: str, answer: str, document: str) -> bool:
     """The document answers the question, and the answer is that, in one of the two accepted forms."""
-    truth = facts_in(document).get(subject(question))
+    about = subject(question)
+    truth = facts_in(document).get(about) if about else None
     return truth is not None and is_right(answer, truth)
 
 
@@ -95,7 +96,8 @@ def rouge_l(a: Sequence, b: Sequence) -> float:
     return 2 * row[-1] / max(len(a) + len(b), 1)
 
 
-def without_copies(questions: list[Sequence], threshold: float, known: list[Sequence] = ()) -> list[int]:
+def without_copies(questions: Sequence[Sequence], threshold: float,
+                   known: Sequence[Sequence] = ()) -> list[int]:
     """Which to keep, in order: those below `threshold` to all `known` ones and to all kept before."""
     kept: list[int] = []
     for i, q in enumerate(questions):
@@ -142,7 +144,8 @@ class Maker:
         self.tokenizer, self.tasks = Tokenizer.load(text / "tokenizer.json"), load_tasks(text / "tasks.json")
         stated = documents_of(open_tokens(text / "train.bin"), self.tokenizer)
         rng = random.Random(f"synthetic {seed}")
-        asked_about = dict.fromkeys(subject(q.text)[0] for q in self.tasks.train_questions)
+        asked_about = dict.fromkeys(about[0] for q in self.tasks.train_questions
+                                    if (about := subject(q.text)))
         names = [n for n in asked_about if n in stated]
         if len(names) <= s.human:
             raise ValueError(f"{s.human} names asked about by people of {len(names)} in the text: "
@@ -161,19 +164,20 @@ class Maker:
         """Questions with right answers, half of them wordy."""
         rng = random.Random(f"people {self.seed}")
         return [(q.text, rng.choice([terse, verbose])(q.answer)) for q in self.tasks.train_questions
-                if not only_known or subject(q.text)[0] in self.known]
+                if not only_known or (about := subject(q.text)) and about[0] in self.known]
 
     def tuned(self, shown: list[tuple[str, str]], label: str) -> Transformer:
         """The base after learning to answer these, and to ask as people did about the known documents."""
         t, pad, model = self.tokenizer, pad_id(self.tokenizer), self.base()
         answering = [(chat_prompt(t, q), answer_ids(t, a)) for q, a in shown]
-        asking = [(self.reading(self.known[subject(q)[0]]), [*t.encode(q), t.special[BOT]])
-                  for q, _ in self.by_people(only_known=True)]
+        asking = [(self.reading(self.known[about[0]]), [*t.encode(q), t.special[BOT]])
+                  for q, _ in self.by_people(only_known=True) if (about := subject(q))]
 
         def loss_of(step):
             rng, loss = random.Random(f"synthetic {self.seed} {step}"), 0
             for rows, n in ((answering, 32), (asking, 12)):
-                x, y = answer_batch(*zip(*rng.choices(rows, k=n)), pad)
+                prompts, answers = map(list, zip(*rng.choices(rows, k=n)))
+                x, y = answer_batch(prompts, answers, pad)
                 loss = loss + cross_entropy(model(x.to(self.device)), y.to(self.device))
             return loss
 

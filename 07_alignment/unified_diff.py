@@ -9,6 +9,7 @@ go are found, nearest to the line it names; nothing is guessed.
 import difflib
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 
 class DoesNotApply(ValueError):
@@ -35,7 +36,8 @@ def parse_patch(patch: str) -> dict[str, list[Hunk]]:
     DoesNotApply for text that is no unified diff.
     """
     files: dict[str, list[Hunk]] = {}
-    hunks, old, left = None, None, [0, 0]
+    hunks: Any = None
+    old, left = None, [0, 0]
     for line in lines_of(patch):
         if any(left):
             left[0] -= line[:1] in ("", " ", "-")

@@ -7,6 +7,8 @@ eleven alphas is taken. Lin et al. 2023, "AWQ". gptq.py changes the weights that
 
     python 08_inference/scorecard.py --out out     compares the two with plain rounding at 4, 3 and 2 bits
 """
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,8 @@ def quantize_aware(weight: Tensor, moment: Tensor, bits: int) -> tuple[Tensor, S
     """
     size = moment.diagonal().clamp(min=1e-12).sqrt()
     size = size / size.log().mean().exp()                    # (n,), of geometric mean 1
-    best, best_error = None, torch.tensor(float("inf"))
+    best: Any = None
+    best_error = torch.tensor(float("inf"))
     for alpha in torch.linspace(0, 1, 11).tolist():
         s = size ** alpha
         integers, scales = quantize_matrix(weight * s, bits)

@@ -10,6 +10,7 @@ import math
 import random
 import statistics
 import time
+from typing import Any
 
 try:
     from workbench import run_main, seed_everything
@@ -31,7 +32,7 @@ def in_transformers(model: Transformer):
     """The same weights in transformers' Qwen3 (norms on queries and keys)."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
     c = model.config
-    peer = Qwen3ForCausalLM(Qwen3Config(
+    peer: Any = Qwen3ForCausalLM(Qwen3Config(
         vocab_size=c.vocab_size, hidden_size=c.d_model, intermediate_size=c.d_ff,
         num_hidden_layers=c.n_layers,
         num_attention_heads=c.n_heads, num_key_value_heads=c.n_kv_heads, head_dim=c.D,
@@ -88,7 +89,7 @@ def packed_and_whole(config: Config) -> tuple[Transformer, Transformer]:
     small = quantize_model(whole, rounding=random_rounding)
     for name, layer in small.named_modules():
         if isinstance(layer, QuantizedWeight):
-            whole.get_submodule(name).weight.copy_(layer.weight)
+            whole.get_parameter(f"{name}.weight").copy_(layer.weight)
     return PackedTransformer(small), whole
 
 

@@ -5,6 +5,7 @@ Sums are shown the way people read them, with what the model really wrote beside
     make chat      or  python 08_inference/chat.py --temperature 0.8 --top-p 0.95
 """
 import contextlib
+import io
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -124,7 +125,7 @@ class Chat:
             self.say(f"  {name} is {value}" + ("" if self.how.temperature or name == "temperature" else
                                                ": it counts once the temperature is above 0"))
         elif name == "seed":
-            self.generator.manual_seed(number_of(name, value, int) % 2**63)
+            self.generator.manual_seed(int(number_of(name, value, int)) % 2**63)
             self.say(f"  the random numbers begin again from {value}")
         elif name == "again":
             if not self.turns:
@@ -168,7 +169,8 @@ def main() -> None:
     """Load, say what can be asked, answer until the end of the input."""
     s = parse_settings(Settings, __doc__)
     for channel in (sys.stdin, sys.stdout):
-        channel.reconfigure(errors="replace")   # a byte that is no text, typed or written, ends nothing
+        if isinstance(channel, io.TextIOWrapper):
+            channel.reconfigure(errors="replace")   # a byte that is no text, typed or written, ends nothing
     with contextlib.suppress(ImportError):      # input() then edits lines and recalls earlier ones
         import readline  # noqa: F401
     chat, tasks = Chat(s), load_tasks(Path(s.out, "01_tokenizer", "tasks.json"))

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 try:
@@ -106,9 +107,11 @@ class ChatClient:
                 told = error.retry_after
             self.sleep(min(told, 60.0) if told is not None else wait * (0.5 + self.dice.random()))
             wait = min(2 * wait, 30.0)
+        raise ChatError("no try was allowed")
 
     def _once(self, path: str, body: dict) -> dict:
-        kind = http.client.HTTPSConnection if self.url.scheme == "https" else http.client.HTTPConnection
+        kind: Any = (http.client.HTTPSConnection if self.url.scheme == "https" else
+                     http.client.HTTPConnection)
         connection = kind(self.url.hostname, self.url.port, timeout=self.s.seconds)
         headers = {"Content-Type": "application/json", "Connection": "close"}
         if self.s.api_key:

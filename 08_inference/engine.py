@@ -181,7 +181,7 @@ class Engine:
             elif token == request.eos:
                 self._end(request, "stop")
             else:
-                if request.n_top is not None:
+                if request.n_top is not None and thought is not None:
                     own, best = thought[i]
                     request.logprobs.append((own, best[:request.n_top]))
                 self._append(request, token)

@@ -62,7 +62,8 @@ class FusedModel:
                 torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)) * block.post_attention_layernorm.weight,
                 mlp.down_proj.weight))
         # (V, C)
-        self.head = (self.embedding if c.tied else model.lm_head.weight) * model.model.norm.weight
+        head = self.embedding if model.lm_head is None else model.lm_head.weight
+        self.head = head * model.model.norm.get_parameter("weight")
         self.rotation = torch.complex(model.model.cos, model.model.sin).to(                # (max_len, D/2)
             torch.complex128 if self.head.dtype == torch.float64 else torch.complex64)
 

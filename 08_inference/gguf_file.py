@@ -174,7 +174,7 @@ def tokenizer_of(values: dict[str, Any]) -> Tokenizer:
     spelled = [bytes(byte_of[c] for c in token) for token in tokens[:len(tokens) - len(special)]]
     number = {data: i for i, data in enumerate(spelled)}
     halves = [merge.split(" ") for merge in values.get("tokenizer.ggml.merges", [])]
-    merges = [tuple(number[bytes(byte_of[c] for c in half)] for half in pair) for pair in halves]
+    merges: list[Any] = [tuple(number[bytes(byte_of[c] for c in half)] for half in pair) for pair in halves]
     if any(len(pair) != 2 for pair in merges):
         raise ValueError("a merge is not of two tokens")
     tokenizer = Tokenizer(merges, special, PATTERNS[values[PATTERN_KEY]])

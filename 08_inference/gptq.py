@@ -75,5 +75,5 @@ def compensated(model: Transformer, *sources: list[Tensor]) -> Rounding:
     """The rounding to hand to quantize_model, calibrated on sources (batches of ids each) that count
     alike.
     """
-    moments = [input_moments(model, batches) for batches in sources]
-    return lambda name, weight: quantize_compensated(weight, sum(m[name] for m in moments))
+    first, *others = [input_moments(model, batches) for batches in sources]
+    return lambda name, weight: quantize_compensated(weight, sum((m[name] for m in others), first[name]))

@@ -42,9 +42,11 @@ class Model(Protocol):
     def say(self, messages: list[Message], pattern: str | None = None, temperature: float = 0.0,
             seed: int = 0) -> Said:
         """The answer, held to a regular expression if one is given."""
+        ...
 
     def size(self, text: str) -> int:
         """Tokens of a text, or something that is never less."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def as_call(name: str, arguments: dict) -> str:
 def call_pattern(tools: list[Tool]) -> str:
     """The regular expression of all calls of these tools, as the server makes it for tool_choice required."""
     listed = [{"type": "function", "function": {"name": t.name, "parameters": t.parameters}} for t in tools]
-    return asked_form({"tools": listed, "tool_choice": "required"})[0]
+    return asked_form({"tools": listed, "tool_choice": "required"})[0] or ""
 
 
 def model_led(tools: list[Tool], hold: bool = False, most_calls: int = 3) -> Plan:
@@ -71,7 +71,7 @@ def model_led(tools: list[Tool], hold: bool = False, most_calls: int = 3) -> Pla
     return plan
 
 
-def add(a: int, b: int, checked: bool) -> Steps:
+def add(a: int, b: int, checked: bool) -> Generator[Ask, str, int]:
     """A sum below 2000 by the model; checked by casting out nines, which finds every forgotten carry."""
     asked = problem((a, b))
 
@@ -85,7 +85,7 @@ def add(a: int, b: int, checked: bool) -> Steps:
     return int((yield Ask(asked, check=check, alone=True)).strip()[::-1])
 
 
-def add_long(a: int, b: int, checked: bool) -> Steps:
+def add_long(a: int, b: int, checked: bool) -> Generator[Ask, str, int]:
     """A sum of any length in groups of three digits; the plan carries, the model adds."""
     total, carry, place = 0, 0, 1
     while a or b or carry or place == 1:

@@ -57,9 +57,9 @@ def stream(model: Transformer, prompt: list[int], n_new: int, eos: int | None = 
     logits = model(torch.tensor([prompt], device=device), cache)[:, -1]                      # prefill: (1, V)
     for position in range(len(prompt), len(prompt) + n_new):
         token = pick(logits, temperature, top_k, top_p, generator)
-        if token.item() == eos:
+        if int(token) == eos:
             return
-        yield token.item()
+        yield int(token)
         if position + 1 < len(prompt) + n_new:
             logits = model(token[:, None], cache, position)[:, -1]                       # decode one token
 

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import threading
 import time
+from typing import Any
 
 from mcp_messages import LONGEST, NO_METHOD, VERSIONS, error, from_line, is_id, notification, request, to_line
 from tool_box import Tool
@@ -38,9 +39,9 @@ class McpClient:
         self._said = b""                                    # the end of what it wrote to stderr
         kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
         try:
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
-                                            stderr=subprocess.PIPE, env={**kept, **(env or {})},
-                                            start_new_session=True)
+            self.process: Any = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                                 bufsize=0, stderr=subprocess.PIPE,
+                                                 env={**kept, **(env or {})}, start_new_session=True)
         except OSError as problem:
             raise McpError(f"{command[0]} does not start: {problem.strerror}") from None
         # Threads, because a pipe may block in both directions, whatever the other side does.
@@ -71,7 +72,8 @@ class McpClient:
         found, cursor = [], None
         while True:
             page = self.request("tools/list", {} if cursor is None else {"cursor": cursor})
-            for tool in page.get("tools") if isinstance(page.get("tools"), list) else [None]:
+            listed = page.get("tools")
+            for tool in listed if isinstance(listed, list) else [None]:
                 if not (isinstance(tool, dict) and isinstance(tool.get("name"), str)
                         and isinstance(tool.get("inputSchema"), dict)):
                     raise McpError("the server lists a tool without a name or a schema")
@@ -211,7 +213,8 @@ class McpClient:
         for thread in self._threads:
             thread.join(1)
         if not any(thread.is_alive() for thread in self._threads):
-            self.process.stdout.close(), self.process.stderr.close()
+            self.process.stdout.close()
+            self.process.stderr.close()
 
     def _signal(self, sign: int) -> None:
         with contextlib.suppress(OSError):                 # nobody is left in the group

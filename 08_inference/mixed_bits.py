@@ -6,6 +6,8 @@ thumb; here it is measured, as in Dong et al. 2019 (HAWQ), though with the diver
 
     python 08_inference/run.py             prints which it chose, and what that costs
 """
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,8 +18,9 @@ from transformer import Transformer
 
 def give_bits(small: Transformer, model: Transformer, name: str, bits: int = 8) -> QuantizedWeight:
     """Give one matrix of `small`, made from `model`, `bits` bits in place; what stood there before."""
-    layer, (parent, child) = model.get_submodule(name), name.rsplit(".", 1)
-    before = small.get_submodule(name)
+    layer: Any = model.get_submodule(name)
+    before: Any = small.get_submodule(name)
+    parent, child = name.rsplit(".", 1)
     wide = QuantizedWeight(*quantize_matrix(layer.weight.detach(), bits), bits, is_table=False,
                            bias=getattr(layer, "bias", None))
     setattr(small.get_submodule(parent), child, wide)
@@ -47,7 +50,7 @@ def gains(small: Transformer, model: Transformer, batches: list[Tensor]) -> dict
 def widen_worst(small: Transformer, model: Transformer, batches: list[Tensor], n: int) -> list[str]:
     """Give 8 bits, in place, to the `n` matrices that gain most a weight; their names, the worst first."""
     gain = gains(small, model, batches) if n else {}
-    size = {name: model.get_submodule(name).weight.numel() for name in gain}
+    size = {name: model.get_parameter(f"{name}.weight").numel() for name in gain}
     worst = sorted(gain, key=lambda name: -gain[name] / size[name])[:n]
     for name in worst:
         give_bits(small, model, name)

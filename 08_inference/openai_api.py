@@ -10,6 +10,7 @@ import json
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from bpe import BOT, EOS, USER, Tokenizer
 from constrained import Constrainer, TokenAutomaton
@@ -52,7 +53,7 @@ class Job:
     tools: list[str] = field(default_factory=list)
 
 
-def get(body: dict, name: str, default, accepts: Callable[[object], bool], wanted: str):
+def get(body: dict, name: str, default, accepts: Callable[[Any], bool], wanted: str):
     """A field of the body, its default if it is absent or null; HttpError 400 if it is something else than
     wanted.
     """
@@ -109,7 +110,8 @@ def parse_job(body: dict, chat: bool, tokenizer: Tokenizer, constrainer: Constra
     pattern, tool, tools = asked_form(body)
     return Job(chat, prompts, n, min(asked or (room if chat else 16), room), parse_sampling(body),
                get(body, "seed", secrets.randbits(32), is_integer(-2**63, 2**63 - 1), "a whole number"),
-               parse_logprobs(body, chat, limits), stops, pattern and automaton_of(pattern, constrainer),
+               parse_logprobs(body, chat, limits), stops,
+               automaton_of(pattern, constrainer) if pattern else None,
                get(body, "stream", False, is_flag, "true or false"),
                bool(get(options, "include_usage", False, is_flag, "true or false")),
                get(body, "user", owner, lambda v: isinstance(v, str), "a string")[:256], tool, tools)
@@ -252,7 +254,7 @@ def asked_form(body: dict) -> tuple[str | None, str | None, list[str]]:
             return any_json(), None, []
         if kind == "json_schema":
             wrapped = form.get("json_schema")
-            schema = wrapped.get("schema") if isinstance(wrapped, dict) else None
+            schema: Any = wrapped.get("schema") if isinstance(wrapped, dict) else None
             return schema_pattern(schema), None, []
     except (ValueError, RecursionError) as error:
         raise HttpError(400, str(error)[:300], "tools" if known else "response_format") from None

@@ -20,6 +20,10 @@ MOST_ROWS = 16   # above, unpacking once pays at this model's size; much larger 
 
 class PackedWeight(nn.Module):
     """Does what a QuantizedWeight with groups of 16 does, without unpacking it for few rows."""
+    packed: Tensor          # (rows, n bits / 8)
+    scales: Tensor          # (rows, n / 16) uint8
+    table: Tensor           # (256,)
+    bias: Tensor | None
 
     def __init__(self, q: QuantizedWeight):
         super().__init__()
@@ -27,9 +31,9 @@ class PackedWeight(nn.Module):
         if q.packed.shape[1] * 8 // self.bits != q.scales.shape[1] * GROUP:
             raise ValueError(f"only groups of {GROUP} weights that share a scale can be multiplied packed")
         every_code = torch.arange(256, device=q.scales.device)
-        self.register_buffer("packed", q.packed)                                    # (rows, n bits / 8)
-        self.register_buffer("scales", q.scales)                                    # (rows, n / 16) uint8
-        self.register_buffer("table", Scales(every_code, q.scale_grid).values())    # (256,)
+        self.register_buffer("packed", q.packed)
+        self.register_buffer("scales", q.scales)
+        self.register_buffer("table", Scales(every_code, q.scale_grid).values())
         self.register_buffer("bias", q.bias)
 
     @property

@@ -7,7 +7,7 @@ time in a thread of its own, beside the engine.
     make serve                             http://127.0.0.1:8000/
 """
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -58,7 +58,7 @@ class Page:
     """The functions behind the page. `models` holds models, or files that are loaded when first asked for."""
 
     def __init__(self, models: dict[str, Transformer | Path], tokenizer: Tokenizer, chosen: str,
-                 examples: list[str] = ()):
+                 examples: Iterable[str] = ()):
         self.models, self.tokenizer, self.chosen = dict(models), tokenizer, chosen
         self.examples = list(examples)
         self.engines: dict[str, Engine] = {}       # one text at a time each, beside the server's own
@@ -71,9 +71,10 @@ class Page:
     def model(self, body: dict) -> Transformer:
         """The model that a body names, loaded if need be."""
         name = get(body, "model", self.chosen, lambda v: v in self.models, f"one of {', '.join(self.models)}")
-        if isinstance(self.models[name], Path):
-            self.models[name] = load_model(self.models[name]).requires_grad_(False)
-        return self.models[name]
+        model = self.models[name]
+        if isinstance(model, Path):
+            model = self.models[name] = load_model(model).requires_grad_(False)
+        return model
 
     def ids(self, body: dict, most: int) -> list[int]:
         """Token ids, given as such or as a text, in which special tokens may be written by name."""

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 try:
     from workbench import (
@@ -106,7 +107,8 @@ def merge_qlora(model: QLoRA) -> Transformer:
     The sum lies between the 16 levels of its group, so it has no packed form: what is merged is as large as
     before it was quantized. Rounding it again loses part of what was learned.
     """
-    weights = {name: p for name, p in model.named_parameters() if not name.endswith((".A", ".B"))}
+    weights: dict[str, Any] = {name: p for name, p in model.named_parameters()
+                               if not name.endswith((".A", ".B"))}
     for path, module in model.named_modules():
         if isinstance(module, LoRALinear):
             weights[f"{path}.weight"] = module.base.weight + module.product()

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -152,6 +152,10 @@ Rounding = Callable[[str, Tensor], tuple[Tensor, Scales]]
 
 class QuantizedWeight(nn.Module):
     """Stands in for a Linear or an Embedding: the weight is kept packed and unpacked whenever it is read."""
+    packed: Tensor
+    scales: Tensor
+    scale_grid: Tensor
+    bias: Tensor | None
 
     def __init__(self, integers: Tensor, scales: Scales, bits: int, is_table: bool,
                  bias: Tensor | None = None):
@@ -190,6 +194,7 @@ def quantize_model(model: Transformer, table_bits: int = 8, rounding: Rounding |
     if table_bits not in (4, 8):
         raise ValueError(f"an embedding of {table_bits} bits: choose 8 or 4")
     small = copy.deepcopy(model).requires_grad_(False)
+    layer: Any
     for name, layer in list(small.named_modules()):
         if name.endswith("_proj"):
             bits = 8 if name in wide else 4

@@ -130,7 +130,7 @@ def pick_rows(logits: Tensor, how: list[Sampling], dice: list[random.Random],
         logits = logits.clone()
         for i in punished:
             mark = torch.zeros_like(logits[i:i + 1], dtype=torch.bool)
-            mark[0, list(seen[i])] = True
+            mark[0, list(seen[i] if seen else ())] = True
             logits[i:i + 1] = penalize_repetition(logits[i:i + 1], mark, how[i].repetition_penalty)
     tokens = logits.argmax(-1)
     groups: dict[Sampling, list[int]] = {}   # rows with the same settings are cut together

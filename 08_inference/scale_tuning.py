@@ -20,6 +20,8 @@ from workbench import Progress
 
 class TrainableScales(nn.Module):
     """A QuantizedWeight while its scales are being trained: the integers unpacked, the scales float32."""
+    integers: Tensor
+    bias: Tensor | None
 
     def __init__(self, quantized: QuantizedWeight):
         super().__init__()
@@ -62,7 +64,7 @@ def random_batches(rows: list[Tensor], n: int, size: int) -> list[Tensor]:
     weights = torch.tensor([float(len(same)) for same in rows])
     drawn = []
     for _ in range(n):
-        same = rows[torch.multinomial(weights, 1, generator=rng).item()]
+        same = rows[int(torch.multinomial(weights, 1, generator=rng))]
         drawn.append(same[torch.randint(len(same), (size,), generator=rng)])
     return drawn
 
@@ -75,11 +77,13 @@ def tune_scales(small: Transformer, model: Transformer, *sources: list[Tensor], 
     """
     swap(small, QuantizedWeight, TrainableScales)
     scales = [p for name, p in small.named_parameters() if name.endswith("scales")]
-    norms = [p.requires_grad_() for name, p in small.named_parameters() if "norm" in name]
+    norms = [p for name, p in small.named_parameters() if "norm" in name]
+    for p in norms:
+        p.requires_grad_()
     optimizers, steps = (AdamW(scales, lr), AdamW(norms, norm_lr)), len(sources[0])
     progress = Progress("scales", steps)
     for step, batches in enumerate(zip(*sources, strict=True)):
-        loss = 0.0
+        loss = torch.zeros(())
         for ids in batches:
             with torch.no_grad():
                 wanted = model(ids)

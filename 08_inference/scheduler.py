@@ -15,6 +15,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from constrained import TokenAutomaton
 from paged_attention import Piece
@@ -43,7 +44,7 @@ class Request:
     arrival: int = field(default=0, init=False)
     computed: int = field(default=0, init=False)   # tokens whose keys and values are in the cache
     state: int = field(default=0, init=False)      # of the automaton
-    table: BlockTable | None = field(default=None, init=False)
+    table: Any = field(default=None, init=False)               # a BlockTable while it runs
 
     def __post_init__(self):
         self.dice = random.Random(self.seed)
@@ -149,7 +150,10 @@ class Scheduler:
         """
         owners = [r.owner for r in self.running]
         queue = [(r.owner, r.arrival, 0) for r in self.waiting]   # what it needs is known when it shares
-        request = self.waiting[whose_turn(queue, owners, 0)]
+        turn = whose_turn(queue, owners, 0)
+        if turn is None:
+            return None
+        request = self.waiting[turn]
         table = BlockTable(self.pool)
         computed = table.share_prefix(request.ids)
         blocks = -(-(len(request.ids) + 1) // BLOCK) - len(table.blocks)

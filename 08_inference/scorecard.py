@@ -12,6 +12,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 try:
     from workbench import RunSettings, announce, content_hash, parse_settings, run_main, setting
@@ -104,6 +105,7 @@ def round_model(model: Transformer, moments: dict[str, Tensor], way: str,
     if way == "float32":
         return small, stored_bytes(model)
     size = 0
+    layer: Any
     for name, layer in small.named_modules():
         if name.endswith("_proj"):
             integers, scales, columns = rounded(layer.weight, moments[name], way, bits)

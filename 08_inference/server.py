@@ -105,6 +105,7 @@ class Server:
     async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """All requests of one connection, one after the other."""
         task = asyncio.current_task()
+        assert task
         try:
             self.open[task] = False
             if len(self.open) > self.s.connections:

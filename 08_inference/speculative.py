@@ -121,7 +121,7 @@ class ModelDraft:
         ids, q = list(ids), [certain([], self.reader.model.config.vocab_size)]
         for _ in range(k):
             q.append(distribution(self.reader.read(ids)[-1:], self.how))
-            ids.append(draw(q[-1], torch.tensor([1 - self.dice.random()])).item())
+            ids.append(int(draw(q[-1], torch.tensor([1 - self.dice.random()]))))
         return ids[len(ids) - k:], torch.cat(q)
 
 

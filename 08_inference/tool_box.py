@@ -9,6 +9,7 @@ import ast
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from facts import MODULES, Fact, facts_of
 
@@ -61,7 +62,7 @@ def misfit(schema: dict, value: object, what: str = "arguments") -> str | None:
     return None
 
 
-def use(tool: Tool, arguments: object) -> tuple[str, bool]:
+def use(tool: Tool, arguments: Any) -> tuple[str, bool]:
     """What the tool says, and whether that is an error; never an exception."""
     try:
         if problem := misfit(tool.parameters, arguments):      # the schema too may be a stranger's

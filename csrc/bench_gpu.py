@@ -103,8 +103,8 @@ def time_torch(shape: tuple, causal: bool, device: str) -> list[Time]:
 
         def attend():
             if backend is None:
-                return kernels.attention_torch(*leaves, causal)
-            return torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=causal)
+                return kernels.attention_torch(q, k, v, causal)
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
         try:
             with sdpa_kernel(backend) if backend else nullcontext():

@@ -37,8 +37,8 @@ def check_attention(name: str, mode: str, T: int = 77, D: int = 32) -> list:
     """(what, got, wanted in float64) for what a kernel computes: O, or the gradients, or both."""
     dtype = RUNGS[name].dtype if name in RUNGS else torch.float32
     q, k, v, d_o = (numbers(1, H, T, D, seed=i, mode=mode).to(dtype) for i, H in enumerate((4, 2, 2, 4)))
-    leaves = [x.double().requires_grad_() for x in (q, k, v)]
-    wanted = kernels.attention_torch(*leaves)
+    leaves = Q, K, V = [x.double().requires_grad_() for x in (q, k, v)]
+    wanted = kernels.attention_torch(Q, K, V)
     if name not in RUNGS:
         return [("O", kernels.naive_attention(q, k, v, mode=mode), wanted.detach())]
     o, lse = flash_forward(library(FORWARDS.get(name, FORWARD[5]), D, mode), q, k, v, True)

@@ -75,7 +75,8 @@ def count_naive(T: int, D: int) -> Count:
 def count_forward(rung: Rung, T: int, D: int, flags: tuple = (), name: str = "") -> Count:
     """The forward pass of one rung."""
     lib = library(rung, D, "check", flags)
-    flash_forward(lib, *head(T, D, rung.dtype)[:3], False, profile=2)
+    q, k, v, _ = head(T, D, rung.dtype)
+    flash_forward(lib, q, k, v, False, profile=2)
     return count(name or f"rung {rung.number}", lib, T, D, 2)
 
 

@@ -37,8 +37,8 @@ def report(cu: Path, arch: str, flags: tuple = ()) -> list[Kernel]:
     for part in re.split(r"Compiling entry function ", done.stderr)[1:]:
         shared = re.search(r"(\d+) bytes smem", part)
         spilled = sum(map(int, re.findall(r"(\d+) bytes spill", part)))
-        registers = int(re.search(r"Used (\d+) registers", part)[1])
-        name = re.match(r"'_Z\d+([a-z_]+?_kernel)", part)[1]
+        registers = int(re.findall(r"Used (\d+) registers", part)[0])
+        name = re.findall(r"\A'_Z\d+([a-z_]+?_kernel)", part)[0]
         kernels.append(Kernel(name, registers, spilled, int(shared[1]) if shared else 0))
     return sorted(kernels, key=lambda kernel: kernel.name)
 
