@@ -14,7 +14,7 @@ from transformer import Transformer
 
 
 @torch.no_grad()
-def bits_per_byte(model: Transformer, tokens: np.ndarray, n_bytes: int, length: int = 128,
+def bits_per_byte(model: Transformer, tokens: np.ndarray, n_bytes: float, length: int = 128,
                   batch: int = 16) -> float:
     """Bits a byte on a token stream (N,) that encodes `n_bytes` bytes. Every token but the first is
     predicted once.

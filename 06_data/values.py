@@ -97,10 +97,9 @@ def decode(data: Any, shared: Shared | None = None, other=None) -> Any:
         return data
     if type(data) is not dict or len(data) != 1:
         raise ValueError("malformed value")
-    items: Any
     (kind, items), = data.items()
     try:
-        if kind == "same" and shared and type(items) is int and 0 <= items < len(shared.objects):
+        if kind == "same" and shared and type(items) in (int,) and 0 <= items < len(shared.objects):
             return shared.objects[items]
         if kind == "int":
             return int(items, 16)

@@ -6,6 +6,8 @@ acts at few different lengths and episodes can be sampled together; it sees the 
 
     python 07_alignment/code_agent.py      trains with it
 """
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -39,7 +41,7 @@ def transcript_ids(tokenizer: Tokenizer, transcript: str,
     return ids, learned
 
 
-def act_all(model: Transformer, tokenizer: Tokenizer, places: list[Place], temperature: float = 0.0,
+def act_all(model: Transformer, tokenizer: Tokenizer, places: Sequence[Place], temperature: float = 0.0,
             seed: int = 0) -> None:
     """Play many episodes to their ends, all that are not done taking their turns together.
 

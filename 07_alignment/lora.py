@@ -54,7 +54,7 @@ class LoRALinear(nn.Module):
         super().__init__()
         if not 1 <= rank <= min(n_in, n_out):
             raise ValueError(f"rank {rank} of a matrix of {n_out} x {n_in}: give 1 to {min(n_in, n_out)}")
-        self.base = base.requires_grad_(False)
+        self.base: Any = base.requires_grad_(False)
         self.A = nn.Parameter(torch.randn(rank, n_in) * n_in**-0.5)
         self.B = nn.Parameter(torch.zeros(n_out, rank))
         self.scale = alpha / rank

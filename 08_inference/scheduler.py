@@ -44,7 +44,7 @@ class Request:
     arrival: int = field(default=0, init=False)
     computed: int = field(default=0, init=False)   # tokens whose keys and values are in the cache
     state: int = field(default=0, init=False)      # of the automaton
-    table: Any = field(default=None, init=False)               # a BlockTable while it runs
+    table: Any = field(default=None, init=False)   # a BlockTable while it runs
 
     def __post_init__(self):
         self.dice = random.Random(self.seed)

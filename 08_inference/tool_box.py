@@ -35,7 +35,7 @@ def by_name(tools: list[Tool]) -> dict[str, Tool]:
     return named
 
 
-def misfit(schema: dict, value: object, what: str = "arguments") -> str | None:
+def misfit(schema: dict, value: Any, what: str = "arguments") -> str | None:
     """What is wrong with a value, in a sentence, or None: type, enum, properties, required, items.
 
     What else a schema says, also a list of types, is left to the tool.
