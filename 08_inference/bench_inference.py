@@ -33,10 +33,10 @@ def in_transformers(model: Transformer):
     from transformers import Qwen3Config, Qwen3ForCausalLM
     c = model.config
     shape: dict[str, Any] = dict(
-        vocab_size=c.vocab_size, hidden_size=c.d_model, intermediate_size=c.d_ff, num_hidden_layers=c.n_layers,
-        num_attention_heads=c.n_heads, num_key_value_heads=c.n_kv_heads, head_dim=c.D, rms_norm_eps=c.norm_eps,
-        max_position_embeddings=c.max_len, rope_theta=c.rope_base, tie_word_embeddings=True,
-        attention_bias=False, hidden_act="silu")
+        vocab_size=c.vocab_size, hidden_size=c.d_model, intermediate_size=c.d_ff,
+        num_hidden_layers=c.n_layers, num_attention_heads=c.n_heads, num_key_value_heads=c.n_kv_heads,
+        head_dim=c.D, rms_norm_eps=c.norm_eps, max_position_embeddings=c.max_len, rope_theta=c.rope_base,
+        tie_word_embeddings=True, attention_bias=False, hidden_act="silu")
     peer: Any = Qwen3ForCausalLM(Qwen3Config(**shape)).eval()
     weights = model.state_dict()
     peer.load_state_dict(weights | {"lm_head.weight": weights["model.embed_tokens.weight"]})
