@@ -117,9 +117,10 @@ setup: .venv/ready  ## the virtual environment with the five packages and this r
 test: setup  ## the tests: offline, CPU, about four minutes
 	@$(PY) -m pytest
 
-lint: setup  ## one manner: what ruff finds in the code (installs the dev extra)
+lint: setup  ## one manner (ruff) and types that hold (pyright): installs the dev extra
 	@.venv/bin/pip install -q --no-build-isolation -c constraints.txt -e '.[dev]'
 	@.venv/bin/ruff check
+	@.venv/bin/pyright --pythonpath $(PY)
 
 prove: setup  ## the proof that the exercises' tests reject wrong answers
 	@$(PY) learn.py prove

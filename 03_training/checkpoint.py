@@ -112,7 +112,7 @@ def before(path: Path | str) -> Path:
     return path.with_name(f"{path.stem}.before{path.suffix}")
 
 
-def save_state(path: Path | str, key: str, step: int, model: torch.nn.Module, optimizers: list,
+def save_state(path: Path | str, key: str, step: int, model: Transformer, optimizers: list,
                log: list) -> None:
     """All that a run needs to continue at `step`; `key` says which code and settings it belongs to.
 
@@ -127,7 +127,7 @@ def save_state(path: Path | str, key: str, step: int, model: torch.nn.Module, op
     os.replace(fresh, path)   # killed between these two lines: load_state finds the state before
 
 
-def load_state(path: Path | str, key: str, model: torch.nn.Module, optimizers: list) -> tuple[int, list]:
+def load_state(path: Path | str, key: str, model: Transformer, optimizers: list) -> tuple[int, list]:
     """Put a saved state into the model and the optimizers; returns (step, log), or (0, []) if there is none
     to continue.
 

@@ -13,19 +13,20 @@ losses stay on the device and are read together when a line is due, a checkpoint
 from collections.abc import Callable
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from checkpoint import load_state, save_state
 from clipping import clip_gradients
 from loss_log import Pending, describe, first_bad
 from mixture_of_experts import move_biases
 from precision import LossScaler
+from transformer import Transformer
 from workbench import Progress
 
 LossOf = Callable[[int], "Tensor | tuple[Tensor, dict]"]
 
 
-def train(model: nn.Module, optimizers: list, loss_of: LossOf, n_steps: int,
+def train(model: Transformer, optimizers: list, loss_of: LossOf, n_steps: int,
           scale_of: Callable[[int], float], label: str, clip: float = 1.0, state: Path | None = None,
           key: str = "", save_every: int = 50, scaler: LossScaler | None = None, on_bad: str = "stop",
           spike: float = float("inf"), watch: Callable[[int], None] | None = None) -> list[dict]:
@@ -73,7 +74,7 @@ def train(model: nn.Module, optimizers: list, loss_of: LossOf, n_steps: int,
     return log
 
 
-def go_back(log: list[dict], bad: int, on_bad: str, state: Path | None, key: str, model: nn.Module,
+def go_back(log: list[dict], bad: int, on_bad: str, state: Path | None, key: str, model: Transformer,
             keepers: list) -> list[dict]:
     """The log up to the bad row, with the last state put back into the model: its steps since then are left
     out.

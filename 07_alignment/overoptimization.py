@@ -11,6 +11,7 @@ import math
 import random
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 try:
     from workbench import (
@@ -98,7 +99,7 @@ class Experiment:
 
     def reward_model(self, n: int) -> ScalarModel:
         """Trained on the first `n` pairs."""
-        reward = ScalarModel(self.sft)
+        reward: Any = ScalarModel(self.sft)   # not a Transformer, and train asks no more of it
         train(reward, [AdamW(reward.parameters(), 5e-4)],
               reward_objective(reward, self.tokenizer, self.pairs[:n], 24, self.seed),
               self.s.steps, lambda i: min(warmup(i, 5), 2 * (1 - i / self.s.steps)), f"{n} pairs")
