@@ -43,9 +43,9 @@ def in_transformers(model: Transformer):
     return peer
 
 
-def in_turn(ways: dict, rounds: int = 5) -> dict[str, list[float]]:
+def in_turn(ways: dict, rounds: int = 5) -> dict[Any, list[float]]:
     """Seconds of each way in each round after one to warm up; ValueError if their results differ."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[Any, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 1):
         results = {}
         for name, run in ways.items():
