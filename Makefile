@@ -36,7 +36,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 
 .DELETE_ON_ERROR:
-.PHONY: FORCE all help setup test lint prove quick seeds peers bench kernels study serve export chat clean
+.PHONY: FORCE all help setup test style lint prove quick seeds peers bench kernels study serve export chat clean
 .PHONY: 01 02 03 04 05 06 07 08
 
 SCOREBOARD := $(if $(wildcard 08_inference/scoreboard.py),$(PY) 08_inference/scoreboard.py --out,echo "results in")
@@ -117,9 +117,11 @@ setup: .venv/ready  ## the virtual environment with the five packages and this r
 test: setup  ## the tests: offline, CPU, about four minutes
 	@$(PY) -m pytest
 
-lint: setup  ## one manner (ruff) and types that hold (pyright): installs the dev extra
+style: setup  ## one manner: ruff finds nothing (installs the dev extra)
 	@.venv/bin/pip install -q --no-build-isolation -c constraints.txt -e '.[dev]'
 	@.venv/bin/ruff check
+
+lint: style  ## the same, and types that hold in all chapters: pyright finds nothing either
 	@.venv/bin/pyright --pythonpath $(PY)
 
 prove: setup  ## the proof that the exercises' tests reject wrong answers

@@ -83,6 +83,15 @@ def test_no_line_of_code_is_wider_than_110_columns():
     assert not wide, wide
 
 
+RUFF = Path(sys.executable).with_name("ruff")
+
+
+@pytest.mark.skipif(not RUFF.exists(), reason="ruff is not installed here: make style installs it")
+def test_ruff_finds_nothing():
+    done = subprocess.run([RUFF, "check", "--no-cache", "-q", ROOT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("folder", [*CHAPTERS, "csrc"])
 def test_each_lesson_ends_in_a_line_for_each_of_its_files(folder):
     lesson = (ROOT / folder / "README.md").read_text(encoding="utf-8")
