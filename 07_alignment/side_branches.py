@@ -52,8 +52,8 @@ class SideBranches:
     def please_raters(self, model: Transformer, state: Path) -> list[dict]:
         """A reward model from what raters chose, then PPO on it: the last two steps of InstructGPT."""
         s = self.s
-        amounts = dict(pairs=s.rated, steps=s.reward_steps, ppo_steps=s.ppo_steps, questions=s.rated // 2)
-        rated = overoptimization.Settings(out=s.out, seed=s.seed, **amounts)
+        rated = overoptimization.Settings(out=s.out, seed=s.seed, pairs=s.rated, steps=s.reward_steps,
+                                          ppo_steps=s.ppo_steps, questions=s.rated // 2)
         try:
             experiment = Experiment(rated, s.seed, self.device)
         except ValueError as error:
