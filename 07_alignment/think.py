@@ -90,7 +90,7 @@ class Row:
     """One model: what it is shown, and what it is paid for after that."""
     form: str                      # of demonstrations, see scratchpad.FORMS
     careless: bool = False         # a teacher who forgets all carries in some of his thoughts
-    times: int = 1                 # as many steps
+    times: float = 1               # as many steps
     positions: str = "learned"
     reward: str = ""               # "right", or "random" as the control
 
@@ -106,6 +106,8 @@ ROWS = {
     "careless, shown twice as much": replace(CARELESS, times=2),
     "careless, then GRPO": replace(CARELESS, reward="right"),
     "careless, then paid at random": replace(CARELESS, reward="random"),
+    "thinks first, half learned": Row("first", times=0.44),
+    "half learned, then GRPO": Row("first", times=0.44, reward="right"),
     "answers at once, then GRPO": Row("at once", reward="right")}
 CURVES = {"answers at once": ("black", "s"), "thinks first": (GREY, "^"), "careless teacher": (GREY, "o"),
           "careless, then GRPO": ("black", "o")}
@@ -149,7 +151,7 @@ class Experiment:
             vocab_size=BYTES.vocab_size, d_model=64, n_layers=2, n_heads=4, n_kv_heads=4, d_ff=192,
             max_len=64, qk_norm=True, positions=row.positions)).to(self.device)
         asked = len(chat_prompt(BYTES, question((0,) * COUNT)))
-        steps = row.times * s.steps * (asked + cost_of("first") - 1) // (asked + cost_of(row.form) - 1)
+        steps = int(row.times * s.steps) * (asked + cost_of("first") - 1) // (asked + cost_of(row.form) - 1)
 
         def loss_of(step: int):
             rng = random.Random(f"think {self.seed} {step}")
@@ -262,7 +264,7 @@ def main() -> None:
     print_table(["right % within so many tokens", *map(str, spent)], [
         [f"{name}: {how}", *(mean_and_spread([p[key] for p in at]) for at in zip(*(
             r[name]["curve"] for r in results)))]
-        for name in CURVES for how, key in HOW.items()])
+        for name in (*CURVES, "thinks first, half learned") for how, key in HOW.items()])
     draw_figure(Path(s.out, "07_alignment", "think"), results)
     write_json(Path(s.out, "07_alignment", "think.json"), {"seed": s.seed, "results": results})
 
