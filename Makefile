@@ -152,6 +152,7 @@ STUDIES = 03_training/ablations.py 03_training/look_inside.py 03_training/long_c
 	03_training/stretch_trained.py 03_training/what_breaks.py 03_training/recipe.py \
 	07_alignment/program_reward.py 07_alignment/lora.py 07_alignment/overoptimization.py \
 	07_alignment/distill.py 07_alignment/synthetic.py 07_alignment/model_collapse.py \
+	07_alignment/constitution_study.py \
 	07_alignment/grpo_study.py 07_alignment/imitation_or_reward.py 07_alignment/think.py \
 	07_alignment/tool_study.py \
 	07_alignment/red_team.py 07_alignment/code_agent.py 07_alignment/terminal_tasks.py \
