@@ -1,4 +1,4 @@
-"""A constitution: principles in words, answers criticised and revised by them, and a judge that reads them.
+"""A constitution: principles in words, answers criticised and revised by them, and a judge asked about them.
 
 Bai et al. 2022, "Constitutional AI": nobody labels answers, a model is asked which of two keeps a written
 principle better, and why a draft does not. Adds to dpo.py where its pairs come from (Lee et al. 2023,
