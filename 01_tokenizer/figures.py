@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from workbench import atomic
 
@@ -21,6 +22,14 @@ def new_axes(title: str, xlabel: str, ylabel: str, width: float = 6.5, height: f
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
     axes.spines[["top", "right"]].set_visible(False)
     return axes
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write `path` in one piece and close the figure."""
+    figure.tight_layout()
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    plt.close(figure)
 
 
 def save(axes: Axes, path: Path | str) -> None:

@@ -4,22 +4,11 @@
 """
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from figures import save_png
 from pipeline_parallel import bubble
 from roofline import Machine, Work
-from workbench import atomic
-
-
-def save(figure, path: Path) -> None:
-    """Write a PNG in one piece."""
-    figure.tight_layout()
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    plt.close(figure)
 
 
 def draw_roofline(path: Path, machine: Machine, rows: list[tuple[Work, float]]) -> None:
@@ -35,7 +24,7 @@ def draw_roofline(path: Path, machine: Machine, rows: list[tuple[Work, float]]) 
     axes.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="GFLOP/s reached",
              xlim=(low, high), title="Most of a model lies under the slope: limited by memory")
     axes.legend(fontsize=8, loc="lower right")
-    save(figure, path)
+    save_png(figure, path)
 
 
 def draw_flash(path: Path, lengths: list[int], naive: list[float], tiled: list[float]) -> None:
@@ -48,7 +37,7 @@ def draw_flash(path: Path, lengths: list[int], naive: list[float], tiled: list[f
     axes.set_xticks(lengths, [str(n) for n in lengths])
     axes.minorticks_off()
     axes.legend()
-    save(figure, path)
+    save_png(figure, path)
 
 
 def draw_pipelines(path: Path, runs: dict[str, list[list[tuple]]]) -> None:
@@ -65,4 +54,4 @@ def draw_pipelines(path: Path, runs: dict[str, list[list[tuple]]]) -> None:
         axes.set(ylabel="stage", yticks=range(len(lines)), title=f"{title}: {bubble(lines):.0%} idle")
         axes.invert_yaxis()
     panels[-1].set_xlabel("seconds (light: forward, hatched: backward; the number is the micro-batch)")
-    save(figure, path)
+    save_png(figure, path)

@@ -4,21 +4,11 @@
 """
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
 from deduplicate import s_curve
-from workbench import atomic
-
-
-def _save(figure: plt.Figure, path: Path) -> None:
-    figure.tight_layout()
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    plt.close(figure)
+from figures import save_png
 
 
 def draw_funnel(path: Path, stages: list[dict]) -> None:
@@ -33,7 +23,7 @@ def draw_funnel(path: Path, stages: list[dict]) -> None:
     axes.set(yticks=range(len(names)), yticklabels=names, xlabel="text left (MB)", xlim=(0, size[0] * 1.45),
              title="Most of a crawl is not text, and much of the text is there twice")
     axes.invert_yaxis()
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def draw_s_curve(path: Path, bands: int, rows: int, measured: dict[float, float]) -> None:
@@ -47,7 +37,7 @@ def draw_s_curve(path: Path, bands: int, rows: int, measured: dict[float, float]
     axes.set(xlabel="true Jaccard similarity s", ylabel="share found",
              title="Bands turn similarity into a step")
     axes.legend()
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def draw_ladder(path: Path, ladder: dict[str, dict[str, list[float]]]) -> None:
@@ -62,4 +52,4 @@ def draw_ladder(path: Path, ladder: dict[str, dict[str, list[float]]]) -> None:
         axes.set(ylabel=label)
     both[0].set_title("lower is better", fontsize=9)
     both[1].set_title("higher is better", fontsize=9)
-    _save(figure, path)
+    save_png(figure, path)

@@ -78,7 +78,7 @@ def vote(answers: list[str]) -> str:
     """
     # EXERCISE 7.24 a vote
     counts = Counter(a for a in answers if a)
-    return max(counts, key=counts.get, default="")   # a dictionary keeps the order of arrival
+    return max(counts, key=counts.__getitem__, default="")   # a dictionary keeps the order of arrival
     # END EXERCISE 7.24
 
 

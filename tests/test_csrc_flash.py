@@ -5,19 +5,13 @@ import torch
 
 import kernels
 from flash_rungs import BACKWARD, DETERMINISTIC, FORWARD, flash_backward, flash_forward, library
+from test_csrc_attention import MODES, needs
 
 LENGTHS = (1, 31, 64, 65, 129, 300)
 HEADS = [(1, 2, 2), (2, 1, 1), (1, 4, 2), (1, 3, 1)]  # batch, query heads, key heads
 RUNGS = {str(n): rung for n, rung in FORWARD.items() if 1 <= n <= 4}
 RUNGS |= {"5": BACKWARD[5], "5 deterministic": DETERMINISTIC}
 
-
-def needs(device: str):
-    """Skip where the kernels cannot run on this device."""
-    return pytest.mark.skipif(bool(kernels.why_not(device)), reason=kernels.why_not(device) or "runs")
-
-
-MODES = [pytest.param(m, marks=needs("cuda" if m == "gpu" else "cpu")) for m in ("fast", "check", "gpu")]
 U = 2.0**-8  # bfloat16 keeps 8 bits: rounding x to nearest moves it by at most 2^-8 |x|
 F = 2.0**-14  # room for fp32: sums of some hundred products, each off by 2^-24, and exp2 with 2^-22
 

@@ -9,17 +9,10 @@ import torch
 import kernels
 from cuda_build import BuildError, build
 from cuda_library import CudaLibrary, KernelFault
+from test_csrc_attention import MODES, needs
 
 CSRC = Path(kernels.__file__).parent
 PROBE = Path(__file__).parent / "tensor_core_probe.cu"
-
-
-def needs(device: str):
-    """Skip where the kernels cannot run on this device."""
-    return pytest.mark.skipif(bool(kernels.why_not(device)), reason=kernels.why_not(device) or "runs")
-
-
-MODES = [pytest.param(m, marks=needs("cuda" if m == "gpu" else "cpu")) for m in ("fast", "check", "gpu")]
 
 # Which element a register of a lane holds, as NVIDIA's CUTLASS states it (cute/atom/mma_traits_sm80.hpp,
 # SM80_16x8x16_F32BF16BF16F32_TN): lane = t + 4 g and the number within the lane count through these (size,
