@@ -150,7 +150,8 @@ bench: setup  ## speeds, as ratios measured side by side in one run (installs th
 # Each can be interrupted.
 STUDIES = 03_training/ablations.py 03_training/look_inside.py 03_training/long_context.py \
 	03_training/stretch_trained.py 03_training/what_breaks.py 03_training/recipe.py \
-	07_alignment/program_reward.py 07_alignment/lora.py 07_alignment/overoptimization.py \
+	07_alignment/program_reward.py 07_alignment/reward_hacking.py \
+	07_alignment/lora.py 07_alignment/overoptimization.py \
 	07_alignment/distill.py 07_alignment/synthetic.py 07_alignment/model_collapse.py \
 	07_alignment/constitution_study.py \
 	07_alignment/grpo_study.py 07_alignment/imitation_or_reward.py 07_alignment/think.py \

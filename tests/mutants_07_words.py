@@ -1,0 +1,25 @@
+"""Wrong answers to the exercise of chapter 7 about words whose rate changed."""
+
+MUTANTS = [
+    ("7.26", "adds nothing to what came after", "after[word] + 0.5", "max(after[word], 1e-9)"),
+    ("7.26", "adds one to what was before", "before[word] + 0.5", "before[word] + 1"),
+    ("7.26", "adds one to both", "a, b = before[word] + 0.5, after[word] + 0.5",
+     "a, b = before[word] + 1, after[word] + 1"),
+    ("7.26", "says it the other way round", "math.log(b / not_b) - math.log(a / not_a)",
+     "math.log(a / not_a) - math.log(b / not_b)"),
+    ("7.26", "takes rates for odds", "math.log(b / not_b) - math.log(a / not_a)",
+     "math.log(b / (n_after + 1)) - math.log(a / (n_before + 1))"),
+    ("7.26", "leaves the logarithm out", "math.log(b / not_b) - math.log(a / not_a)",
+     "b / not_b - a / not_a"),
+    ("7.26", "counts the error of the words alone", "1 / a + 1 / not_a + 1 / b + 1 / not_b", "1 / a + 1 / b"),
+    ("7.26", "counts the error after alone", "1 / a + 1 / not_a + 1 / b + 1 / not_b", "1 / b + 1 / not_b"),
+    ("7.26", "divides by the variance", "math.sqrt(1 / a + 1 / not_a + 1 / b + 1 / not_b)",
+     "(1 / a + 1 / not_a + 1 / b + 1 / not_b)"),
+    ("7.26", "does not divide", "change / math.sqrt(1 / a + 1 / not_a + 1 / b + 1 / not_b)", "change"),
+    ("7.26", "takes one number of samples for both", "n_after + 1 - b", "n_before + 1 - b"),
+    ("7.26", "takes what contains it from both samples", "n_before + 1 - a", "n_before + n_after + 1 - a"),
+    ("7.26", "forgets words that are new", "before.keys() | after.keys()", "before.keys()"),
+    ("7.26", "forgets words that are gone", "before.keys() | after.keys()", "after.keys()"),
+    ("7.26", "looks at words of both alone", "before.keys() | after.keys()", "before.keys() & after.keys()"),
+    ("7.26", "sees what grows alone", "scores[word] = change", "scores[word] = max(change, 0)"),
+]
