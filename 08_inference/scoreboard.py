@@ -86,8 +86,8 @@ def collect(out: Path | str) -> list[dict]:
          gguf["facts"] if gguf["same_tokenizer"] else None, None, None),
         ("rag", "right document first, BM25 (control: own vectors)", rag["chance"], rag["bm25"],
          rag["vectors"], rag["seconds"]),
-        ("rag", "  answers with it (control: a wrong document)", rag["closed"], rag["found"], rag["wrong"],
-         None),
+        ("rag", "  answers; not taught to read (control: a wrong text)", rag["closed"], rag["found"],
+         rag["wrong"], None),
     ]
     return [dict(zip(("stage", "metric", "before", "after", "control", "seconds"), row)) for row in rows]
 
