@@ -87,7 +87,10 @@ RUFF = Path(sys.executable).with_name("ruff")
 
 
 @pytest.mark.skipif(not RUFF.exists(), reason="ruff is not installed here: make style installs it")
+@pytest.mark.skipif(not (ROOT / "tests/mutants.py").exists(), reason="a student's copy has its own manner")
 def test_ruff_finds_nothing():
+    if any('raise NotImplementedError("exercise ' in p.read_text(encoding="utf-8") for p in MODULES):
+        pytest.skip("what a blank body imported waits for its new one")
     done = subprocess.run([RUFF, "check", "--no-cache", "-q", ROOT], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
