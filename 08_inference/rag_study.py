@@ -4,7 +4,7 @@ Closed book, retrieval, all that fits into the context, and fine-tuning; for the
 and for a specialist of the same size that was taught to read (document_reader.py). The facts are names of the
 packages that this course installs. Then facts change, and then the document is the wrong one.
 
-    python 08_inference/rag_study.py       some six minutes of one core for each of out, out/seed1 and
+    python 08_inference/rag_study.py       some four minutes of one core for each of out, out/seed1 and
                                            out/seed2 that `make seeds` has written
 """
 from dataclasses import dataclass
