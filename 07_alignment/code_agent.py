@@ -244,14 +244,15 @@ def draw_stages(path: Path, found: list[dict]) -> None:
     axes = new_axes("Repairing bugs that nobody showed and that were never tried", "",
                     "share of the last quarter repaired")
     stages = ["imitation", *(name for name in found[0]["rows"] if name.startswith(("trial", "what worked")))]
-    for i, result in enumerate(found):
+    for i, (result, marker) in enumerate(zip(found, "os^vD*" * len(found), strict=False)):
         solved = {name: row["solved"] for name, row in result["rows"].items()}
-        axes.plot(range(len(stages)), [solved[name] for name in stages], "o-", color="black", linewidth=1,
-                  markersize=4, label=None if i else f"trial, then what worked; seeds: {len(found)}")
-        axes.plot([0, len(stages) - 1], [solved["imitation"], solved[LONGER]], "s:", color=GREY,
-                  markersize=4, label=None if i else LONGER)
-    axes.set_xticks(range(len(stages)), [name.replace(" ", "\n", 1) for name in stages])
-    axes.set_ylim(0, 1)
+        axes.plot(range(len(stages)), [solved[name] for name in stages], f"{marker}-", color="black",
+                  linewidth=1, markersize=5, label=None if i else "trial, then what worked")
+        axes.plot([0, len(stages) - 1], [solved["imitation"], solved[LONGER]], f"{marker}:", color=GREY,
+                  mfc="white", markersize=5, label=None if i else f"{LONGER} (a marker for each seed)")
+    axes.set_xticks(range(len(stages)), [name.replace("what ", "what\n") for name in stages])
+    axes.set_xlim(-0.15, len(stages) - 0.85)
+    axes.set_ylim(0, 0.8)
     axes.legend(frameon=False, fontsize=8)
     save(axes, path)
 
@@ -280,7 +281,7 @@ def main() -> None:
     print(f"  paid for, first and last quarter of the trial, %: {mean_and_spread(reward_of(found, 0))}, "
           f"{mean_and_spread(reward_of(found, 1))}")
     verdicts = [r["grades"] for r in found]
-    print("  SWE-bench's grade on instances of the last quarter, %: " + ", ".join(
+    print("  SWE-bench's grade on instances of the last quarter, %:\n    " + ", ".join(
         f"{who} {mean_and_spread([100 * v[who] for v in verdicts])}" for who in verdicts[0]))
     draw_stages(Path(s.out, "07_alignment", "code_agent"), found)
     write_json(Path(s.out, "07_alignment", "code_agent.json"),
