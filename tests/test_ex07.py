@@ -170,9 +170,7 @@ def test_loss_falls_on_answers_only():
                 [[_, _, _, 9], [_, 6, 5, 9], [_, _, _, _]]
             ),
             "the last token, which ends the answer, must count: else the model never learns to "
-            "stop": torch.tensor(
-                [[_, _, 7, _], [8, 6, 5, _], [_, _, _, _]]
-            ),
+            "stop": torch.tensor([[_, _, 7, _], [8, 6, 5, _], [_, _, _, _]]),
             "masked targets must be IGNORE, not the padding id": torch.tensor(
                 [[0, 0, 7, 9], [8, 6, 5, 9], [0, 9, 0, 0]]
             ),
