@@ -54,10 +54,8 @@ def status(student: Student) -> None:
     for name in names:
         mine = [e for e in student.exercises.values() if e.chapter == name]
         if not student.started(name):
-            hours, number = (
-                duration(sum(e.minutes for e in mine)),
-                "c" if name == "csrc" else str(int(name[:2])),
-            )
+            hours, number = (duration(sum(e.minutes for e in mine)),
+                             "c" if name == "csrc" else str(int(name[:2])))
             print(" " + paint(f"{name:<{wide}}{counted(mine)}, {hours}: {command('start ' + number)}", "dim"))
             continue
         line, used = f" {name:<{wide}}", wide + 1
@@ -155,17 +153,13 @@ def reset(student: Student, exercise: Exercise) -> None:
     if not student.started(exercise.chapter):
         start = command("start " + exercise.id.split(".")[0])
         raise ValueError(f"{exercise.chapter} is not started here: begin with {start}")
-    kept = (
-        ROOT
-        / ".learn/kept"
-        / f"{exercise.id}-{time.strftime('%Y%m%d-%H%M%S')}-{digest(exercise.body)[:6]}.txt"
-    )
+    kept = (ROOT
+            / ".learn/kept"
+            / f"{exercise.id}-{time.strftime('%Y%m%d-%H%M%S')}-{digest(exercise.body)[:6]}.txt")
     kept.parent.mkdir(parents=True, exist_ok=True)
     write(kept, exercise.body)
-    write(
-        ROOT / exercise.path,
-        graft((ROOT / exercise.path).read_text(encoding="utf-8"), exercise.id, exercise.stub),
-    )
+    write(ROOT / exercise.path,
+          graft((ROOT / exercise.path).read_text(encoding="utf-8"), exercise.id, exercise.stub))
     print(f" {exercise.id} is blank again; what was there is in {os.path.relpath(kept)}\n"
           " (to have it again, paste it between the two EXERCISE lines)")
 
@@ -251,11 +245,9 @@ def main(words: list[str]) -> int:
         if not wanted:
             raise ValueError(
                 "you have written nothing to check yet: "
-                + (
-                    f"begin with {student.next().id}"
-                    if student.open()
-                    else f"begin with {command('start 1')}"
-                )
+                + (f"begin with {student.next().id}"
+                   if student.open()
+                   else f"begin with {command('start 1')}")
             )
         with bench_of(student) as bench:
             good = check(student, wanted, bench, asked.seconds)

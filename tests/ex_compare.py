@@ -45,11 +45,9 @@ def differs(got, want, rtol: float = 1e-6, atol: float = 1e-9) -> bool:
     for a fraction, not the other way round, and any dictionary for another.
     """
     if isinstance(want, (tuple, list)):
-        return (
-            not isinstance(got, type(want))
-            or len(got) != len(want)
-            or any(differs(g, w, rtol, atol) for g, w in zip(got, want))
-        )
+        return (not isinstance(got, type(want))
+                or len(got) != len(want)
+                or any(differs(g, w, rtol, atol) for g, w in zip(got, want)))
     if isinstance(want, dict):
         return not isinstance(got, dict) or got.keys() != want.keys() or any(
             differs(got[k], want[k], rtol, atol) for k in want)

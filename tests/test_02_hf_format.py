@@ -110,10 +110,8 @@ def test_an_index_that_promises_too_much_or_leaves_its_folder_is_refused(tmp_pat
     save_hf(build("llama"), tmp_path, 8000)
     index = json.loads((tmp_path / INDEX).read_text())
     some_file = next(iter(index["weight_map"].values()))
-    for file, sentence in (
-        (some_file, "promises model.more.weight and 0 more"),
-        ("../secret.safetensors", "outside its folder"),
-    ):
+    for file, sentence in ((some_file, "promises model.more.weight and 0 more"),
+                           ("../secret.safetensors", "outside its folder")):
         more = {"model.more.weight": file}
         (tmp_path / INDEX).write_text(json.dumps({"weight_map": index["weight_map"] | more}))
         with pytest.raises(ValueError, match=sentence):

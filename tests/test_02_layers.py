@@ -58,12 +58,8 @@ def test_linear_and_embedding_agree_with_torch():
 
 def test_rms_norm_agrees_with_torch():
     norm = RMSNorm(6, eps=1e-3)
-    same_values_and_gradients(
-        lambda x, g: torch.func.functional_call(norm, {"weight": g}, (x,)),
-        lambda x, g: F.rms_norm(x, (6,), g, eps=1e-3),
-        draw(2, 3, 6),
-        draw(6, seed=1),
-    )
+    same_values_and_gradients(lambda x, g: torch.func.functional_call(norm, {"weight": g}, (x,)),
+                              lambda x, g: F.rms_norm(x, (6,), g, eps=1e-3), draw(2, 3, 6), draw(6, seed=1))
 
 
 def test_layer_norm_agrees_with_torch():
@@ -85,12 +81,8 @@ def test_attend_agrees_with_torch():
 
 
 def test_attend_with_a_bias_and_fewer_queries_than_keys_agrees_with_torch():
-    q, k, v, bias = (
-        draw(2, 3, 2, 4),
-        draw(2, 3, 5, 4, seed=1),
-        draw(2, 3, 5, 4, seed=2),
-        draw(3, 2, 5, seed=3),
-    )
+    q, k, v, bias = (draw(2, 3, 2, 4), draw(2, 3, 5, 4, seed=1), draw(2, 3, 5, 4, seed=2),
+                     draw(3, 2, 5, seed=3))
     future = torch.tensor(
         [[0, 0, 0, 0, 1], [0, 0, 0, 0, 0]], dtype=torch.bool
     )  # by hand: queries stand at 3 and 4
@@ -127,11 +119,9 @@ def test_the_attention_layer_agrees_with_torch_multi_head_attention():
     ).detach()
     theirs.out_proj.weight.data = ours.o_proj.weight.detach()
     future = torch.ones(5, 5, dtype=torch.bool).triu(1)
-    same_values_and_gradients(
-        lambda x: ours(x, None, None),
-        lambda x: theirs(x, x, x, attn_mask=future, need_weights=False)[0],
-        draw(2, 5, 16),
-    )
+    same_values_and_gradients(lambda x: ours(x, None, None),
+                              lambda x: theirs(x, x, x, attn_mask=future, need_weights=False)[0],
+                              draw(2, 5, 16))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -59,37 +59,17 @@ def test_the_formula_counts_what_is_built():
         (True, False),
         ((4, 2), (2, 2)),
     ):
-        config = Config(
-            vocab_size=13,
-            d_model=24,
-            n_layers=2,
-            n_heads=heads,
-            n_kv_heads=kv_heads,
-            d_ff=10,
-            max_len=7,
-            positions=positions,
-            norm=norm,
-            placement=placement,
-            activation=activation,
-            qk_norm=qk_norm,
-            tied=tied,
-        )
+        config = Config(vocab_size=13, d_model=24, n_layers=2, n_heads=heads, n_kv_heads=kv_heads, d_ff=10,
+                        max_len=7, positions=positions, norm=norm, placement=placement, activation=activation,
+                        qk_norm=qk_norm, tied=tied)
         built = sum(p.numel() for p in Transformer(config).parameters())
         assert sum(count_parameters(config).values()) == built, config
 
 
 def test_the_formula_counts_a_published_model():
     # Llama 3.1 8B: 8,030,261,248 parameters (the model card on Hugging Face).
-    llama = Config(
-        vocab_size=128_256,
-        d_model=4096,
-        n_layers=32,
-        n_heads=32,
-        n_kv_heads=8,
-        d_ff=14_336,
-        qk_norm=False,
-        tied=False,
-    )
+    llama = Config(vocab_size=128_256, d_model=4096, n_layers=32, n_heads=32, n_kv_heads=8, d_ff=14_336,
+                   qk_norm=False, tied=False)
     assert sum(count_parameters(llama).values()) == 8_030_261_248
 
 
@@ -128,19 +108,9 @@ def test_odd_rope_widths_and_long_sequences_are_refused():
 
 
 def test_weights_have_the_names_of_hugging_face():
-    layer = (
-        "input_layernorm",
-        "self_attn.q_proj",
-        "self_attn.k_proj",
-        "self_attn.v_proj",
-        "self_attn.o_proj",
-        "self_attn.q_norm",
-        "self_attn.k_norm",
-        "post_attention_layernorm",
-        "mlp.gate_proj",
-        "mlp.up_proj",
-        "mlp.down_proj",
-    )
+    layer = ("input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+             "self_attn.o_proj", "self_attn.q_norm", "self_attn.k_norm", "post_attention_layernorm",
+             "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
     names = {f"model.layers.{i}.{part}.weight" for i in range(2) for part in layer} | {
         "model.embed_tokens.weight",
         "model.norm.weight",

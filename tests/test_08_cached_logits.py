@@ -10,22 +10,12 @@ from transformer import Config, Transformer
 
 
 @pytest.mark.parametrize("positions", ["rope", "learned", "alibi", "none"])
-@pytest.mark.parametrize(
-    "new_cache",
-    [lambda c: GrowingCache(), lambda c: KVCache(c, 2, 9, dtype=torch.float64)],
-    ids=["growing", "reserved"],
-)
+@pytest.mark.parametrize("new_cache",
+                         [lambda c: GrowingCache(), lambda c: KVCache(c, 2, 9, dtype=torch.float64)],
+                         ids=["growing", "reserved"])
 def test_cached_and_uncached_logits_agree(positions, new_cache):
-    config = Config(
-        vocab_size=11,
-        d_model=16,
-        n_layers=2,
-        n_heads=4,
-        n_kv_heads=2,
-        d_ff=12,
-        max_len=12,
-        positions=positions,
-    )
+    config = Config(vocab_size=11, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=12, max_len=12,
+                    positions=positions)
     model = Transformer(config).double()
     ids = torch.randint(11, (2, 9), generator=torch.Generator().manual_seed(0))
     cache, parts, start = new_cache(config), [], 0

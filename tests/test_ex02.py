@@ -113,11 +113,8 @@ def test_the_newest_queries_stand_at_the_last_keys():
 @pytest.mark.ex("2.2")
 def test_the_mask_is_made_on_the_device_that_is_asked_for():
     """the mask is made on the device that is asked for"""
-    agree(
-        causal_mask(2, 3, torch.device("meta")),
-        torch.empty(2, 3, dtype=torch.bool, device="meta"),
-        "device 'meta'",
-    )
+    agree(causal_mask(2, 3, torch.device("meta")), torch.empty(2, 3, dtype=torch.bool, device="meta"),
+          "device 'meta'")
 
 
 # 2.3 RMSNorm
@@ -186,12 +183,8 @@ def test_rms_norm_adds_eps_inside_the_root():
 def test_rms_norm_has_gradients_and_leaves_its_input_alone():
     """gradients reach the input and the gain, and the input is not changed"""
     unchanged(RMSNorm(4), torch.randn(2, 4))
-    same_gradients(
-        lambda x, g: normed(x, g, 1e-3),
-        lambda x, g: F.rms_norm(x, (4,), g, 1e-3),
-        torch.randn(3, 4, dtype=f64),
-        torch.randn(4, dtype=f64),
-    )
+    same_gradients(lambda x, g: normed(x, g, 1e-3), lambda x, g: F.rms_norm(x, (4,), g, 1e-3),
+                   torch.randn(3, 4, dtype=f64), torch.randn(4, dtype=f64))
 
 
 # 2.4 grouped heads
@@ -244,8 +237,5 @@ def test_as_many_heads_as_queries_are_not_copied():
 @pytest.mark.ex("2.4")
 def test_a_shared_head_collects_the_gradients_of_its_group():
     """a shared head collects the gradients of all its query heads"""
-    same_gradients(
-        lambda x: repeat_heads(x, 6),
-        lambda x: torch.stack([x[:, h // 3] for h in range(6)], 1),
-        torch.randn(2, 2, 3, 4, dtype=f64),
-    )
+    same_gradients(lambda x: repeat_heads(x, 6), lambda x: torch.stack([x[:, h // 3] for h in range(6)], 1),
+                   torch.randn(2, 2, 3, 4, dtype=f64))

@@ -98,11 +98,8 @@ def test_attention_agrees_with_torch():
 def test_the_newest_queries_look_back_over_all_keys():
     """with a cache, one or a few newest queries see all earlier keys and not the ones after them"""
     for T, S in ((1, 4), (2, 5), (3, 4)):
-        q, k, v = (
-            torch.randn(2, 2, T, 4, dtype=f64),
-            torch.randn(2, 2, S, 4, dtype=f64),
-            torch.randn(2, 2, S, 4, dtype=f64),
-        )
+        q, k, v = (torch.randn(2, 2, T, 4, dtype=f64), torch.randn(2, 2, S, 4, dtype=f64),
+                   torch.randn(2, 2, S, 4, dtype=f64))
         first = F.scaled_dot_product_attention(q, k, v, attn_mask=torch.ones(T, S).tril().bool())
         agree(
             attend(q, k, v),
@@ -122,11 +119,8 @@ def test_the_newest_queries_look_back_over_all_keys():
 def test_the_bias_is_added_to_the_scores():
     """a bias (H, T, S) is added to the scaled scores before the softmax, for one query too"""
     for T, S in ((4, 4), (1, 4)):
-        q, k, v = (
-            torch.randn(2, 3, T, 4, dtype=f64),
-            torch.randn(2, 3, S, 4, dtype=f64),
-            torch.randn(2, 3, S, 4, dtype=f64),
-        )
+        q, k, v = (torch.randn(2, 3, T, 4, dtype=f64), torch.randn(2, 3, S, 4, dtype=f64),
+                   torch.randn(2, 3, S, 4, dtype=f64))
         bias = torch.randn(3, T, S, dtype=f64)
         agree(
             attend(q, k, v, bias),
@@ -181,11 +175,9 @@ def by_head(layer: Attention, x, angle, wrong: str = "") -> torch.Tensor:
             qh = turned(qh, angle)
             kh = kh if wrong == "k still" else turned(kh, angle)
             vh = turned(vh, angle) if wrong == "v turned" else vh
-        bias = (
-            penalty(H, x.shape[1], x.shape[1])[h].double()
-            if layer.positions == "alibi" and wrong != "no bias"
-            else None
-        )
+        bias = (penalty(H, x.shape[1], x.shape[1])[h].double()
+                if layer.positions == "alibi" and wrong != "no bias"
+                else None)
         sink = layer.sinks[h] if layer.sinks is not None and wrong != "no sinks" else None
         outs.append(reference(qh, kh, vh, bias, sink=sink))
     if wrong == "scrambled":
@@ -226,14 +218,9 @@ def test_the_layer_computes_what_its_heads_compute_one_by_one(options):
     layer, x, angle = make(**options), torch.randn(2, 5, 24, dtype=f64), torch.randn(5, 2, dtype=f64)
     got, wanted = layer(x, angle.cos(), angle.sin()), by_head(layer, x, angle)
     mistakes = {sentence: by_head(layer, x, angle, wrong) for wrong, sentence in MISTAKES.items()}
-    agree(
-        got,
-        wanted,
-        f"x (2, 5, 24), 6 heads, {layer.kv_heads} key heads, positions {layer.positions}, "
-        f"q/k norm {hasattr(layer.q_norm, 'weight')}, sinks {layer.sinks is not None}",
-        mistakes,
-        "view as (B, T, heads, D) first, then transpose(1, 2): view(B, heads, T, D) mixes tokens and heads",
-    )
+    agree(got, wanted, f"x (2, 5, 24), 6 heads, {layer.kv_heads} key heads, positions {layer.positions}, "
+          f"q/k norm {hasattr(layer.q_norm, 'weight')}, sinks {layer.sinks is not None}", mistakes,
+          "view as (B, T, heads, D) first, then transpose(1, 2): view(B, heads, T, D) mixes tokens and heads")
 
 
 @pytest.mark.ex("2.13")
@@ -241,11 +228,8 @@ def test_the_layer_computes_what_its_heads_compute_one_by_one(options):
 @pytest.mark.parametrize("pieces", [(0, 1, 2, 3, 4, 5, 6), (0, 3, 5, 6)], ids=["one by one", "several"])
 def test_the_layer_with_a_cache_gives_what_it_gives_at_once(positions, pieces):
     """six tokens one by one, or three, two and one, with a cache: what all six give at once"""
-    layer, x, angle = (
-        make(positions=positions),
-        torch.randn(2, 6, 24, dtype=f64),
-        torch.randn(6, 2, dtype=f64),
-    )
+    layer, x, angle = (make(positions=positions), torch.randn(2, 6, 24, dtype=f64),
+                       torch.randn(6, 2, dtype=f64))
     whole, cache = by_head(layer, x, angle), Memory()
     for begin, end in zip(pieces, pieces[1:]):
         got = layer(x[:, begin:end], angle[begin:end].cos(), angle[begin:end].sin(), cache)
@@ -258,13 +242,10 @@ def test_the_layer_with_a_cache_gives_what_it_gives_at_once(positions, pieces):
             f"stored keys of shape {shape}, wanted {(2, 2, end - begin, 4)}: store "
             "the K key heads before they are repeated, that is what makes the cache small"
         )
-        agree(
-            got,
-            whole[:, begin:end],
-            f"tokens {begin} to {end - 1} after {begin} in the cache, positions {positions}",
-            ask="go on with the keys and values that append returns, store keys that are already rotated, "
-            "and let the bias have as many keys as there are now",
-        )
+        agree(got, whole[:, begin:end],
+              f"tokens {begin} to {end - 1} after {begin} in the cache, positions {positions}",
+              ask="go on with the keys and values that append returns, store keys that are already rotated, "
+              "and let the bias have as many keys as there are now")
 
 
 @pytest.mark.ex("2.12")

@@ -142,12 +142,9 @@ def test_a_block_adds_both_branches_to_the_stream(placement, wanted):
             "the feed-forward branch is not added": 3 * 100 * 22.0,
         },
     }
-    agree(
-        toy_block(placement)(torch.ones(1, 1, 4), None, None),
-        torch.full((1, 1, 4), wanted),
-        f"x = 1, placement {placement}",
-        {sentence: torch.full((1, 1, 4), n) for sentence, n in mistakes[placement].items()},
-    )
+    agree(toy_block(placement)(torch.ones(1, 1, 4), None, None), torch.full((1, 1, 4), wanted),
+          f"x = 1, placement {placement}",
+          {sentence: torch.full((1, 1, 4), n) for sentence, n in mistakes[placement].items()})
 
 
 @pytest.mark.ex("2.6")

@@ -39,13 +39,8 @@ def test_draws_follow_the_temperature(temperature):
         "the temperature has no effect: divide the logits by it first": F.softmax(logits, -1)[1],
         "only temperature 0 is greedy": torch.tensor(1.0),
     }
-    agree(
-        share,
-        F.softmax(logits / temperature, -1)[1],
-        f"logits (0, 1) and temperature {temperature}, the share of token 1",
-        mistakes,
-        atol=0.025,
-    )
+    agree(share, F.softmax(logits / temperature, -1)[1],
+          f"logits (0, 1) and temperature {temperature}, the share of token 1", mistakes, atol=0.025)
 
 
 @pytest.mark.ex("2.7")
@@ -66,12 +61,8 @@ def test_each_row_draws_from_its_own_logits():
     """each row draws from its own logits, and a token of logit minus infinity is never drawn"""
     wanted = torch.randint(7, (50, 1))
     logits = torch.full((50, 7), -math.inf).scatter(1, wanted, 0.0)
-    agree(
-        choose(logits, 1.0),
-        wanted,
-        "50 rows that allow one token each",
-        ask="each row has its own distribution",
-    )
+    agree(choose(logits, 1.0), wanted, "50 rows that allow one token each",
+          ask="each row has its own distribution")
 
 
 # 2.10 parameter count
@@ -137,16 +128,8 @@ def test_a_published_model_is_counted():
     """Llama 3.1 8B has 8,030,261,248 parameters"""
     got = sum(
         count_parameters(
-            Config(
-                vocab_size=128_256,
-                d_model=4096,
-                n_layers=32,
-                n_heads=32,
-                n_kv_heads=8,
-                d_ff=14_336,
-                qk_norm=False,
-                tied=False,
-            )
+            Config(vocab_size=128_256, d_model=4096, n_layers=32, n_heads=32, n_kv_heads=8, d_ff=14_336,
+                   qk_norm=False, tied=False)
         ).values()
     )
     assert got == 8_030_261_248, (

@@ -44,13 +44,9 @@ def test_the_rope_tables_follow_width_and_base():
         angle = torch.tensor([[t / base ** (2 * i / D) for i in range(D // 2)] for t in range(T)], dtype=f64)
         fixed = torch.tensor([[t / 1e4 ** (2 * i / D) for i in range(D // 2)] for t in range(T)], dtype=f64)
         for got, f, name in zip(rope_tables(T, D, base), (torch.cos, torch.sin), ("cos", "sin")):
-            agree(
-                got,
-                f(angle).float(),
-                f"{T} positions, head width {D}, base {base:g}: {name}",
-                {"the base that is given is not used": f(fixed).float()},
-                "the angle of pair i is position * base^(-2i/D)",
-            )
+            agree(got, f(angle).float(), f"{T} positions, head width {D}, base {base:g}: {name}",
+                  {"the base that is given is not used": f(fixed).float()},
+                  "the angle of pair i is position * base^(-2i/D)")
 
 
 @pytest.mark.ex("2.8")
@@ -58,14 +54,9 @@ def test_the_rope_tables_are_exact_far_out():
     """at position 99,991 the tables are still right to five digits"""
     cos, _ = rope_tables(99_992, 6)
     wanted = torch.tensor([math.cos(99_991 * 10_000 ** (-i / 3)) for i in range(3)])
-    agree(
-        cos[-1],
-        wanted,
-        "position 99,991",
-        ask="compute the angles in float64 and round the result: a float32 angle "
-        "of 100,000 radians is off by up to 0.004",
-        atol=1e-5,
-    )
+    agree(cos[-1], wanted, "position 99,991",
+          ask="compute the angles in float64 and round the result: a float32 angle "
+          "of 100,000 radians is off by up to 0.004", atol=1e-5)
 
 
 # 2.9 ALiBi bias
@@ -125,12 +116,8 @@ def test_alibi_places_the_newest_queries_last():
     """with fewer queries than keys (a cache) the last query stands at the last key"""
     for T, S in ((1, 4), (2, 5)):
         first = penalty(2, S, S)[:, :T]
-        agree(
-            alibi_bias(2, T, S),
-            penalty(2, T, S),
-            f"2 heads, {T} queries, {S} keys",
-            {"the queries are placed at the first keys; they are the newest tokens": first},
-        )
+        agree(alibi_bias(2, T, S), penalty(2, T, S), f"2 heads, {T} queries, {S} keys",
+              {"the queries are placed at the first keys; they are the newest tokens": first})
 
 
 # 2.11 RoPE rotation
@@ -157,12 +144,8 @@ def test_the_rotation_of_the_worked_example():
         "neighbours are taken as pairs and not put back in their places": [-2.0, 3, 1, 4],
     }
     got = apply_rope(x, torch.tensor([[0.0, 1]]), torch.tensor([[1.0, 0]]))
-    agree(
-        got,
-        torch.tensor([-3.0, 2, 1, 4]).view(1, 1, 1, 4),
-        "(1, 2, 3, 4), cos (0, 1), sin (1, 0)",
-        {sentence: torch.tensor(v).view(1, 1, 1, 4) for sentence, v in wrong.items()},
-    )
+    agree(got, torch.tensor([-3.0, 2, 1, 4]).view(1, 1, 1, 4), "(1, 2, 3, 4), cos (0, 1), sin (1, 0)",
+          {sentence: torch.tensor(v).view(1, 1, 1, 4) for sentence, v in wrong.items()})
 
 
 @pytest.mark.ex("2.11")
@@ -188,18 +171,11 @@ def test_the_score_depends_on_the_distance_only():
     angle = torch.arange(12, dtype=f64)[:, None] * torch.tensor([1.0, 0.1, 0.01], dtype=f64)
     q, k = (torch.randn(1, 1, 1, 6, dtype=f64).expand(1, 1, 12, 6) for _ in range(2))
     q, k = (apply_rope(x, angle.cos(), angle.sin())[0, 0] for x in (q, k))
-    agree(
-        q.norm(dim=-1),
-        q[0].norm().expand(12),
-        "one vector at 12 positions: its length",
-        ask="a rotation keeps lengths: is a sine or a cosine missing, or in the wrong place?",
-    )
+    agree(q.norm(dim=-1), q[0].norm().expand(12), "one vector at 12 positions: its length",
+          ask="a rotation keeps lengths: is a sine or a cosine missing, or in the wrong place?")
     scores = q @ k.T
     for distance in (0, 1, 5):
         along = scores.diagonal(-distance)
-        agree(
-            along,
-            along[:1].expand_as(along),
-            f"query and key {distance} apart at all positions: their score",
-            ask="both numbers of a pair must turn by the same angle, in the same direction",
-        )
+        agree(along, along[:1].expand_as(along),
+              f"query and key {distance} apart at all positions: their score",
+              ask="both numbers of a pair must turn by the same angle, in the same direction")

@@ -67,12 +67,8 @@ def test_the_router_of_the_worked_example():
     given = "logits ln 1, ln 2, ln 5 and ln 1.9"
     agree(chosen, torch.tensor([[2, 1]]), f"{given}: the experts", ask="the two largest, largest first")
     agree(scores, torch.tensor([[1.0, 2.0, 5.0, 1.9]], dtype=f64) / 9.9, f"{given}: all scores")
-    agree(
-        weights,
-        torch.tensor([[5 / 7, 2 / 7]], dtype=f64),
-        f"{given}: the weights",
-        {"the weights of a token sum to one": torch.tensor([[5 / 9.9, 2 / 9.9]], dtype=f64)},
-    )
+    agree(weights, torch.tensor([[5 / 7, 2 / 7]], dtype=f64), f"{given}: the weights",
+          {"the weights of a token sum to one": torch.tensor([[5 / 9.9, 2 / 9.9]], dtype=f64)})
 
 
 @pytest.mark.ex("2.15")
@@ -239,12 +235,10 @@ def test_the_absorbed_product_of_the_worked_example():
     q, zero = torch.full((1, 1, 1, 1), 2.0, dtype=f64), torch.zeros(1, 1, 1, 2, dtype=f64)
     c = torch.tensor([0.0, 1.0], dtype=f64).view(1, 1, 2, 1)
     weight = 1 / (1 + math.exp(-6 / math.sqrt(3)))  # score 2 * 3 * 1 over the root of D + r = 3
-    agree(
-        layer.mix_absorbed(q, zero, c, torch.zeros(1, 1, 2, 2, dtype=f64)),
-        torch.full((1, 1, 1, 1), 10 * weight, dtype=f64),
-        "q 2, key weight 3, value weight 10, latents 0 and 1",
-        {"the values are not projected": torch.full((1, 1, 1, 1), weight, dtype=f64)},
-    )
+    agree(layer.mix_absorbed(q, zero, c, torch.zeros(1, 1, 2, 2, dtype=f64)),
+          torch.full((1, 1, 1, 1), 10 * weight, dtype=f64),
+          "q 2, key weight 3, value weight 10, latents 0 and 1",
+          {"the values are not projected": torch.full((1, 1, 1, 1), weight, dtype=f64)})
 
 
 @pytest.mark.ex("2.18")
@@ -256,12 +250,9 @@ def test_absorbing_changes_nothing(shape):
     for T in (1, 3):
         shapes = (H, T, D), (H, T, r), (1, 6, R), (1, 6, r)
         parts = [torch.randn(2, *shape, dtype=f64) for shape in shapes]
-        agree(
-            layer.mix_absorbed(*parts),
-            layer.mix(*parts),
-            f"{H} heads of width {D}, latent {R}, rotated part {r}, {T} queries",
-            ask="of a head's 2 D rows the first D make its key; and which width does attend divide by?",
-        )
+        agree(layer.mix_absorbed(*parts), layer.mix(*parts),
+              f"{H} heads of width {D}, latent {R}, rotated part {r}, {T} queries",
+              ask="of a head's 2 D rows the first D make its key; and which width does attend divide by?")
 
 
 @pytest.mark.ex("2.18")

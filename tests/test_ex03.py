@@ -47,18 +47,10 @@ def test_masking_targets_leaves_inputs_alone(n):
     x, y = call(f"{n} rows", inputs_and_targets, rows)
     want = x.clone()
     y[:] = IGNORE
-    same(
-        x,
-        want,
-        f"{n} rows, the targets set to {IGNORE}; the inputs",
-        "a slice shares its memory: inputs and targets overlap in it, so copy them (.clone())",
-    )
-    same(
-        rows,
-        before,
-        f"{n} rows, the targets set to {IGNORE}; the rows",
-        "a slice shares its memory: copy it (.clone())",
-    )
+    same(x, want, f"{n} rows, the targets set to {IGNORE}; the inputs",
+         "a slice shares its memory: inputs and targets overlap in it, so copy them (.clone())")
+    same(rows, before, f"{n} rows, the targets set to {IGNORE}; the rows",
+         "a slice shares its memory: copy it (.clone())")
 
 
 # 3.6 the rows of an epoch
@@ -69,11 +61,8 @@ def starts_of(n_tokens=200, batch=4, length=10, seed=0):
     batches = TextBatches(np.arange(n_tokens), batch, length, seed)
     given = (f"{n_tokens} tokens, length {length}, n_rows {batches.n_rows}, n_offsets {batches.n_offsets}, "
              f"seed {seed}")
-    return (
-        batches.n_rows,
-        lambda epoch: np.asarray(call(f"{given}, epoch {epoch}", batches.starts, epoch)).tolist(),
-        given,
-    )
+    return (batches.n_rows,
+            lambda epoch: np.asarray(call(f"{given}, epoch {epoch}", batches.starts, epoch)).tolist(), given)
 
 
 @pytest.mark.ex("3.6")
@@ -110,18 +99,12 @@ def test_each_epoch_is_cut_elsewhere_and_inside():
     n_rows, starts, given = starts_of(27, 2, 4)
     first = [min(starts(epoch)) for epoch in range(120)]
     last = [max(starts(epoch)) for epoch in range(120)]
-    same(
-        sorted(set(first)),
-        list(range(7)),
-        f"{given}; the smallest starts of 120 epochs",
-        "the offset is drawn anew for each epoch: rng.integers(n_offsets), from 0 to n_offsets - 1",
-        {"the last tokens are never reached: offsets go further than the length of a row": [0, 1, 2, 3]},
-    )
+    same(sorted(set(first)), list(range(7)), f"{given}; the smallest starts of 120 epochs",
+         "the offset is drawn anew for each epoch: rng.integers(n_offsets), from 0 to n_offsets - 1",
+         {"the last tokens are never reached: offsets go further than the length of a row": [0, 1, 2, 3]})
     if max(last) + 4 > 26:
-        pytest.fail(
-            f"given {given}\n got a row that starts at {max(last)} and ends beyond the last token",
-            pytrace=False,
-        )
+        pytest.fail(f"given {given}\n got a row that starts at {max(last)} and ends beyond the last token",
+                    pytrace=False)
 
 
 @pytest.mark.ex("3.6")

@@ -119,13 +119,9 @@ def test_earlier_gradients_are_dropped():
     model, pieces = Table(), micro_batches([(2, 6)] * 2, [0, 0])
     want = one_large_batch(model, pieces)[1]
     call("gradients left from before", accumulate, model, mean_loss(model), pieces)
-    same(
-        grads(model),
-        want,
-        "a model that still has gradients",
-        "set p.grad = None before the first piece, not in between",
-        {"the old gradients were added: set p.grad = None first": [2 * g for g in want]},
-    )
+    same(grads(model), want, "a model that still has gradients",
+         "set p.grad = None before the first piece, not in between",
+         {"the old gradients were added: set p.grad = None first": [2 * g for g in want]})
 
 
 @pytest.mark.ex("3.10")
@@ -139,13 +135,9 @@ def test_one_graph_at_a_time():
         return loss_of(x, y)
 
     call("3 micro-batches", accumulate, model, watched, pieces)
-    same(
-        seen,
-        [False, True, True],
-        "3 micro-batches; had the model gradients when each began?",
-        "call backward on each piece's loss inside the loop: adding losses up keeps all activations in "
-        "memory",
-    )
+    same(seen, [False, True, True], "3 micro-batches; had the model gradients when each began?",
+         "call backward on each piece's loss inside the loop: adding losses up keeps all activations in "
+         "memory")
 
 
 @pytest.mark.ex("3.10")
@@ -153,9 +145,5 @@ def test_pieces_without_targets_give_zero():
     """micro-batches without any counted target give zeros, not NaN"""
     model, pieces = Table(), micro_batches([(1, 3), (1, 3)], [3, 3])
     got = call("2 micro-batches, all targets ignored", accumulate, model, mean_loss(model), pieces)
-    same(
-        (got, grads(model)),
-        (0.0, [torch.zeros(5, 5).double(), torch.zeros(5).double()]),
-        "2 micro-batches, all targets ignored",
-        "0 / 0: divide by at least 1",
-    )
+    same((got, grads(model)), (0.0, [torch.zeros(5, 5).double(), torch.zeros(5).double()]),
+         "2 micro-batches, all targets ignored", "0 / 0: divide by at least 1")

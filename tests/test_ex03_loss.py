@@ -54,12 +54,8 @@ def test_the_loss_is_that_of_torch():
             "the sum, not the mean": want * 6,
         },
     )
-    same(
-        call("the same", torch.autograd.grad, got, logits),
-        torch.autograd.grad(want, logits),
-        "random logits (6, 5); the gradient",
-        "use tensor operations all the way, no .item() or .detach()",
-    )
+    same(call("the same", torch.autograd.grad, got, logits), torch.autograd.grad(want, logits),
+         "random logits (6, 5); the gradient", "use tensor operations all the way, no .item() or .detach()")
 
 
 @pytest.mark.ex("3.5")
@@ -99,25 +95,18 @@ def test_one_target_is_its_own_mean():
 def test_nothing_to_predict_costs_nothing():
     """a batch without any target costs 0, not NaN"""
     logits, _ = predictions()
-    same(
-        call("all targets ignored", cross_entropy_naive, logits, torch.full((6,), IGNORE)),
-        torch.tensor(0.0, dtype=torch.float64),
-        "all targets ignored",
-        "0 / 0 is NaN: divide by at least 1",
-    )
+    same(call("all targets ignored", cross_entropy_naive, logits, torch.full((6,), IGNORE)),
+         torch.tensor(0.0, dtype=torch.float64), "all targets ignored", "0 / 0 is NaN: divide by at least 1")
 
 
 @pytest.mark.ex("3.5")
 def test_the_loss_is_stable():
     """logits of a thousand neither overflow nor underflow"""
     logits, targets = torch.tensor([[1000.0, 0.0], [-1000.0, 0.0]]), torch.tensor([1, 0])
-    same(
-        call("logits of 1000", cross_entropy_naive, logits, targets),
-        torch.tensor(1000.0),
-        f"logits {logits.tolist()}",
-        "exp(1000) is infinite and log(exp(-1000)) is -inf: use logits.logsumexp, which subtracts the "
-        "maximum first",
-    )
+    same(call("logits of 1000", cross_entropy_naive, logits, targets), torch.tensor(1000.0),
+         f"logits {logits.tolist()}",
+         "exp(1000) is infinite and log(exp(-1000)) is -inf: use logits.logsumexp, which subtracts the "
+         "maximum first")
 
 
 def gradient_case(n=6, ignored=()):
@@ -187,13 +176,8 @@ def test_the_upstream_gradient_is_passed_on():
         got = call(
             f"upstream gradient {up}", grad_of_logits, logits, log_z, safe, kept, torch.tensor(up).double()
         )
-        same(
-            got,
-            up * want,
-            f"upstream gradient {up}",
-            "the chain rule: multiply by grad",
-            {"grad is not used": want},
-        )
+        same(got, up * want, f"upstream gradient {up}", "the chain rule: multiply by grad",
+             {"grad is not used": want})
 
 
 @pytest.mark.ex("3.9")
@@ -202,12 +186,8 @@ def test_what_was_saved_is_not_written_to():
     (logits, log_z, safe, kept), _ = gradient_case()
     before = logits.clone(), log_z.clone()
     call("random logits", grad_of_logits, logits, log_z, safe, kept, torch.tensor(1.0).double())
-    same(
-        (logits, log_z),
-        before,
-        "random logits; the logits and log_z afterwards",
-        "an operation with a trailing underscore wrote into a saved tensor",
-    )
+    same((logits, log_z), before, "random logits; the logits and log_z afterwards",
+         "an operation with a trailing underscore wrote into a saved tensor")
 
 
 @pytest.mark.ex("3.9")
@@ -216,11 +196,7 @@ def test_extreme_logits_and_no_targets_give_finite_gradients():
     logits, targets = torch.tensor([[1000.0, 0.0], [0.0, 1000.0]]), torch.tensor([1, 1])
     args = logits, logits.logsumexp(-1), targets
     got = call("logits of 1000", grad_of_logits, *args, targets >= 0, torch.tensor(1.0))
-    same(
-        got,
-        torch.tensor([[0.5, -0.5], [0.0, 0.0]]),
-        f"logits {logits.tolist()}, targets [1, 1]",
-        "exp(1000) is infinite: exp(logits - log_z) never overflows",
-    )
+    same(got, torch.tensor([[0.5, -0.5], [0.0, 0.0]]), f"logits {logits.tolist()}, targets [1, 1]",
+         "exp(1000) is infinite: exp(logits - log_z) never overflows")
     got = call("no target kept", grad_of_logits, *args, targets < 0, torch.tensor(1.0))
     same(got, torch.zeros(2, 2), "two rows, none kept", "0 * (1 / 0) is NaN: divide by at least 1")

@@ -32,12 +32,8 @@ def factors(schedule, n_steps, **settings):
 def test_the_rate_rises_then_stays():
     """the rate rises during warm-up and then stays at 1"""
     given, got = factors(constant_then_decay, 40, n_warmup=4, decay=0.25, floor=0.0)
-    same(
-        got[:30],
-        [0.25, 0.5, 0.75] + [1.0] * 27,
-        given + "; steps 0 to 29",
-        "is the warm-up there, and does the decay begin only in the last quarter?",
-    )
+    same(got[:30], [0.25, 0.5, 0.75] + [1.0] * 27, given + "; steps 0 to 29",
+         "is the warm-up there, and does the decay begin only in the last quarter?")
 
 
 @pytest.mark.ex("3.2")
@@ -69,13 +65,8 @@ def test_the_rate_never_falls_below_the_floor():
     """the rate never falls below the floor"""
     for floor in (0.02, 0.3):
         given, got = factors(constant_then_decay, 200, n_warmup=1, decay=0.5, floor=floor)
-        same(
-            min(got),
-            floor,
-            given + "; the smallest factor",
-            "the larger of floor and everything else",
-            {"the floor is written in, not taken from the argument": 0.02, "there is no floor": 0.01},
-        )
+        same(min(got), floor, given + "; the smallest factor", "the larger of floor and everything else",
+             {"the floor is written in, not taken from the argument": 0.02, "there is no floor": 0.01})
 
 
 @pytest.mark.ex("3.2")
@@ -89,12 +80,8 @@ def test_no_decay_is_allowed():
 def test_cosine_begins_with_the_warmup():
     """the first steps are the warm-up"""
     given, got = factors(cosine, 30, n_warmup=5, floor=0.1)
-    same(
-        got[:6],
-        [0.2, 0.4, 0.6, 0.8, 1.0, 1.0],
-        given + "; steps 0 to 5",
-        "before n_warmup return warmup(step, n_warmup); the wave begins at step n_warmup with 1",
-    )
+    same(got[:6], [0.2, 0.4, 0.6, 0.8, 1.0, 1.0], given + "; steps 0 to 5",
+         "before n_warmup return warmup(step, n_warmup); the wave begins at step n_warmup with 1")
 
 
 @pytest.mark.ex("3.3")
@@ -102,13 +89,9 @@ def test_cosine_begins_with_the_warmup():
 def test_cosine_ends_at_the_floor(floor):
     """the wave begins at 1, passes the middle and ends at the floor in the last step"""
     given, got = factors(cosine, 25, n_warmup=4, floor=floor)
-    same(
-        [got[4], got[14], got[24]],
-        [1.0, (1 + floor) / 2, floor],
-        given + "; steps 4, 14 and 24",
-        "progress runs from 0 at step n_warmup to exactly 1 at step n_steps - 1",
-        {"the wave goes up: 1 + cos, not 1 - cos": [floor, (1 + floor) / 2, 1.0]},
-    )
+    same([got[4], got[14], got[24]], [1.0, (1 + floor) / 2, floor], given + "; steps 4, 14 and 24",
+         "progress runs from 0 at step n_warmup to exactly 1 at step n_steps - 1",
+         {"the wave goes up: 1 + cos, not 1 - cos": [floor, (1 + floor) / 2, 1.0]})
 
 
 @pytest.mark.ex("3.3")

@@ -40,37 +40,18 @@ def test_another_answer_is_wrong():
         check_verdict(answer, "urllib.parse", False,
                       "a dot is a dot: in a regular expression it is any character")
     for part in ("", " ", "s", ".", " json", "json"):
-        check_verdict(
-            part,
-            "json",
-            False,
-            "`a in b` on two strings asks for a part of it: make the accepted forms a tuple",
-        )
+        check_verdict(part, "json", False,
+                      "`a in b` on two strings asks for a part of it: make the accepted forms a tuple")
 
 
 @pytest.mark.ex("7.1")
 def test_more_than_the_answer_is_wrong():
     """anything before or after the answer makes it wrong, so that nobody wins by guessing twice"""
-    for answer in (
-        " pickle. json.",
-        " json. pickle.",
-        " It is json.",
-        f" json.{TAIL} json.",
-        " json..",
-        "json.",
-        " json. ",
-        " json.\n",
-        " json.\n" + TAIL,
-        f" json. {TAIL}",
-        f" json.{TAIL}\n",
-    ):
-        check_verdict(
-            answer,
-            "json",
-            False,
-            "a policy that is rewarded for a part of its answer learns to name every "
-            "module: compare the whole answer, spaces included",
-        )
+    for answer in (" pickle. json.", " json. pickle.", " It is json.", f" json.{TAIL} json.", " json..",
+                   "json.", " json. ", " json.\n", " json.\n" + TAIL, f" json. {TAIL}", f" json.{TAIL}\n"):
+        check_verdict(answer, "json", False,
+                      "a policy that is rewarded for a part of its answer learns to name every "
+                      "module: compare the whole answer, spaces included")
 
 
 # 7.2 vectors for new tokens
@@ -133,12 +114,9 @@ def test_other_tokens_keep_their_vectors():
     """all other tokens keep their vectors"""
     before, after = tables()
     changed = [i for i in range(260) if not torch.equal(before[i], after[i])]
-    same(
-        sorted({*changed} - {BYTES.special[USER], BYTES.special[BOT]}),
-        [],
-        "a tiny model; changed rows besides the two",
-        f"only <|user|> and <|bot|> are new (<|eos|>, {BYTES.special[EOS]}, is not)",
-    )
+    same(sorted({*changed} - {BYTES.special[USER], BYTES.special[BOT]}), [],
+         "a tiny model; changed rows besides the two",
+         f"only <|user|> and <|bot|> are new (<|eos|>, {BYTES.special[EOS]}, is not)")
     same(len(changed), 2, "a tiny model; number of rows that changed", "write both rows")
 
 
@@ -185,13 +163,8 @@ def test_inputs_are_padded_on_the_right():
         want = torch.tensor([[1, 2, 3, 7], [4, 8, 6, 5], [5, 6, 9, pad]])
         given = f"prompts {PROMPTS}, answers {ANSWERS}, pad {pad}; the inputs"
         got = call(given, answer_batch, PROMPTS, ANSWERS, pad)[0]
-        same(
-            got,
-            want,
-            given,
-            "inputs keep the prompt: only targets are masked",
-            {"the padding id is not used": torch.tensor([[1, 2, 3, 7], [4, 8, 6, 5], [5, 6, 9, 0]])},
-        )
+        same(got, want, given, "inputs keep the prompt: only targets are masked",
+             {"the padding id is not used": torch.tensor([[1, 2, 3, 7], [4, 8, 6, 5], [5, 6, 9, 0]])})
 
 
 @pytest.mark.ex("7.4")
@@ -199,12 +172,8 @@ def test_an_answer_may_contain_the_padding_id():
     """a token of an answer counts even if it is the padding id"""
     got = call("an answer with the padding id", answer_batch, [[1, 2], [1]], [[0, 9], [0]], 0)[1]
     want = torch.tensor([[IGNORE, 0, 9], [0, IGNORE, IGNORE]])
-    same(
-        got,
-        want,
-        "prompts [[1, 2], [1]], answers [[0, 9], [0]], pad 0; the targets",
-        "mask by position, not by the value of a token",
-    )
+    same(got, want, "prompts [[1, 2], [1]], answers [[0, 9], [0]], pad 0; the targets",
+         "mask by position, not by the value of a token")
 
 
 @pytest.mark.ex("7.4")
@@ -212,12 +181,9 @@ def test_the_longest_row_sets_the_width():
     """the longest row, wherever it is, sets the width"""
     prompts, answers = [[1], [1, 2, 3, 4], [1]], [[5], [5], [5, 6, 7]]
     x, y = call("the longest row in the middle", answer_batch, prompts, answers, 0)
-    same(
-        (tuple(x.shape), tuple(y.shape)),
-        ((3, 4), (3, 4)),
-        f"prompts {prompts}, answers {answers}; the shapes",
-        "width is the largest len(prompt) + len(answer), and inputs and targets have one less",
-    )
+    same((tuple(x.shape), tuple(y.shape)), ((3, 4), (3, 4)),
+         f"prompts {prompts}, answers {answers}; the shapes",
+         "width is the largest len(prompt) + len(answer), and inputs and targets have one less")
 
 
 # 7.5 a pair to learn from
@@ -228,19 +194,11 @@ RIGHT, WORDY, WRONG, WORSE = " json.", " json." + TAIL, " pickle.", " pickle." +
 @pytest.mark.ex("7.5")
 def test_best_and_worst_are_found():
     """the best answer comes first, the worst second"""
-    for answers, want in (
-        ([WORDY, RIGHT, WORSE, WRONG], (RIGHT, WORSE)),
-        ([WRONG, RIGHT, WORDY], (RIGHT, WRONG)),
-        ([RIGHT, WORDY, RIGHT], (RIGHT, WORDY)),
-    ):
+    for answers, want in (([WORDY, RIGHT, WORSE, WRONG], (RIGHT, WORSE)),
+                          ([WRONG, RIGHT, WORDY], (RIGHT, WRONG)), ([RIGHT, WORDY, RIGHT], (RIGHT, WORDY))):
         given = f"truth 'json', answers {answers}"
-        same(
-            call(given, best_and_worst, answers, "json"),
-            want,
-            given,
-            "rank the answers by preference(answer, truth)",
-            {"best and worst are swapped": want[::-1]},
-        )
+        same(call(given, best_and_worst, answers, "json"), want, given,
+             "rank the answers by preference(answer, truth)", {"best and worst are swapped": want[::-1]})
 
 
 @pytest.mark.ex("7.5")
@@ -248,12 +206,8 @@ def test_of_equal_answers_the_first_is_taken():
     """of answers that are equally bad the first is taken"""
     answers = [" zlib.", RIGHT, WRONG, " abc."]
     given = f"truth 'json', answers {answers}"
-    same(
-        call(given, best_and_worst, answers, "json"),
-        (RIGHT, " zlib."),
-        given,
-        "min and index find the first of equals",
-    )
+    same(call(given, best_and_worst, answers, "json"), (RIGHT, " zlib."), given,
+         "min and index find the first of equals")
 
 
 @pytest.mark.ex("7.5")
@@ -261,13 +215,9 @@ def test_no_perfect_answer_no_pair():
     """without an answer that is right and terse there is no pair"""
     for answers in ([WORDY, WRONG, WORSE], [WRONG, WORSE], [WORDY, WORSE]):
         given = f"truth 'json', answers {answers}"
-        same(
-            call(given, best_and_worst, answers, "json"),
-            None,
-            given,
-            "the best must have preference 3: a pair whose better half is wrong or wordy teaches the wrong "
-            "thing",
-        )
+        same(call(given, best_and_worst, answers, "json"), None, given,
+             "the best must have preference 3: a pair whose better half is wrong or wordy teaches the wrong "
+             "thing")
 
 
 @pytest.mark.ex("7.5")

@@ -56,12 +56,9 @@ def test_dpo_loss_follows_the_formula():
 def test_at_the_reference_the_loss_is_log_two():
     """a model equal to its reference pays log 2"""
     c, r, _, _ = log_probs()
-    same(
-        call("the reference itself", dpo_loss, c, r, c, r, 0.3),
-        torch.tensor(math.log(2), dtype=torch.float64),
-        "chosen = ref_chosen, rejected = ref_rejected",
-        "the margin is 0 and -log sigmoid(0) = log 2",
-    )
+    same(call("the reference itself", dpo_loss, c, r, c, r, 0.3),
+         torch.tensor(math.log(2), dtype=torch.float64), "chosen = ref_chosen, rejected = ref_rejected",
+         "the margin is 0 and -log sigmoid(0) = log 2")
 
 
 @pytest.mark.ex("7.6")
@@ -93,12 +90,9 @@ def test_dpo_gradient():
     c.requires_grad_(), r.requires_grad_()
     loss = call("random log-probabilities", dpo_loss, c, r, rc, rr, 0.5)
     wrong = (-0.5 * (c - rc - r + rr)).sigmoid().detach() * 0.5 / 4
-    same(
-        call("its gradient", torch.autograd.grad, loss, (c, r)),
-        (-wrong, wrong),
-        "4 pairs, beta 0.5; the gradients of chosen and rejected",
-        "by hand: -beta * sigmoid(-margin) / B for the chosen, the same with plus for the rejected",
-    )
+    same(call("its gradient", torch.autograd.grad, loss, (c, r)), (-wrong, wrong),
+         "4 pairs, beta 0.5; the gradients of chosen and rejected",
+         "by hand: -beta * sigmoid(-margin) / B for the chosen, the same with plus for the rejected")
 
 
 @pytest.mark.ex("7.6")
@@ -106,18 +100,10 @@ def test_dpo_loss_is_stable():
     """margins of a thousand neither overflow nor lose their gradient"""
     chosen, zero = torch.tensor([1000.0, -1000.0], requires_grad=True), torch.zeros(2)
     loss = call("margins of 1000", dpo_loss, chosen, zero, zero, zero, 1.0)
-    same(
-        loss,
-        torch.tensor(500.0),
-        "margins 1000 and -1000, beta 1",
-        "exp(1000) is infinite: log(1 + e^x) is the log-sum-exp of 0 and x",
-    )
-    same(
-        call("its gradient", torch.autograd.grad, loss, chosen)[0],
-        torch.tensor([0.0, -0.5]),
-        "margins 1000 and -1000, beta 1; the gradient",
-        "inf / inf in the backward pass gives NaN",
-    )
+    same(loss, torch.tensor(500.0), "margins 1000 and -1000, beta 1",
+         "exp(1000) is infinite: log(1 + e^x) is the log-sum-exp of 0 and x")
+    same(call("its gradient", torch.autograd.grad, loss, chosen)[0], torch.tensor([0.0, -0.5]),
+         "margins 1000 and -1000, beta 1; the gradient", "inf / inf in the backward pass gives NaN")
 
 
 def tiny():
@@ -137,11 +123,8 @@ def test_each_answer_token_has_its_log_probability():
     """every answer token has the log-probability that the model gives it"""
     model = tiny()
     log_p, mask = call("three answers", answer_log_probs, model, PROMPTS, ANSWERS, 0)
-    want, targets, unmasked = (
-        torch.zeros(3, 4).double(),
-        torch.zeros(3, 4).double(),
-        torch.zeros(3, 4).double(),
-    )
+    want, targets, unmasked = (torch.zeros(3, 4).double(), torch.zeros(3, 4).double(),
+                               torch.zeros(3, 4).double())
     for i, (p, a) in enumerate(zip(PROMPTS, ANSWERS)):
         every = model(torch.tensor([p + a]))[0].detach()
         for j, token in enumerate(a, len(p) - 1):
@@ -170,22 +153,14 @@ def test_padding_and_prompts_add_nothing():
     model = tiny()
     log_p, mask = call("three answers", answer_log_probs, model, PROMPTS, ANSWERS, 0)
     given = f"prompts {PROMPTS}, answers {ANSWERS}"
-    same(
-        mask.sum(1),
-        torch.tensor([2.0, 4.0, 1.0], dtype=torch.float64),
-        given + "; sums of the mask",
-        "one for each answer token",
-    )
+    same(mask.sum(1), torch.tensor([2.0, 4.0, 1.0], dtype=torch.float64), given + "; sums of the mask",
+         "one for each answer token")
     for i in range(3):
         alone = call("one answer", answer_log_probs, model, PROMPTS[i : i + 1], ANSWERS[i : i + 1], 0)[
             0
         ].sum()
-        same(
-            log_p[i].sum(),
-            alone.detach(),
-            given + f"; the sum of row {i} in the batch and alone",
-            "multiply by the mask: a target that is IGNORE has no log-probability",
-        )
+        same(log_p[i].sum(), alone.detach(), given + f"; the sum of row {i} in the batch and alone",
+             "multiply by the mask: a target that is IGNORE has no log-probability")
 
 
 @pytest.mark.ex("7.7")

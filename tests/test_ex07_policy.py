@@ -62,12 +62,8 @@ def test_each_group_is_its_own_measure():
 def test_a_group_that_agrees_teaches_nothing():
     """a group that is all right or all wrong gets zeros, not NaN"""
     rewards = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
-    same(
-        call("agreeing groups", group_advantages, rewards),
-        torch.zeros(2, 3),
-        f"rewards {rewards.tolist()}",
-        "0 / 0 is NaN: add eps to the standard deviation",
-    )
+    same(call("agreeing groups", group_advantages, rewards), torch.zeros(2, 3), f"rewards {rewards.tolist()}",
+         "0 / 0 is NaN: add eps to the standard deviation")
 
 
 @pytest.mark.ex("7.3")
@@ -82,14 +78,10 @@ def test_rounding_is_no_difference(dtype):
         -torch.full((2, 3), 1e6, dtype=dtype) * (1 + torch.tensor([0, 1, 2]) * torch.finfo(dtype).eps),
     ):
         got = call(f"rewards {rewards.tolist()}", group_advantages, rewards)
-        same(
-            got,
-            torch.zeros_like(rewards),
-            f"rewards {rewards.tolist()} in {dtype}, which differ by rounding at most",
-            "the mean of equal numbers is not always that number: what is the largest minus the smallest?",
-            rtol=0,
-            atol=0,
-        )
+        same(got, torch.zeros_like(rewards),
+             f"rewards {rewards.tolist()} in {dtype}, which differ by rounding at most",
+             "the mean of equal numbers is not always that number: what is the largest minus the smallest?",
+             rtol=0, atol=0)
 
 
 @pytest.mark.ex("7.3")
@@ -98,27 +90,19 @@ def test_a_small_difference_is_one():
     rewards = torch.tensor([[1.0, 1.0 + 1e-6, 1.0], [0.0, 1e-12, 0.0], [1e9, -1e9, 0.0]]).double()
     rewards[0, 1] = 1 + 1e-12
     want = torch.stack([(r - r.mean()) / (r.std() + 1e-13) for r in rewards])
-    same(
-        call("small differences", group_advantages, rewards, 1e-13),
-        want,
-        f"rewards {rewards.tolist()} in float64, eps 1e-13",
-        "equal are rewards that differ by 8 times eps of their dtype times the largest of their own group, "
-        "or less",
-        rtol=1e-3,
-    )
+    same(call("small differences", group_advantages, rewards, 1e-13), want,
+         f"rewards {rewards.tolist()} in float64, eps 1e-13",
+         "equal are rewards that differ by 8 times eps of their dtype times the largest of their own group, "
+         "or less", rtol=1e-3)
 
 
 @pytest.mark.ex("7.3")
 def test_eps_is_an_argument():
     """eps is added to the standard deviation"""
     rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).double()
-    same(
-        call("eps 0.5", group_advantages, rewards, 0.5),
-        torch.tensor([[0.75, -0.25, -0.25, -0.25]]).double(),
-        f"rewards {rewards.tolist()}, eps 0.5",
-        "std + eps = 0.5 + 0.5 here",
-        {"eps is not used": torch.tensor([[1.5, -0.5, -0.5, -0.5]]).double()},
-    )
+    same(call("eps 0.5", group_advantages, rewards, 0.5),
+         torch.tensor([[0.75, -0.25, -0.25, -0.25]]).double(), f"rewards {rewards.tolist()}, eps 0.5",
+         "std + eps = 0.5 + 0.5 here", {"eps is not used": torch.tensor([[1.5, -0.5, -0.5, -0.5]]).double()})
 
 
 # 7.8 the clipped policy loss
@@ -137,12 +121,8 @@ def by_loop(new, old, advantages, mask, clip):
 def policy(n=3, t=3):
     """Log-probabilities now and then (n, t), advantages (n,) and a mask of rows of any length, in float64."""
     mask = (torch.arange(t) < torch.tensor([t, t - 1, 1] * n)[:n, None]).double()
-    return (
-        0.5 * torch.randn(n, t).double() - 1,
-        0.5 * torch.randn(n, t).double() - 1,
-        torch.randn(n).double(),
-        mask,
-    )
+    return (0.5 * torch.randn(n, t).double() - 1, 0.5 * torch.randn(n, t).double() - 1,
+            torch.randn(n).double(), mask)
 
 
 @pytest.mark.ex("7.8")
@@ -190,23 +170,11 @@ def test_the_clip_takes_the_smaller_gain(ratio, advantage, want):
     """beyond the clip the gain stops growing, the loss does not"""
     new = torch.tensor([[math.log(ratio)]]).double()
     given = f"one token, r = {ratio}, A = {advantage}, clip 0.2"
-    got = call(
-        given,
-        clipped_policy_loss,
-        new,
-        torch.zeros(1, 1).double(),
-        torch.tensor([advantage]).double(),
-        torch.ones(1, 1).double(),
-        0.2,
-    )
+    got = call(given, clipped_policy_loss, new, torch.zeros(1, 1).double(),
+               torch.tensor([advantage]).double(), torch.ones(1, 1).double(), 0.2)
     other = -min(max(ratio, 0.8), 1.2) * advantage
-    same(
-        got,
-        torch.tensor(want, dtype=torch.float64),
-        given,
-        "the smaller of r A and clip(r) A",
-        {"the larger was taken": torch.tensor(-ratio * advantage if want == other else other).double()},
-    )
+    same(got, torch.tensor(want, dtype=torch.float64), given, "the smaller of r A and clip(r) A",
+         {"the larger was taken": torch.tensor(-ratio * advantage if want == other else other).double()})
 
 
 @pytest.mark.ex("7.8")
@@ -215,21 +183,13 @@ def test_at_the_sampling_policy_the_gradient_is_that_of_reinforce():
     new, _, a, mask = policy(4, 5)
     new.requires_grad_()
     loss = call("log_p = old_log_p", clipped_policy_loss, new, new.detach(), a, mask)
-    same(
-        call("its gradient", torch.autograd.grad, loss, new)[0],
-        -a[:, None] * mask / mask.sum(),
-        "log_p = old_log_p; the gradient",
-        "the gradient flows through exp(log_p - old_log_p)",
-    )
+    same(call("its gradient", torch.autograd.grad, loss, new)[0], -a[:, None] * mask / mask.sum(),
+         "log_p = old_log_p; the gradient", "the gradient flows through exp(log_p - old_log_p)")
 
 
 @pytest.mark.ex("7.8")
 def test_no_answer_tokens_cost_nothing():
     """an empty mask costs 0, not NaN"""
     new, old, a, mask = policy()
-    same(
-        call("an empty mask", clipped_policy_loss, new, old, a, 0 * mask),
-        torch.tensor(0.0, dtype=torch.float64),
-        "a mask of zeros",
-        "divide by at least 1",
-    )
+    same(call("an empty mask", clipped_policy_loss, new, old, a, 0 * mask),
+         torch.tensor(0.0, dtype=torch.float64), "a mask of zeros", "divide by at least 1")

@@ -28,10 +28,8 @@ def same(got: torch.Tensor, wanted: torch.Tensor, given: str, mistake: str) -> N
     error = (got.double() - wanted).abs().nan_to_num(float("inf"))
     if error.max() > 1e-5 + 1e-5 * wanted.abs().max():
         at = [int(i) for i in torch.unravel_index(error.argmax(), error.shape)]
-        raise AssertionError(
-            f"given {given}: element {at} is {got[tuple(at)].item():.6g}, wanted "
-            f"{wanted[tuple(at)].item():.6g}: {mistake}"
-        )
+        raise AssertionError(f"given {given}: element {at} is {got[tuple(at)].item():.6g}, wanted "
+                             f"{wanted[tuple(at)].item():.6g}: {mistake}")
 
 
 @pytest.mark.ex("c.1")

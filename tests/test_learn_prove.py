@@ -82,11 +82,8 @@ def test_a_tree_with_blanks_cannot_be_proven(tmp_path):
 
 def test_a_mutant_that_breaks_the_import_is_not_rejected(tmp_path):
     place = make(tmp_path / "tiny", with_git=False)
-    edit(
-        place,
-        "tests/mutants_02.py",
-        ('"total = 0.0", "total = float(\'nan\')"', '"total = 0.0", "total = = 0.0"'),
-    )
+    edit(place, "tests/mutants_02.py",
+         ('"total = 0.0", "total = float(\'nan\')"', '"total = 0.0", "total = = 0.0"'))
     assert FILES["tests/mutants_02.py"] != (place / "tests/mutants_02.py").read_text()
     said = learn(place, "prove", "2", "--seeds", "1", "-j", "1", code=1)
     assert "mutant 'gives NaN' only crashes" in said

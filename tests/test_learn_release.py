@@ -87,12 +87,10 @@ BODY = find(FILES["02_second/blend.py"])[0].body
 
 def png(text):
     chunk = b"zTXt" + b"Comment\0\0" + zlib.compress(text.encode())
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + struct.pack(">I", len(chunk) - 4)
-        + chunk
-        + struct.pack(">I", zlib.crc32(chunk))
-    )
+    return (b"\x89PNG\r\n\x1a\n"
+            + struct.pack(">I", len(chunk) - 4)
+            + chunk
+            + struct.pack(">I", zlib.crc32(chunk)))
 
 
 HIDING = {
@@ -142,16 +140,8 @@ def test_a_range_of_chapters_is_read_and_a_wrong_one_refused():
 
 
 def test_the_autograder_zip_grades_a_hand_in(fresh, students, tmp_path):
-    learn(
-        fresh,
-        "release",
-        "--chapters",
-        "2",
-        "--out",
-        str(tmp_path / "s"),
-        "--autograder",
-        str(tmp_path / "a.zip"),
-    )
+    learn(fresh, "release", "--chapters", "2", "--out", str(tmp_path / "s"), "--autograder",
+          str(tmp_path / "a.zip"))
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         archive.extractall(tmp_path / "autograder/source")
         modes = {m.filename: m.external_attr >> 16 & 0o111 for m in archive.infolist()}
@@ -166,11 +156,7 @@ def test_the_autograder_zip_grades_a_hand_in(fresh, students, tmp_path):
     shutil.copy(tmp_path / "s/02_second/blend.py", hand_in)
     put(tmp_path / "s", "2.1", GOOD["2.1"])
     shutil.copy(tmp_path / "s/02_second/blend.py", hand_in)
-    subprocess.run(
-        ["bash", tmp_path / "autograder/source/run_autograder"],
-        check=True,
-        capture_output=True,
-        env={"PATH": "/usr/bin:/bin", "AUTOGRADER": str(tmp_path / "autograder")},
-    )
+    subprocess.run(["bash", tmp_path / "autograder/source/run_autograder"], check=True, capture_output=True,
+                   env={"PATH": "/usr/bin:/bin", "AUTOGRADER": str(tmp_path / "autograder")})
     results = json.loads((tmp_path / "autograder/results/results.json").read_text())
     assert results["score"] == 3 and results["tests"][0]["status"] == "passed"

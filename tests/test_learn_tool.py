@@ -142,10 +142,8 @@ def test_an_error_that_a_test_puts_into_words_is_shown_with_its_line(started):
 
 def test_a_syntax_error_is_shown_with_its_line(started):
     put(started, "1.1", "    return {\n")
-    assert re.search(
-        r"not Python yet: '\{' was never closed   \(01_first/pairs.py:7\)",
-        learn(started, "check", "1.1", code=1),
-    )
+    assert re.search(r"not Python yet: '\{' was never closed   \(01_first/pairs.py:7\)",
+                     learn(started, "check", "1.1", code=1))
 
 
 def test_an_endless_loop_is_stopped_and_named(started):
@@ -241,13 +239,8 @@ def test_no_line_of_the_status_is_wider_than_the_terminal(started, columns):
 
 def in_a_terminal(tree, **env):
     parent, child = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "learn.py"],
-        cwd=tree,
-        stdout=child,
-        stderr=child,
-        env={**os.environ, "TERM": "xterm", **env},
-    ) as process:
+    with subprocess.Popen([sys.executable, "learn.py"], cwd=tree, stdout=child, stderr=child,
+                          env={**os.environ, "TERM": "xterm", **env}) as process:
         process.wait()
     os.close(child)
     said = b""

@@ -206,11 +206,9 @@ def page(chapter: str, *entries: tuple) -> str:
     return text
 
 
-FILES["01_first/EXERCISES.md"] = page(
-    "01_first",
-    ("1.1", "count pairs", "01_first/pairs.py", "count_pairs", 2),
-    ("1.2", "most common pair", "01_first/pairs.py", "most_common", 4),
-)
+FILES["01_first/EXERCISES.md"] = page("01_first",
+                                      ("1.1", "count pairs", "01_first/pairs.py", "count_pairs", 2),
+                                      ("1.2", "most common pair", "01_first/pairs.py", "most_common", 4))
 FILES["02_second/EXERCISES.md"] = page(
     "02_second", ("2.1", "weighted mean", "02_second/blend.py", "blend", 3)
 )
@@ -243,13 +241,8 @@ def make(place: Path, with_git: bool = True) -> Path:
 
 def git(place: Path, *words: str) -> str:
     """Run git as a made-up person."""
-    return subprocess.run(
-        ["git", "-c", "user.name=t", "-c", "user.email=t@t", *words],
-        cwd=place,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
+    return subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *words], cwd=place, check=True,
+                          capture_output=True, text=True).stdout
 
 
 def commit(place: Path, message: str) -> None:
@@ -260,14 +253,9 @@ def commit(place: Path, message: str) -> None:
 
 def learn(place: Path, *words: str, cwd: Path | None = None, code: int | None = 0, **env: str) -> str:
     """Run the tool of the tree `place` and return what it printed; `code` is the exit status it must have."""
-    done = subprocess.run(
-        [sys.executable, str(place / "learn.py"), *words],
-        cwd=cwd or place,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "COLUMNS": "80", **env},
-    )
+    done = subprocess.run([sys.executable, str(place / "learn.py"), *words], cwd=cwd or place,
+                          capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "COLUMNS": "80", **env})
     said = done.stdout + done.stderr
     assert code is None or done.returncode == code, (
         f"learn.py {' '.join(words)} ended with {done.returncode}:\n{said}"

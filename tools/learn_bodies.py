@@ -199,10 +199,8 @@ def audit(root: Path) -> list[str]:
                 wrong.append(f"{id}: in EXERCISES.md but no code is marked with it")
                 continue
             if (there.title, there.path) != (entry["title"], entry["path"]):
-                wrong.append(
-                    f"{id}: EXERCISES.md says '{entry['title']}' in {entry['path']}, "
-                    f"the code '{there.title}' in {there.path}"
-                )
+                wrong.append(f"{id}: EXERCISES.md says '{entry['title']}' in {entry['path']}, "
+                             f"the code '{there.title}' in {there.path}")
             name = re.escape(entry["function"].split(".")[-1])
             if not re.search(
                 rf"\bclass {name}\b|\b{name}\s*\(", (root / there.path).read_text(encoding="utf-8")

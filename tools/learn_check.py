@@ -105,10 +105,8 @@ def check(student: Student, wanted: list[Exercise], bench: Bench, seconds: float
     good = True
     for exercise in wanted:
         if exercise.id not in bench.exercises:
-            raise ValueError(
-                f"exercise {exercise.id} is newer than your branch: keep the branch "
-                "under another name (git branch -m mine old), then start again on main"
-            )
+            raise ValueError(f"exercise {exercise.id} is newer than your branch: keep the branch "
+                             "under another name (git branch -m mine old), then start again on main")
         student.remember("here", "chapter", exercise.chapter)
         passed = check_one(student, exercise, bench, seconds)
         good &= passed

@@ -46,11 +46,9 @@ def judge(reference: Verdict, stub: Verdict, rejected: dict[str, Verdict], seeds
     wrong = []
     if not reference.passed:
         first = next((r for r in reference.reports if r["outcome"] != "passed"), None)
-        said = (
-            (first["message"] or first["outcome"]).splitlines()[0]
-            if first
-            else reference.broken or reference.end
-        )
+        said = ((first["message"] or first["outcome"]).splitlines()[0]
+                if first
+                else reference.broken or reference.end)
         wrong.append(
             f"the reference does not pass under {seeds} seeds: {first['node'] + ': ' if first else ''}{said}"
         )
@@ -67,19 +65,15 @@ def judge(reference: Verdict, stub: Verdict, rejected: dict[str, Verdict], seeds
     for what, verdict in rejected.items():
         killed |= rejecting(verdict)
         if not rejecting(verdict) and verdict.end != "late":
-            seen = (
-                sorted({r["error"] for r in verdict.reports if r["outcome"] == "error"})
-                or verdict.broken[-80:]
-            )
+            seen = (sorted({r["error"] for r in verdict.reports if r["outcome"] == "error"})
+                    or verdict.broken[-80:])
             wrong.append(
                 f"mutant '{what}' "
-                + (
-                    f"only crashes ({', '.join(seen)}): no assertion rejects it"
-                    if seen
-                    else f"ends the process ({verdict.end})"
-                    if verdict.end != "finished"
-                    else "passes every test"
-                )
+                + (f"only crashes ({', '.join(seen)}): no assertion rejects it"
+                   if seen
+                   else f"ends the process ({verdict.end})"
+                   if verdict.end != "finished"
+                   else "passes every test")
             )
     wrong += [f"{name} rejects no mutant" for name in reference.outcomes if name not in killed]
     return wrong

@@ -181,16 +181,10 @@ def autograder(root: Path, chosen: range, file: Path) -> None:
     """The zip that Gradescope takes: setup.sh, run_autograder and the reference with this tool."""
     with tempfile.TemporaryDirectory(prefix="autograder-") as place:
         folder = Path(place)
-        export(
-            root,
-            "HEAD",
-            folder / "course",
-            keep=lambda path: needed(path) or re.match(r"(learn\.py|tools/.*)$", path),
-        )
-        for name, text in (
-            ("setup.sh", SETUP),
-            ("run_autograder", RUN.replace("CHAPTERS", f"{chosen[0]}-{chosen[-1]}")),
-        ):
+        export(root, "HEAD", folder / "course",
+               keep=lambda path: needed(path) or re.match(r"(learn\.py|tools/.*)$", path))
+        for name, text in (("setup.sh", SETUP),
+                           ("run_autograder", RUN.replace("CHAPTERS", f"{chosen[0]}-{chosen[-1]}"))):
             (folder / name).write_text(text)
             (folder / name).chmod(0o755)
         made = shutil.make_archive(str(folder.parent / f"{folder.name}-zip"), "zip", folder)

@@ -244,11 +244,8 @@ def main(names: list[str]) -> int:
                     else:
                         alive += 1
                         print(f" {id:<5} survives: {what}", flush=True)
-                print(
-                    f" {id:<5} {len(made)} mutants, {killed} rejected, {same} equivalent, "
-                    f"{len(made) - killed - same} survive",
-                    flush=True,
-                )
+                print(f" {id:<5} {len(made)} mutants, {killed} rejected, {same} equivalent, "
+                      f"{len(made) - killed - same} survive", flush=True)
     return 1 if alive else 0
 
 

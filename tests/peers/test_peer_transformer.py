@@ -14,21 +14,11 @@ transformers = pytest.importorskip("transformers", reason="run `make peers`, whi
 
 def theirs(config: Config) -> torch.nn.Module:
     """The same shape in transformers: Qwen3 has norms on queries and keys, Llama has none."""
-    shape = dict(
-        vocab_size=config.vocab_size,
-        hidden_size=config.d_model,
-        intermediate_size=config.d_ff,
-        num_hidden_layers=config.n_layers,
-        num_attention_heads=config.n_heads,
-        num_key_value_heads=config.n_kv_heads,
-        head_dim=config.d_model // config.n_heads,
-        max_position_embeddings=config.max_len,
-        rms_norm_eps=1e-5,
-        rope_theta=config.rope_base,
-        tie_word_embeddings=config.tied,
-        hidden_act="silu",
-        attention_bias=False,
-    )
+    shape = dict(vocab_size=config.vocab_size, hidden_size=config.d_model, intermediate_size=config.d_ff,
+                 num_hidden_layers=config.n_layers, num_attention_heads=config.n_heads,
+                 num_key_value_heads=config.n_kv_heads, head_dim=config.d_model // config.n_heads,
+                 max_position_embeddings=config.max_len, rms_norm_eps=1e-5, rope_theta=config.rope_base,
+                 tie_word_embeddings=config.tied, hidden_act="silu", attention_bias=False)
     if config.qk_norm:
         return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**shape)).eval()
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape, mlp_bias=False)).eval()
@@ -39,17 +29,8 @@ def theirs(config: Config) -> torch.nn.Module:
 @pytest.mark.parametrize("n_kv_heads", [4, 2, 1])
 def test_hugging_face_computes_the_same_logits_from_our_weights(qk_norm, tied, n_kv_heads):
     torch.manual_seed(0)
-    config = Config(
-        vocab_size=61,
-        d_model=32,
-        n_layers=3,
-        n_heads=4,
-        n_kv_heads=n_kv_heads,
-        d_ff=40,
-        max_len=64,
-        qk_norm=qk_norm,
-        tied=tied,
-    )
+    config = Config(vocab_size=61, d_model=32, n_layers=3, n_heads=4, n_kv_heads=n_kv_heads, d_ff=40,
+                    max_len=64, qk_norm=qk_norm, tied=tied)
     ours = Transformer(config)
     for (
         p

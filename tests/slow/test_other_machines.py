@@ -116,11 +116,9 @@ def test_gdb_stops_in_one_thread_of_one_block(tmp_path):
     lines = (CSRC / "ladder/reduction.cu").read_text().splitlines()
     line = next(n for n, text in enumerate(lines, 1) if "outside the if" in text)
     script = tmp_path / "commands"
-    script.write_text(
-        "set breakpoint pending on\n"
-        f"break reduction.cu:{line} if threadIdx.x == 5 && blockIdx.x == 1 && half == 64\n"
-        "run\nprint i\nprint half\nprint threadIdx\n"
-    )
+    script.write_text("set breakpoint pending on\n"
+                      f"break reduction.cu:{line} if threadIdx.x == 5 && blockIdx.x == 1 && half == 64\n"
+                      "run\nprint i\nprint half\nprint threadIdx\n")
     run = [sys.executable, str(CSRC / "kernel_check.py"), "reduction", "--mode", "debug"]
     gdb = ["gdb", "-q", "-batch", "-x", str(script), "--args", *run]
     done = subprocess.run(gdb, capture_output=True, text=True)
