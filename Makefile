@@ -159,7 +159,8 @@ STUDIES = 03_training/ablations.py 03_training/look_inside.py 03_training/long_c
 	07_alignment/red_team.py 07_alignment/code_agent.py 07_alignment/terminal_tasks.py \
 	08_inference/prefill_decode.py 08_inference/arrivals.py 08_inference/scorecard.py 08_inference/qlora.py \
 	08_inference/harness_study.py 08_inference/rag.py 08_inference/rag_study.py 08_inference/context.py \
-	08_inference/forgetting.py 08_inference/three_places.py
+	08_inference/forgetting.py 08_inference/three_places.py \
+	08_inference/camps.py
 study:  ## the longer experiments that the lessons quote: hours, resumable, each cell computed once
 study: $(O)/07_alignment/metrics.json
 	@for s in $(STUDIES); do echo "== $$s"; $(PY) $$s $(GIVEN) || exit 1; done

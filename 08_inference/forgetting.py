@@ -104,7 +104,7 @@ def measure(model: Transformer, tokenizer: Tokenizer, tasks: Tasks, valid, s: Se
     added = [a[0] for a in chat_answers(model, tokenizer, [problem(p) for p in pairs], SUM_TOKENS)]
     sums = [sum_is_right(a, p) for a, p in zip(added, pairs)]
     stream = valid[:s.text]
-    n_bytes = tasks.held_out_bytes * len(stream) / len(valid)   # its share of the whole, about
+    n_bytes = round(tasks.held_out_bytes * len(stream) / len(valid))   # its share of the whole, about
     shares = {"text, bits": bits_per_byte(model, stream, n_bytes),
               "completed": fact_recall(model, tokenizer, tasks.held_out_questions[:s.completed]),
               "plain sums": plain_addition(model, tokenizer, pairs),
