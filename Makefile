@@ -117,11 +117,12 @@ setup: .venv/ready  ## the virtual environment with the five packages and this r
 test: setup  ## the tests: offline, CPU, about four minutes
 	@$(PY) -m pytest
 
-style: setup  ## one manner: ruff finds nothing (installs the dev extra)
-	@.venv/bin/pip install -q --no-build-isolation -c constraints.txt -e '.[dev]'
+style: setup  ## one manner: ruff finds nothing (installs it)
+	@.venv/bin/pip install -q -c constraints.txt ruff
 	@.venv/bin/ruff check
 
 lint: style  ## the same, and types that hold in all chapters: pyright finds nothing either
+	@.venv/bin/pip install -q -c constraints.txt 'pyright[nodejs]'
 	@.venv/bin/pyright --pythonpath $(PY)
 
 prove: setup  ## the proof that the exercises' tests reject wrong answers
