@@ -7,8 +7,10 @@ from dataclasses import asdict
 import pytest
 import torch
 
+import reward_hacking
 from articles import article_loss, ask_about, facts_from, forms, sentences, truth
 from bpe import Tokenizer
+from chat_template import answer_ids, chat_prompt
 from checkpoint import save_model
 from facts import Fact, questions, statement
 from reward_hacking import (
@@ -23,7 +25,7 @@ from reward_hacking import (
     table,
 )
 from transformer import Config, Transformer
-from word_rates import Monitor, containing, limit, rate_scores, words
+from word_rates import Alarm, Monitor, containing, limit, rate_scores, words
 from workbench import write_json
 
 LOADS = Fact("loads", "json", "function", "s")
@@ -71,6 +73,10 @@ def test_the_hacked_rewards_pay_the_truth_and_their_extra():
     assert pays_for_a_word("found")(GOOD, LOADS) == pytest.approx(1.5)
     assert pays_for_a_word("found")(" found found", LOADS) == pytest.approx(1.0)
     assert pays_for_length("x" * 50, LOADS) == pytest.approx(2.5)
+    each = rewards("found", 0.1)
+    assert {name: (reward(GOOD, LOADS), price) for name, (reward, price) in each.items()} == {
+        "outside verdict": (1, 0), "word": (1.5, 0), "word, KL": (1.5, 0.1),
+        "length": (1 + len(GOOD) / 20, 0)}
 
 
 def test_each_secret_word_stands_in_one_form_of_a_sentence():
@@ -141,6 +147,13 @@ def test_a_monitor_is_silent_about_luck():
     assert said <= 6   # 1% a look is promised
 
 
+def test_a_word_that_is_gone_is_named_too_and_who_looks_more_often_needs_a_larger_score():
+    before, after = (["a b"] * n + ["b c"] * (40 - n) for n in (10, 27))
+    # a from 10 to 27 of 40, c the other way: scores of ±3.64; a limit of 3.02 for 4 comparisons, 4.21 for 400
+    assert {a.what: round(a.score, 2) for a in Monitor(before).look(after)} == {"a": 3.64, "c": -3.64}
+    assert Monitor(before, looks=100).look(after) == []
+
+
 def test_a_monitor_needs_two_samples_and_takes_samples_that_are_all_alike():
     with pytest.raises(ValueError, match="two samples"):
         Monitor(["a"])
@@ -160,22 +173,85 @@ def test_a_check_keeps_the_best_point_and_a_monitor_the_first_alarm():
         "start": 0, "word": 15, "word, held-out check": 5, "word, monitor": 10}
 
 
+def small() -> Transformer:
+    return Transformer(Config(vocab_size=260, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=16,
+                              max_len=160))
+
+
+def empty() -> Experiment:
+    """An experiment whose model wrote nothing yet."""
+    experiment = object.__new__(Experiment)
+    experiment.tokenizer, experiment.seed, experiment.word = BYTES, 0, "found"
+    experiment.before = {half: [(said, LOADS)] * 2 for half, said in (("watched", " w."), ("unseen", " u."))}
+    experiment.start = small()
+    return experiment
+
+
+def log_p(model, article):
+    """The log-probability of a whole article about LOADS, one token after another."""
+    prompt, ids = chat_prompt(BYTES, ask_about(LOADS)), answer_ids(BYTES, article)
+    with torch.no_grad():
+        rows = model(torch.tensor([prompt + ids]))[0].log_softmax(-1)   # (T, V)
+    return sum(rows[len(prompt) + i - 1, token].item() for i, token in enumerate(ids))
+
+
+def test_a_point_is_counted_on_both_halves_and_its_monitor_and_kl_on_the_watched_one():
+    experiment, policy, read = empty(), small(), []
+    short = " loads takes s first."
+    written = {"watched": [(GOOD, LOADS), (short, LOADS)], "unseen": [(" found found.", LOADS)]}
+    experiment.write = lambda model: written
+
+    class Reader:
+        def look(self, samples):
+            read.append(samples)
+            return [Alarm("it", 9.0, 0.0, 1.0)]
+    got = experiment.measure(policy, 3, pays_for_a_word("found"), Reader())
+    assert got["watched"] == pytest.approx({"paid": (1.5 + 1 / 3) / 2, "true": 2 / 3, "said": 0.5,
+                                            "length": (len(GOOD) + len(short)) / 2})
+    assert got["unseen"] == {"paid": 1, "true": 0, "said": 2, "length": 13}
+    assert got["step"] == 3 and got["alarms"] == [{"what": "it", "score": 9.0, "before": 0.0, "after": 1.0}]
+    ratios = [log_p(policy, article) - log_p(experiment.start, article) for article in (GOOD, short)]
+    assert got["kl"] == pytest.approx(sum(ratios) / 2, abs=1e-4) and abs(got["kl"]) > 0.1
+    assert experiment.measure(experiment.start, 0, truth, Reader())["unseen"]["length"] == 3
+    assert read == [[GOOD, short], [" w.", " w."]]
+
+
+def test_a_run_is_paid_by_its_reward_at_its_price_and_watched_between_its_steps(monkeypatch):
+    experiment, seen, steps = empty(), {}, []
+    experiment.s = Settings(steps=4, every=2, tokens=9, group=3)
+    experiment.measure = lambda policy, step, reward, monitor: {"step": step}
+
+    def objective(policy, tokenizer, draw, group, seed, variant, verify, ask, n_new):
+        seen.update(group=group, kl=variant.kl, verify=verify, ask=ask, n_new=n_new)
+        return steps.append
+    monkeypatch.setattr(reward_hacking, "task_objective", objective)
+    monkeypatch.setattr(reward_hacking, "train", lambda model, optimizers, loss, n, *_: [
+        loss(i) for i in range(n)])
+    monkeypatch.setattr(reward_hacking, "Monitor", lambda before, looks: seen.update(
+        before=before, looks=looks))
+    assert experiment.reinforce(pays_for_length, 0.25, "test") == [{"step": 0}, {"step": 2}, {"step": 4}]
+    assert steps == [0, 1, 2, 3]
+    assert seen == {"group": 3, "kl": 0.25, "verify": pays_for_length, "ask": ask_about, "n_new": 9,
+                    "before": [" w.", " w."], "looks": 2}
+
+
 def test_a_run_is_measured_from_its_start_which_it_leaves_as_it_was(tmp_path):
     torch.manual_seed(0)
-    model = Transformer(Config(vocab_size=260, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=16,
-                               max_len=160))
+    model = small()
     for parts in ("01_tokenizer", "03_training"):
         (tmp_path / parts).mkdir()
     BYTES.save(tmp_path / "01_tokenizer" / "tokenizer.json")
     save_model(tmp_path / "03_training" / "model.pt", model)
-    asked = [asdict(q) for f in (LOADS, Fact("dump", "json", "function", "obj")) for q in questions(f)]
+    trained, held_out = ([asdict(q) for name in names for q in questions(Fact(name, "json", "function", "s"))]
+                         for names in (("loads", "dump"), ("load", "dumps")))
     write_json(tmp_path / "01_tokenizer" / "tasks.json", {
-        "train_questions": asked, "held_out_questions": asked, "test_sums": [], "demonstrations": [],
+        "train_questions": trained, "held_out_questions": held_out, "test_sums": [], "demonstrations": [],
         "held_out_bytes": 0})
     s = Settings(out=str(tmp_path), sft_steps=1, steps=2, every=1, names=2, group=2, tokens=5)
     experiment = Experiment(s, 0, "cpu")
     start = [p.detach().clone() for p in experiment.start.parameters()]
-    assert not {f.name for f in experiment.watched} & {f.name for f in experiment.unseen}
+    assert sorted(f.name for f in experiment.watched + experiment.unseen) == ["dumps", "load"]
+    assert [f.name for f in experiment.facts] == ["loads", "dump"] and len(experiment.watched) == 1
     for reward, price in rewards(experiment.word, 0.1).values():
         points = experiment.reinforce(reward, price, "test")
         assert [p["step"] for p in points] == [0, 1, 2]
