@@ -10,6 +10,7 @@ Adds to sft.py three sources of lessons beside the data, all with the same sums,
     python 07_alignment/distill.py         all of them, three seeds; after `make 07`, some minutes
 """
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -208,7 +209,7 @@ def row(s: Settings, plan: Plan, method: str, seed: int, device) -> dict:
 def main() -> None:
     """Every method beside the data alone and the teacher."""
     s = parse_settings(Settings, __doc__, dict(steps=6, sum_steps=3, seeds=1))
-    device, code = announce("07 distillation", s), [transformer, muon, rollout]
+    device, code = announce("07 distillation", s), [transformer, muon, rollout, sys.modules[__name__]]
     cells = Cells(Path(s.out, "study", "distill"), code)
     text, teacher = Path(s.out, "01_tokenizer"), Path(s.out, "07_alignment", "grpo.pt")
     data = content_hash(teacher, text / "tasks.json", text / "train.bin")

@@ -8,6 +8,7 @@ reinforced models cross: more is right at the first try, less within many.
 
     python 07_alignment/grpo_study.py      after `make 07`; some ten minutes (make study)
 """
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -170,7 +171,8 @@ def main() -> None:
     device = announce("07 GRPO's switches", s)
     files = [Path(s.out, "07_alignment", "sft.pt"), Path(s.out, "03_training", "model.pt"),
              Path(s.out, "01_tokenizer", "tasks.json")]
-    cells = Cells(Path(s.out, "study", "grpo_study"), [transformer, grpo, shared_prompts])
+    cells = Cells(Path(s.out, "study", "grpo_study"),
+                  [transformer, grpo, shared_prompts, sys.modules[__name__]])
     common = asdict(replace(s, out="", seed=0, seeds=1, quick=False)) | {"data": content_hash(*files)}
     seeds, rows = range(s.seed, s.seed + s.seeds), {}
     for name, variant in VARIANTS.items():

@@ -16,6 +16,7 @@ imitation does when teachers cost nothing.
 """
 import math
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -221,7 +222,8 @@ def main() -> None:
     s = parse_settings(Settings, __doc__, QUICK)
     device = announce("07 imitation or reward", s)
     data = content_hash(*(Path(s.out, "07_alignment", f"{n}.pt") for n in ("sft", "control_random")))
-    cells = Cells(Path(s.out, "study", "imitation_or_reward"), [transformer, grpo, rollout])
+    cells = Cells(Path(s.out, "study", "imitation_or_reward"),
+                  [transformer, grpo, rollout, sys.modules[__name__]])
     common = asdict(replace(s, out="", seed=0, seeds=1, quick=False)) | {"data": data}
     results = [Experiment(s, seed, device).rows(lambda name, make, seed=seed: cells.get(
         common | {"row": name, "seed": seed}, make)) for seed in range(s.seed, s.seed + s.seeds)]

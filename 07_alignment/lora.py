@@ -6,6 +6,7 @@ is QLoRA (Dettmers et al. 2023): only A and B need gradients and optimizer state
 
     python 07_alignment/lora.py            ranks beside full fine-tuning; after `make 03`, a few minutes
 """
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,7 @@ def row(s: Settings, rank: int, seed: int, device) -> dict:
 
 def measured(s: Settings, rank: int, seed: int, device) -> dict:
     """`row`, computed once and kept on disk."""
-    cells = Cells(Path(s.out, "study", "lora"), [transformer, adamw, sft])
+    cells = Cells(Path(s.out, "study", "lora"), [transformer, adamw, sft, sys.modules[__name__]])
     data = content_hash(Path(s.out, "03_training", "model.pt"), Path(s.out, "01_tokenizer", "tasks.json"))
     cell = {"rank": rank, "steps": s.steps, "lr": s.lr if rank else s.full_lr, "data": data, "seed": seed}
     return cells.get(cell, lambda: row(s, rank, seed, device))

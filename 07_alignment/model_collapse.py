@@ -9,6 +9,7 @@ those that the documents confirm.
 """
 import math
 import random
+import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -153,7 +154,8 @@ def main() -> None:
     """Every generation of every way: a table and a figure."""
     s = parse_settings(Settings, __doc__, dict(generations=2, dialogues=16, steps=2, seeds=1))
     device = announce("07 model collapse", s)
-    cells = Cells(Path(s.out, "study", "model_collapse"), [transformer, sft, rollout])
+    cells = Cells(Path(s.out, "study", "model_collapse"),
+                  [transformer, sft, rollout, sys.modules[__name__]])
     data = content_hash(Path(s.out, "03_training", "model.pt"), Path(s.out, "01_tokenizer", "tasks.json"))
     common = asdict(replace(s, out="", seed=0, seeds=1, quick=False)) | {"data": data}
     curves, made = {way: [] for way in WAYS}, {}

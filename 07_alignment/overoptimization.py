@@ -9,6 +9,7 @@ What the reward model says keeps rising; what is true need not (Gao, Schulman, H
 import copy
 import math
 import random
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ from train import train
 from transformer import Transformer
 from verifier import preference
 
-CODE = [transformer, dpo, ppo, preferences, reward_model]
+CODE = [transformer, dpo, ppo, preferences, reward_model, sys.modules[__name__]]
 BEST_OF = (1, 2, 4, 8, 16, 32)
 
 

@@ -9,6 +9,7 @@ rejection sampling (Zelikman et al. 2022, "STaR"; Yuan et al. 2023, "RFT"). The 
 """
 import random
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -235,7 +236,7 @@ def main() -> None:
     """What the filters let through, and what a model learns from it."""
     s = parse_settings(Settings, __doc__, dict(human=2, steps=2, asked=1, samples=2, seeds=1))
     device = announce("07 synthetic data", s)
-    cells = Cells(Path(s.out, "study", "synthetic"), [transformer, sft, rollout])
+    cells = Cells(Path(s.out, "study", "synthetic"), [transformer, sft, rollout, sys.modules[__name__]])
     data = content_hash(Path(s.out, "03_training", "model.pt"), Path(s.out, "01_tokenizer", "tasks.json"))
     common = asdict(replace(s, out="", seed=0, seeds=1, quick=False)) | {"data": data}
     got = [cells.get(common | {"seed": seed}, lambda seed=seed: Maker(s, seed, device).compare())

@@ -14,6 +14,7 @@ first, where a carry is known when it is needed.
 """
 import copy
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -43,6 +44,7 @@ from chat_template import answer_ids, chat_prompt
 from figures import GREY, new_axes, save
 from grpo import Variant, task_objective
 from muon import muon_and_adamw
+from recall import share
 from results_table import mean_and_spread, print_table
 from rollout import sample
 from schedule import constant_then_decay, warmup
@@ -119,9 +121,9 @@ def cost_of(form: str) -> int:
     return len(answer_ids(BYTES, demonstration((0,) * COUNT, form)))
 
 
-def share(hits: list) -> float:
-    """In percent."""
-    return 100 * sum(hits) / len(hits)
+def percent(hits: list[bool]) -> float:
+    """The share of True, 0 to 100."""
+    return 100 * share(hits)
 
 
 class Experiment:
@@ -204,14 +206,14 @@ class Experiment:
         truths = [truth(numbers) for numbers in self.test]
         greedy, spent = self.texts(model, 1)
         parts = [split(text) for [text] in greedy]
-        result = {"right": share([a == t for (_, a), t in zip(parts, truths)]),
-                  "thought": share([th == thought(n) for (th, _), n in zip(parts, self.test)]),
+        result = {"right": percent([a == t for (_, a), t in zip(parts, truths)]),
+                  "thought": percent([th == thought(n) for (th, _), n in zip(parts, self.test)]),
                   "tokens": spent, "curve": []}
         if form == "first":
             rng = random.Random(f"wrong {self.seed}")
             wrong = [one_wrong(thought(numbers), rng) for numbers in self.test]
             told, _ = self.texts(model, 1, [w + ":" for w in wrong])
-            result["follows"] = share([text == says(w) for [text], w in zip(told, wrong)])
+            result["follows"] = percent([text == says(w) for [text], w in zip(told, wrong)])
         cost, longest = cost_of(form), cost_of("first")
         budgets = [longest * 2**i for i in range(self.s.samples.bit_length())]
         tried, spent = self.texts(model, budgets[-1] // cost)
@@ -220,8 +222,8 @@ class Experiment:
             parts = [(group[i:i + n], t) for group, t in zip(answers, truths)
                      for i in range(0, len(group) - n + 1, n)]
             result["curve"].append({"n": n, "tokens": n * spent,
-                                    "vote": share([vote(part) == t for part, t in parts]),
-                                    "best": share([t in part for part, t in parts])})
+                                    "vote": percent([vote(part) == t for part, t in parts]),
+                                    "best": percent([t in part for part, t in parts])})
         return result
 
 
@@ -246,8 +248,12 @@ def draw_figure(path: Path, results: list[dict]) -> None:
 def main() -> None:
     """A row for each model, then accuracy against tokens; tables and the figure."""
     s = parse_settings(Settings, __doc__, QUICK)
+    if s.samples & (s.samples - 1):
+        raise ValueError(f"--samples {s.samples} is no power of two, but votes are of 1, 2, 4 and so on: "
+                         f"choose {1 << s.samples.bit_length()}")
     device = announce("07 thinking", s)
-    cells = Cells(Path(s.out, "study", "think"), [transformer, rollout, grpo, scratchpad])
+    cells = Cells(Path(s.out, "study", "think"),
+                  [transformer, rollout, grpo, scratchpad, sys.modules[__name__]])
     common = asdict(replace(s, out="", seed=0, seeds=1, quick=False))
     results = []
     for seed in range(s.seed, s.seed + s.seeds):

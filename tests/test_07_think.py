@@ -1,4 +1,5 @@
 """Thoughts before answers: a transcript worked by hand, the parser, votes, and what tokens are counted."""
+import importlib
 import random
 from collections import Counter
 from dataclasses import replace
@@ -27,6 +28,7 @@ NUMBERS = (473, 526, 918, 264)   # 3+6+8+4 = 21; 7+2+1+6+2 = 18; 4+5+9+2+1 = 21;
 
 
 def test_a_transcript_worked_by_hand():
+    assert COUNT == len(NUMBERS) and DIGITS == 3
     assert question(NUMBERS) == "473+526+918+264" and truth(NUMBERS) == "2181"
     assert thought(NUMBERS) == "211821"
     assert demonstration(NUMBERS, "first") == "211821:2181"
@@ -176,4 +178,27 @@ def test_rows_that_start_from_one_imitator_train_it_once_and_leave_it_alone(monk
     again = experiment.model_of(ROWS["careless teacher"])
     assert made == [CARELESS] and torch.equal(plain.weight, again.weight)
     torch.testing.assert_close(right.weight, plain.weight + 1)
-    assert COUNT == len(NUMBERS) and DIGITS == 3
+
+
+def test_a_number_of_samples_that_is_no_power_of_two_is_refused(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["think.py", "--samples", "12"])
+    with pytest.raises(ValueError, match="choose 16"):
+        think.main()
+
+
+@pytest.mark.parametrize("name", ["code_agent", "constitution_study", "distill", "grpo_study",
+                                  "imitation_or_reward", "lora", "model_collapse", "overoptimization",
+                                  "reward_hacking", "synthetic", "think", "tool_study"])
+def test_a_change_of_a_study_makes_its_cells_new(name, monkeypatch, tmp_path):
+    class Asked(Exception):
+        """What the cells are keyed by."""
+
+    def asked(folder, modules):
+        raise Asked(*modules)
+    study = importlib.import_module(name)
+    monkeypatch.setattr(study, "Cells", asked)
+    monkeypatch.setattr(study, "content_hash", lambda *paths: "", raising=False)
+    monkeypatch.setattr("sys.argv", [name, "--out", str(tmp_path)])
+    with pytest.raises(Asked) as found:
+        study.main()
+    assert study in found.value.args
