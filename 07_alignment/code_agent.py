@@ -43,6 +43,7 @@ from bpe import Tokenizer
 from bug_templates import styled
 from cells import Cells
 from code_tasks import grade
+from evaluate import Score, paired
 from figures import GREY, new_axes, save
 from muon import muon_and_adamw
 from repair_tasks import Bug, Task, all_bugs, make_task
@@ -60,13 +61,13 @@ CODE = [transformer, bug_templates, repair_tasks, agent_loop, agent_model]
 class Settings(RunSettings):
     """How much to imitate and to try."""
     shown_steps: int = 150     # imitation: optimizer steps
-    shown_batch: int = 16      # episodes a step
+    shown_batch: int = setting(16, least=2)     # episodes a step
     rounds: int = setting(1, least=1, most=2)   # of trial, and imitation of what worked
-    tried_steps: int = 16      # trial: optimizer steps a round
-    tried_tasks: int = 6       # tasks a step
-    group: int = 8             # episodes to each
+    tried_steps: int = setting(16, least=1)     # trial: optimizer steps a round
+    tried_tasks: int = setting(6, least=1)      # tasks a step
+    group: int = setting(8, least=2)            # episodes to each
     worked_steps: int = 50     # imitation of what worked: optimizer steps a round
-    tests: int = 100           # tasks to measure on
+    tests: int = setting(100, least=1)          # tasks to measure on
     seeds: int = 3             # whole repetitions
 
 
@@ -231,12 +232,13 @@ def graded(task: Task, agent: Agent) -> bool:
     return place.submitted and grade(task.instance(), make_patch(task.files, place.files)).resolved
 
 
-def paired(found: list[dict], one: str, other: str) -> str:
-    """By how many points `one` repairs more than `other` of the same tasks: mean and standard error."""
-    gains = [a - b for r in found
-             for a, b in zip(r["rows"][one]["each"], r["rows"][other]["each"], strict=True)]
-    error = statistics.stdev(gains) / len(gains) ** 0.5
-    return f"{100 * statistics.fmean(gains):+.1f} ± {100 * error:.1f} points on {len(gains)} tasks"
+def gain(found: list[dict], one: str, other: str) -> str:
+    """By how many points `one` repairs more than `other` of the same tasks: over all tasks, and by seed."""
+    gains = [paired(*(Score.of(r["rows"][name]["each"]) for name in (one, other))) for r in found]
+    tasks, seeds = Score.of([x for g in gains for x in g.items]), Score.of([g.mean for g in gains])
+    each = ", ".join(f"{100 * g.mean:+.0f}" for g in gains)
+    return f"{100 * tasks.mean:+.1f} ± {100 * tasks.error:.1f} points on {len(tasks.items)} tasks" + (
+        f"; by seed {each}, ± {100 * seeds.error:.1f}" if len(gains) > 1 else "")
 
 
 def draw_stages(path: Path, found: list[dict]) -> None:
@@ -252,7 +254,7 @@ def draw_stages(path: Path, found: list[dict]) -> None:
                   mfc="white", markersize=5, label=None if i else f"{LONGER} (a marker for each seed)")
     axes.set_xticks(range(len(stages)), [name.replace("what ", "what\n") for name in stages])
     axes.set_xlim(-0.15, len(stages) - 0.85)
-    axes.set_ylim(0, 0.8)
+    axes.set_ylim(0, 1)
     axes.legend(frameon=False, fontsize=8)
     save(axes, path)
 
@@ -274,7 +276,7 @@ def main() -> None:
                 [(name, over(name, "solved"), over(name, "steps", 1, 1), over(name, "malformed", 2, 1))
                  for name in names])
     for name in names[2:]:
-        print(f"  {name} against {LONGER}: {paired(found, name, LONGER)}")
+        print(f"  {name} against {LONGER}: {gain(found, name, LONGER)}")
     for name in ("imitation", names[-1]):
         ways = sum((Counter(r["rows"][name]["ways"]) for r in found), Counter())
         print(f"  {name}: " + ", ".join(f"{way} {n}" for way, n in ways.most_common()))

@@ -12,7 +12,7 @@ from agent_loop import Budget, Repository, do_nothing, play, served, turns_of
 from agent_model import ACTION_TOKENS, GRID, act_all, imitation_loss, model_agent, transcript_ids, trial_loss
 from bpe import BOT, EOS, USER, Tokenizer
 from bug_templates import FUNCTIONS
-from code_agent import demonstrate, graded, how_it_ended, paired, quarters, reference
+from code_agent import demonstrate, gain, graded, how_it_ended, quarters, reference
 from code_tasks import grade
 from repair_tasks import all_bugs, failures, make_task
 from transformer import Config, Transformer
@@ -219,5 +219,8 @@ def test_episodes_together_are_the_episodes_alone_and_one_that_outgrows_the_mode
 def test_two_stages_are_compared_task_by_task():
     rows = {"a": {"each": [True, True, False, True]}, "b": {"each": [True, False, False, False]}}
     # differences 0, 1, 0, 1: mean a half, standard deviation 0.577, of which the root of 4 is the error
-    assert paired([{"rows": rows}], "a", "b") == "+50.0 ± 28.9 points on 4 tasks"
-    assert paired([{"rows": rows}] * 2, "b", "a").startswith("-50.0 ± 18.9 points on 8 tasks")
+    assert gain([{"rows": rows}], "a", "b") == "+50.0 ± 28.9 points on 4 tasks"
+    other = {"a": {"each": [True] * 4}, "b": {"each": [False] * 4}}
+    # by seed a half and one: mean 0.75, standard deviation 0.354, of which the root of 2 is the error
+    assert gain([{"rows": rows}, {"rows": other}], "b", "a") == (
+        "-75.0 ± 16.4 points on 8 tasks; by seed -50, -100, ± 25.0")
