@@ -64,7 +64,8 @@ class DecodeStep:
             raise ValueError("the cache is written in place: make it contiguous")
         c = library()
         if c is None:
-            raise ValueError("no C++ compiler found: install g++ or clang++, or set CXX")
+            raise ValueError("the step could not be compiled, a warning says why: install g++ or clang++, or "
+                             "leave it to torch with compiled=False")
         self.call = c.decode_step_float if keys.dtype == torch.float32 else c.decode_step_double
         self.limits = dict(token=len(embedding), position=len(rotation), block=n_blocks)
         embedding, angles = embedding.detach().contiguous(), angles.detach().contiguous()
@@ -87,8 +88,8 @@ class DecodeStep:
         s, most = self.step, max(map(len, tables), default=0)
         if any(p // s.block >= len(table) for p, table in zip(positions, tables)):
             raise ValueError("a position lies behind its sequence's last block: reserve one first")
-        numbers = torch.tensor([ids, positions])
-        table = torch.tensor([t + [0] * (most - len(t)) for t in tables])                  # (N, M)
+        numbers = torch.tensor([ids, positions], dtype=torch.int64)                        # (2, N)
+        table = torch.tensor([t + [0] * (most - len(t)) for t in tables], dtype=torch.int64)       # (N, M)
         x = self.kept[0].new_empty(len(ids), s.C)
         s.rows, s.most_blocks, s.ids, s.positions = len(ids), most, numbers.data_ptr(), numbers[1].data_ptr()
         s.tables, s.x = table.data_ptr(), x.data_ptr()

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+import cuda_build
 import decode_step
 import engine as module
 from cuda_build import cpu_compiler
@@ -65,6 +66,17 @@ def test_chunks_and_single_tokens_of_three_texts_give_the_logits_of_the_plain_mo
 
 
 @needs_compiler
+def test_scores_whose_exponentials_no_number_can_hold_give_the_logits_of_the_plain_model():
+    model = noisy()
+    for block in model.model.layers:
+        block.self_attn.q_norm.weight.mul_(1e4)
+    step, _, fused = step_of(model)
+    text = torch.randint(CONFIG.vocab_size, (30,))
+    x = step.hidden(text.tolist(), [*range(30)], [[4, 9]] * 30)
+    assert_close(fused.logits(x), model(text[None])[0], atol=1e-6, rtol=0)
+
+
+@needs_compiler
 def test_a_step_writes_to_the_places_of_its_own_tokens_alone():
     step, memory, _ = step_of(noisy())
     memory.k.fill_(7.0), memory.v.fill_(7.0)
@@ -105,16 +117,44 @@ def test_large_models_other_formats_and_a_no_take_torch(monkeypatch):
     assert Engine(model, 8).compiled is None
 
 
-def test_without_a_compiler_torch_does_it_after_one_sentence(monkeypatch, load_again):
-    monkeypatch.setenv("CXX", "no-such-compiler")
+@pytest.mark.parametrize("why, says", [
+    ("no compiler", "no C.. compiler found"),
+    pytest.param("does not compile", "", marks=needs_compiler),
+    pytest.param("no place to keep it", "Not a directory", marks=needs_compiler)])
+def test_where_it_cannot_be_compiled_torch_does_it_after_one_sentence(monkeypatch, tmp_path, load_again, why,
+                                                                      says):
+    monkeypatch.setattr(cuda_build, "CACHE", tmp_path / "kernels")
+    if why == "no compiler":
+        monkeypatch.setenv("CXX", "no-such-compiler")
+    elif why == "does not compile":
+        (tmp_path / "bad.cpp").write_text("int f( {")
+        monkeypatch.setattr(decode_step, "SOURCE", tmp_path / "bad.cpp")
+    else:
+        (tmp_path / "file").touch()
+        monkeypatch.setattr(cuda_build, "CACHE", tmp_path / "file" / "kernels")
     model = lively_model().float()
-    with pytest.warns(UserWarning, match="started by torch, slowly: no C.. compiler found"):
+    with pytest.warns(UserWarning, match=f"started by torch, slowly: .*{says}"):
         engine = Engine(model, 8)
     assert engine.compiled is None
     r, = engine.run([Request([1, 2, 3], 5)])
     assert r.ids == generate_cached(model, torch.tensor([[1, 2, 3]]), 5)[0].tolist()
     with pytest.raises(ValueError, match="install g.. or clang"):
         Engine(model, 8, compiled=True)
+
+
+@needs_compiler
+def test_a_processor_without_avx2_gets_the_same_from_the_same_text(monkeypatch, tmp_path, load_again):
+    source = tmp_path / "decode_step.cpp"
+    with_it = decode_step.SOURCE.read_text()
+    source.write_text(with_it.replace("defined(__x86_64__)", "0"))
+    assert source.read_text() != with_it
+    monkeypatch.setattr(decode_step, "SOURCE", source)
+    monkeypatch.setattr(cuda_build, "CACHE", tmp_path / "kernels")
+    text = torch.randint(CONFIG.vocab_size, (30,))
+    for model, near in ((noisy(), 1e-9), (noisy().float(), 1e-3)):
+        step, _, fused = step_of(model)
+        x = step.hidden(text.tolist(), [*range(30)], [[4, 9]] * 30)
+        assert_close(fused.logits(x), model(text[None])[0], atol=near, rtol=near)
 
 
 @needs_compiler
