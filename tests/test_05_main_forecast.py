@@ -1,5 +1,7 @@
 """The forecast of chapter 3's model: made from the small runs alone; it says whether the model was there."""
 import json
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,6 +47,10 @@ def test_the_forecast_says_whether_the_model_was_trained_already(out, capsys):
 
 def test_the_tokens_planned_are_those_of_chapter_3(tmp_path):
     np.arange(10_000, dtype=np.uint16).tofile(tmp_path / "train.bin")
-    assert planned_tokens(tmp_path, False, False) == 640 * 8 * 128
-    assert planned_tokens(tmp_path, True, False) == 60 * 8 * 128
-    assert planned_tokens(tmp_path, False, True) == 9 * 16 * 256   # four passes over 10,000 tokens
+    chapter_3 = runpy.run_path(str(Path(__file__).parents[1] / "03_training" / "run.py"))
+    usual, quick, full = (chapter_3["Settings"](**chapter_3[name] if name else {})
+                          for name in ("", "QUICK", "FULL"))
+    for s, asked in ((usual, (False, False)), (quick, (True, False))):
+        assert planned_tokens(tmp_path, *asked) == s.steps * s.batch * s.length
+    assert full.epochs == 4 and full.batch * full.length == 4096
+    assert planned_tokens(tmp_path, False, True) == 9 * 4096       # four passes over 10,000 tokens
