@@ -33,6 +33,7 @@ from cells import Cells
 from checkpoint import load_model
 from facts import Fact, Question, statement, terse
 from harness_plans import tool_text
+from harness_study import seed_folders
 from model_words import conversation, prompt_of
 from openai_api import tool_call
 from recall import share
@@ -186,11 +187,10 @@ def main() -> None:
     torch.set_num_threads(1)
     announce("08 context", s, cpu_only=True)
     out = Path(s.out)
-    homes = [out, *(home for home in (out / "seed1", out / "seed2") if (home / "07_alignment").exists())]
     cells = Cells(out / "study" / "context", [bm25, harness_plans, model_words, tool_box,
                                               sys.modules[__name__]])
     results = []
-    for seed, home in enumerate(homes, s.seed):
+    for seed, home in enumerate(seed_folders(out), s.seed):
         data = content_hash(*(home / file for file in STAGES.values()), home / "01_tokenizer" / "tasks.json")
         cell = {"questions": s.questions, "orders": s.orders, "shots": s.shots, "seed": seed, "data": data}
         results.append(cells.get(cell, lambda: measure(s, home, seed)))

@@ -21,14 +21,14 @@ from bpe import Tokenizer
 from chat_template import answer_batch, answer_ids, pad_id
 from checkpoint import load_model
 from cross_entropy import cross_entropy
-from facts import THANKS, Fact, find_facts, questions, statement, verbose
+from facts import THANKS, Fact, questions, statement, verbose
 from harness import Ask, Harness, Plan, ToolFailed
 from harness_plans import Steps, model_led, own_words, with_tools
 from harness_study import EXAMPLES, is_answer
 from local_model import LocalModel
 from model_words import as_read, as_trained
 from muon import muon_and_adamw
-from rag import PACKAGES
+from rag import new_facts
 from recall import share
 from replay import own_answers, replay_loss
 from schedule import constant_then_decay
@@ -99,9 +99,7 @@ class Place:
         text, rng = home / "01_tokenizer", random.Random(f"places {seed}")
         self.home, self.s, self.seed = home, s, seed
         self.tokenizer, self.tasks = Tokenizer.load(text / "tokenizer.json"), load_tasks(text / "tasks.json")
-        known = {q.text.split()[-1].rstrip("?").lower()
-                 for q in self.tasks.train_questions + self.tasks.held_out_questions}
-        self.facts = find_facts(s.names, rng, PACKAGES, known)
+        self.facts = new_facts(self.tasks, s.names, rng)
         self.documents = [statement(fact, rng) for fact in self.facts]
         asked = rng.sample([q for q in self.tasks.held_out_questions if q.kind != "kind"], s.questions)
         factors = [(rng.randrange(100, 1000), rng.randrange(2, 10)) for _ in range(s.questions)]

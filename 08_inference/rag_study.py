@@ -23,6 +23,7 @@ import rag
 import rag_exam
 import rag_models
 from cells import Cells
+from harness_study import seed_folders
 from rag_models import Exam
 from rag_tables import show
 
@@ -60,11 +61,12 @@ def measured(s: Settings, exam: Exam, part: str) -> dict:
 def main() -> None:
     """Mean and spread over the models that are there."""
     s = parse_settings(Settings, __doc__, QUICK)
+    if s.changes >= s.names:
+        raise ValueError(f"--changes {s.changes} of --names {s.names}: some names must stay, change fewer")
     torch.set_num_threads(1)
     announce("08 facts that are new", s, cpu_only=True)
     out, results = Path(s.out), {}
-    homes = [out, *(home for home in (out / "seed1", out / "seed2") if (home / "07_alignment").exists())]
-    for seed, home in enumerate(homes, s.seed):
+    for seed, home in enumerate(seed_folders(out), s.seed):
         exam = Exam(s, home, seed)
         for part in PARTS:
             results.setdefault(part, []).append(measured(s, exam, part))

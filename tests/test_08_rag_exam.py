@@ -6,6 +6,7 @@ import torch
 from torch.testing import assert_close
 
 import rag_exam
+import rag_study
 from bm25 import Index
 from bpe import EOS, Tokenizer
 from fact_tuning import OLD_WEIGHT, fact_loss, told_loss, tune_on_facts
@@ -68,6 +69,12 @@ def test_a_changed_manual_has_moved_the_names_it_says_and_no_others():
         assert (old.module == new.module) == (old.parameter == new.parameter) == same
         assert f" {new.module}" in moved.documents[i]
     assert len(places) == 2 and MANUAL.facts == FACTS
+
+
+def test_a_change_that_leaves_no_name_as_it_was_is_refused(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["rag_study.py", "--names", "4", "--changes", "4"])
+    with pytest.raises(ValueError, match="--changes 4 of --names 4"):
+        rag_study.main()
 
 
 def test_marks_keep_kinds_apart():
