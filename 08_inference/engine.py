@@ -44,11 +44,10 @@ class Counts:
 
 
 class Engine:
-    """`submit` requests, `step` until they are finished. One thread calls it; server.py puts a queue in
-    front.
+    """`submit` requests, `step` until none is left. One thread calls it; server.py puts a queue before it.
 
-    compiled: take C++ for steps of few tokens; None decides by the model (float32, CPU, small) and the
-    machine.
+    compiled: take C++ for steps of few tokens. None: if the model is small, in float32 on the CPU, and there
+    is a compiler.
     """
 
     def __init__(self, model: Transformer, n_blocks: int = 512, max_running: int = 32, max_step: int = 256,
@@ -65,9 +64,7 @@ class Engine:
                                    memory.v) if compiled else None
 
     def submit(self, request: Request) -> None:
-        """Queue a request, and its siblings behind it. Raises ValueError for one that could never be
-        served.
-        """
+        """Queue a request, and its siblings behind it. ValueError for one that could never be served."""
         pool = self.scheduler.pool
         for r in (request, *request.siblings):
             if r.finished or r.tokens:
@@ -80,12 +77,10 @@ class Engine:
                                  f"{self.model.config.vocab_size}")
             if len(r.prompt) + r.n_new > self.max_len:
                 raise ValueError(f"a prompt of {len(r.prompt)} tokens and {r.n_new} new ones are more than "
-                                 "the "
-                                 f"{self.max_len} that the model can read: shorten one of them")
+                                 f"the {self.max_len} that the model can read: shorten one of them")
             if len(r.prompt) + r.n_new > len(pool.refs) * BLOCK:
                 raise ValueError(f"{len(r.prompt) + r.n_new} tokens do not fit into a cache of "
-                                 f"{len(pool.refs)} blocks "
-                                 f"of {BLOCK}: make it larger")
+                                 f"{len(pool.refs)} blocks of {BLOCK}: make it larger")
             if r is not request and r.prompt != request.prompt:
                 raise ValueError("siblings have the same prompt")
         self.scheduler.add(request)
@@ -117,9 +112,7 @@ class Engine:
         return requests
 
     def step(self) -> None:
-        """Compute one step's pieces, then choose the next token of each request whose tokens are all
-        computed.
-        """
+        """Compute one step's pieces, then choose a token for each request with none left to compute."""
         planned, copies = self.scheduler.plan()
         if not planned:
             return
