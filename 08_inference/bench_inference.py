@@ -2,7 +2,7 @@
 after another, four bits a weight against float32.
 
 Every ratio is of two ways timed in turn, so that a busy machine disturbs both alike: the median of the
-rounds, the least and the largest. The tokens must be equal.
+rounds, and in the first two tables the least and the largest. The tokens must be equal.
 
     python 08_inference/bench_inference.py      part of make bench (transformers is in the peers extra)
 """
