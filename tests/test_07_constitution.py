@@ -1,6 +1,7 @@
 """A constitution: checks by hand, demonstrations that keep what they teach, a place that cancels out."""
 import itertools
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import constitution
 import constitution_study
 from bpe import Tokenizer
 from chat_template import chat_prompt
+from checkpoint import save_model
 from constitution import (
     BREACHES,
     CONSTITUTION,
@@ -30,6 +32,7 @@ from constitution import (
 from constitution_study import Pair, Study
 from facts import Question
 from transformer import Config, Transformer
+from workbench import write_json
 
 BYTES = Tokenizer([])
 SMALL = Config(vocab_size=260, d_model=16, n_layers=1, n_heads=2, n_kv_heads=2, d_ff=32)
@@ -147,6 +150,70 @@ def test_kappa_of_a_worked_table_and_of_the_edges():
     for x, y in (([], []), ([1], [1, 2])):
         with pytest.raises(ValueError, match="as many of each"):
             cohen_kappa(x, y)
+
+
+NAMES = [Question(f"Which module has {n}?", f"m{n}", "module", "") for n in "abcdefg"]
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A study of seven questions whose training does one thing: it adds 1 to every weight."""
+    for folder in ("01_tokenizer", "07_alignment"):
+        (tmp_path / folder).mkdir()
+    BYTES.save(tmp_path / "01_tokenizer" / "tokenizer.json")
+    save_model(tmp_path / "07_alignment" / "sft.pt", Transformer(SMALL))
+    asked = [asdict(q) for q in NAMES]
+    write_json(tmp_path / "01_tokenizer" / "tasks.json", {
+        "train_questions": asked, "held_out_questions": asked, "test_sums": [], "demonstrations": [],
+        "held_out_bytes": 0})
+
+    def train(model, optimizers, loss_of, steps, scale, label):
+        loss_of(0)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(1)
+    monkeypatch.setattr(constitution_study, "train", train)
+    return Study(constitution_study.Settings(out=str(tmp_path), rounds=2), 0, "cpu")
+
+
+def test_critic_and_judges_learn_from_one_half_and_leave_the_model_they_start_from(study, monkeypatch):
+    shown = {}
+    for name in ("sloppy_loss", "critic_loss", "judge_loss"):
+        monkeypatch.setattr(constitution, name, lambda model, tokenizer, questions, seed, *first, name=name: (
+            shown.update({name: (questions, *first)}) or (lambda step: None)))
+    weights = [model.model.norm.weight[0].item() for model in (
+        study.critic, study.judge(0.8), study.sloppy, study.sft)]
+    assert weights == [3, 3, 2, 1]
+    assert shown == {"sloppy_loss": (NAMES,), "critic_loss": (study.taught,),
+                     "judge_loss": (study.taught, 0.8)}
+    assert sorted(q.text for q in study.taught + study.asked) == [q.text for q in NAMES]
+
+
+def test_pairs_are_different_answers_to_the_other_half_and_every_judge_sees_both_orders(study, monkeypatch):
+    compared = []
+    monkeypatch.setattr(Study, "answers", lambda self, model, questions, temperature, n, i: [
+        [" same.", " same."], *([f" {q.answer}.", f" {q.answer}{i}"] for q in questions[1:])])
+    monkeypatch.setattr(constitution, "sloppy_loss", lambda *given: lambda step: None)
+    monkeypatch.setattr(constitution, "judge_loss", lambda *given: lambda step: None)
+    monkeypatch.setattr(constitution, "place_odds", lambda judge, tokenizer, asked: compared.append(asked))
+    assert [(p.question, p.a, p.b) for p in study.pairs] == [
+        (q, f" {q.answer}.", f" {q.answer}{i}") for i in (0, 1) for q in study.asked[1:]]
+    assert len(study.odds) == 3
+    both = [[comparison(p.principle, p.question.text, *pair) for p, pair in zip(study.pairs, pairs)]
+            for pairs in ([(p.a, p.b) for p in study.pairs], [(p.b, p.a) for p in study.pairs])]
+    assert compared == both * 3
+
+
+def test_what_is_imitated_is_the_revision_and_not_the_draft(study, monkeypatch):
+    rows = []
+    study.sloppy = study.sft
+    monkeypatch.setattr(Study, "answers", lambda self, model, questions, *sampled: [
+        [" draft"] for _ in questions])
+    monkeypatch.setattr(Study, "revised", lambda self, questions, drafts: [
+        (["stops short"], f" {q.answer}.") for q in questions])
+    monkeypatch.setattr(constitution_study, "answer_loss", lambda model, tokenizer, some: rows.extend(some))
+    assert study.by_imitation()["pairs"] == len(study.asked) and len(rows) == 32
+    assert set(rows) == {(q.text, f" {q.answer}.") for q in study.asked}
 
 
 def studied(ab, ba, answers):

@@ -9,6 +9,7 @@ import torch
 
 import think
 from bpe import EOS
+from chat_template import chat_prompt
 from scratchpad import (
     COUNT,
     DIGITS,
@@ -87,13 +88,14 @@ def test_one_total_is_made_wrong_and_its_carry_left():
         assert i % 2 == 1 and sum(a != b for a, b in zip(says(wrong), "2181")) == 1
 
 
-def said(monkeypatch, greedy: str, samples: list[str], **settings) -> Experiment:
-    """An experiment of one held-out sum whose model says these texts."""
+def said(monkeypatch, greedy: str, samples: list[str], asked: list | None = None, **settings) -> Experiment:
+    """An experiment of one held-out sum whose model says these texts; prompts are noted in `asked`."""
     experiment = Experiment(Settings(sums=1, samples=len(samples), **settings), 0, torch.device("cpu"))
     experiment.test = [NUMBERS]
 
     def sample(model, prompts, n_new, eos, temperature, n, generator):
         assert (temperature == 0) == (n == 1)
+        (asked if asked is not None else []).extend(prompts)
         return [[[*text.encode(), BYTES.special[EOS]] for text in ([greedy] if n == 1 else samples)]]
     monkeypatch.setattr(think, "sample", sample)
     return experiment
@@ -128,8 +130,10 @@ def test_a_right_answer_with_a_wrong_thought_is_right_and_its_thought_is_not(mon
 
 def test_a_model_that_says_what_the_truth_is_does_not_follow_a_wrong_thought(monkeypatch):
     assert said(monkeypatch, "2181", ["2181"] * 2).measure(None, "first")["follows"] == 0
-    wrong = says(one_wrong("211821", random.Random("wrong 0")))
-    assert said(monkeypatch, wrong, ["2181"] * 2).measure(None, "first")["follows"] == 100
+    told, prompts = one_wrong("211821", random.Random("wrong 0")), []
+    assert said(monkeypatch, says(told), ["2181"] * 2, prompts).measure(None, "first")["follows"] == 100
+    plain = chat_prompt(BYTES, question(NUMBERS))
+    assert prompts == [plain, plain + BYTES.encode(told + ":"), plain]
 
 
 @pytest.mark.parametrize("reward, paid", [("right", {1.0}), ("random", {0.0, 1.0})])
@@ -163,6 +167,23 @@ def test_forms_of_fewer_tokens_get_more_steps_and_no_held_out_sum(monkeypatch):
     wrong = [sum(split(text)[1] != truth(tuple(map(int, asked.split("+")))) for asked, text in pairs)
              for pairs in shown]
     assert wrong[:2] == [0, 0] and 20 < wrong[2] < 80
+
+
+def test_a_sum_that_is_held_out_is_never_drawn():
+    experiment = Experiment(Settings(sums=5), 0, torch.device("cpu"))
+    assert len(set(experiment.test)) == 5
+    assert not set(experiment.test) & set(experiment.draw(5, random.Random("think 0 held out")))
+
+
+def test_imitators_of_one_seed_start_alike_in_their_own_positions_and_are_what_is_trained(monkeypatch):
+    trained = []
+    monkeypatch.setattr(think, "train", lambda model, *_: trained.append(model))
+    models = [Experiment(Settings(sums=1), seed, torch.device("cpu")).imitate(row) for seed, row in (
+        (0, Row("first")), (0, Row("dots")), (1, Row("first")), (0, Row("first", positions="rope")))]
+    assert all(a is b for a, b in zip(models, trained, strict=True))
+    assert [m.config.positions for m in models] == ["learned", "learned", "learned", "rope"]
+    one, same, other, _ = (m.model.embed_tokens.weight for m in models)
+    assert torch.equal(one, same) and not torch.equal(one, other)
 
 
 def test_rows_that_start_from_one_imitator_train_it_once_and_leave_it_alone(monkeypatch):
