@@ -29,6 +29,18 @@ def small():
                               max_len=200))
 
 
+def test_adapters_are_merged_into_the_weights_that_they_changed(side, monkeypatch, tmp_path):
+    vars(side.s).update(lora_rank=2, lora_steps=2, lora_lr=1e-2, sft_facts=1, sft_sums=1, sft_terse=0.5)
+    monkeypatch.setattr(side_branches, "sft_loss", lambda model, *given: lambda step: model(
+        torch.arange(4)[None]).square().mean())
+    model, before = small(), small().state_dict()
+    assert [row["step"] for row in side.adapt(model, tmp_path / "state.pt")] == [1, 2]
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert changed and all("proj" in name for name in changed)
+
+
 def test_look_alikes_are_counted_apart_from_the_forbidden_topic(side, monkeypatch, tmp_path):
     counted = []
 

@@ -229,5 +229,7 @@ def test_rows_that_run_with_those_of_like_length_have_the_loss_and_gradient_of_o
         got.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
     for other in got[1:]:
         torch.testing.assert_close(other, got[0])
+    silent = [([1, 2, 3], False)]   # alone in a batch that has nothing to learn from
+    torch.testing.assert_close(said_loss(model, [*rows, silent], 0, together=1).detach(), got[0][0])
     with pytest.raises(ValueError, match="nothing to learn"):
-        said_loss(model, [[([1, 2, 3], False)]], 0)
+        said_loss(model, [silent], 0)
