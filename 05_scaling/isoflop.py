@@ -1,5 +1,4 @@
-"""The other ways to read a sweep: the lower envelope, isoFLOP parabolas, and Kaplan's form with what misled
-it.
+"""Other ways to read a sweep: the lower envelope, isoFLOP parabolas, Kaplan's form and what misled it.
 
 Hoffmann et al. (2022), sections 3.1 and 3.2: which size is best at each compute C = 6 N D, first as the
 lowest of all loss curves, then as the bottom of a parabola through the sizes at one C. Kaplan et al. (arXiv

@@ -1,5 +1,4 @@
-"""The loss of chapter 3's model, forecast from runs of at most a seventh of its compute and written down
-before it is trained.
+"""The loss of chapter 3's model, forecast from runs of at most a seventh of its compute before it is trained.
 
 Adds to transformer_sweep.py the fit and the forecast of the course's own model. `make` calls it between
 chapters 2 and 3, so that nobody can have looked; the scoreboard puts forecast and outcome side by side.
@@ -21,8 +20,7 @@ FULL = dict(epochs=4, batch=16, length=256)
 
 
 def planned_tokens(text_folder: Path, quick: bool, full: bool) -> int:
-    """How many tokens of text chapter 3 will train on; with `full` it depends on the text in
-    `text_folder`."""
+    """How many tokens chapter 3 will train on; with `full` that depends on the text in `text_folder`."""
     if full:
         row = FULL["batch"] * FULL["length"]
         return max(FULL["epochs"] * len(open_tokens(text_folder / "train.bin")) // row, 1) * row

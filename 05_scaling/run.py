@@ -1,5 +1,4 @@
-"""Chapter 5: fit a scaling law on small runs, say how sure it is, forecast larger runs, train them, and
-compare.
+"""Chapter 5: fit a scaling law on small runs, say how sure it is, forecast larger ones, train, compare.
 
     make 05        or  python 05_scaling/run.py --help
 """

@@ -1,5 +1,4 @@
-"""A scaling sequence: the same small model at a grid of sizes and token counts, every schedule run to its
-end.
+"""A scaling sequence: the same small model at a grid of sizes and token counts, each schedule to its end.
 
 Adds to ngram.py the bookkeeping of an experiment: a cell of the grid is cached under the hash of its settings
 and of the code that trains it, so an interrupted sweep continues and a repeated one is free. The step size is

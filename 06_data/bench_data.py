@@ -1,5 +1,4 @@
-"""How fast: MinHash against datasketch's vectorised update, and the pipeline's megabytes per second and core
-by stage.
+"""How fast: MinHash against datasketch's vectorised update, and each stage's megabytes a second and core.
 
 Every ratio is of CPU seconds measured in the same run, a few rounds interleaved.
 

@@ -1,5 +1,4 @@
-"""Has the model seen the exam? Finding evaluation items inside training documents, and measuring what a leak
-does.
+"""Has the model seen the exam? Evaluation items found inside training documents, and what a leak does.
 
 Comes last before training: an item that is in the training text measures memory. An item counts as leaked in
 a document when a large share of its word n-grams occur there; the document is removed and the report names

@@ -4,8 +4,8 @@ Comes after extract.py and before filters.py, whose stop-word rule knows English
 counts of its 1- to 4-grams of characters; a language is a vector of log-probabilities over the same buckets;
 the score is their dot product. The best of ten languages is not the language of a text in an eleventh: a text
 whose n-grams are rare in the best, and hardly rarer in the second, or with letters that the best does not
-have, is called unknown. `languages.txt` holds
-parallel sentences to train on, and articles of the Universal Declaration of Human Rights to test on.
+have, is called unknown. `languages.txt` holds parallel sentences to train on, and articles of the Universal
+Declaration of Human Rights to test on.
 
 Source: Cavnar and Trenkle, "N-gram-based text categorization" (1994); Lui and Baldwin, langid.py (2012).
     python 06_data/language.py "Wie spät ist es?"

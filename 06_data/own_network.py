@@ -15,8 +15,7 @@ CLONE_NEWUSER, CLONE_NEWNET, SIOCSIFFLAGS, IFF_UP = 0x10000000, 0x40000000, 0x89
 
 
 def own_network(libc: ctypes.CDLL, doors: int, channel: int) -> bool:
-    """A network for this process alone, with nothing in it but a loopback interface. False without kernel
-    support.
+    """A network for this process alone, nothing in it but a loopback interface. False: the kernel has none.
 
     A socket belongs to the network in which it was made. `doors` of them, not connected to anything, are
     handed out through the socket `channel`: with each, the process outside can connect once to a server in

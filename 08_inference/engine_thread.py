@@ -1,5 +1,4 @@
-"""The engine in a thread of its own, behind a queue: many clients may submit, cancel and listen, one thread
-computes.
+"""The engine in a thread of its own, behind a queue: many clients submit, cancel and listen, one computes.
 
 What a client hears goes through the event loop (`call_soon_threadsafe`), in the order in which it happened.
 An error inside the engine ends every request that it had with an error, none without one, and the engine

@@ -1,5 +1,4 @@
-"""The same model with its weights arranged for decoding: fewer, larger products, and any mix of tokens in one
-call.
+"""The same model with its weights arranged for decoding: fewer, larger products, any mix of tokens in a call.
 
 At this size a new token costs its two dozen operations a layer, not its arithmetic. So what can be computed
 once is: queries, keys and values come from one product, gate and up from another; the gain of a norm is
@@ -36,9 +35,7 @@ def check_servable(config: Config) -> None:
 
 
 class FusedModel:
-    """Weights of a Transformer, folded. `eps` and every size are those of the model; its dtype and device are
-    kept.
-    """
+    """Weights of a Transformer, folded. `eps`, sizes, dtype and device are those of the model."""
 
     @torch.no_grad()
     def __init__(self, model: Transformer):
@@ -61,8 +58,7 @@ class FusedModel:
                 gain, a.o_proj.weight,
                 torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)) * block.post_attention_layernorm.weight,
                 mlp.down_proj.weight))
-        # (V, C)
-        head = self.embedding if model.lm_head is None else model.lm_head.weight
+        head = self.embedding if model.lm_head is None else model.lm_head.weight           # (V, C)
         self.head = head * model.model.norm.get_parameter("weight")
         self.rotation = torch.complex(model.model.cos, model.model.sin).to(                # (max_len, D/2)
             torch.complex128 if self.head.dtype == torch.float64 else torch.complex64)

@@ -1,5 +1,4 @@
-"""Rounding that repairs its own errors: GPTQ, with the loss measured in what the layer outputs, not in the
-weights.
+"""Rounding that repairs its own errors: GPTQ, the loss measured in a layer's outputs, not in its weights.
 
 Adds to quantize.quantize_groups a look at the inputs x of each layer on calibration text. Columns are rounded
 one by one, and the error of each is spread over the columns still to come so that W x changes least. Frantar
@@ -72,8 +71,6 @@ def quantize_compensated(weight: Tensor, moment: Tensor, bits: int = 4, group: i
 
 
 def compensated(model: Transformer, *sources: list[Tensor]) -> Rounding:
-    """The rounding to hand to quantize_model, calibrated on sources (batches of ids each) that count
-    alike.
-    """
+    """The rounding for quantize_model, calibrated on sources (batches of ids each) that count alike."""
     first, *others = [input_moments(model, batches) for batches in sources]
     return lambda name, weight: quantize_compensated(weight, sum((m[name] for m in others), first[name]))

@@ -1,5 +1,4 @@
-"""Attention over a paged cache: the memory behind the block tables, and a step's tokens that look back into
-it.
+"""Attention over a paged cache: the memory behind the block tables, and how a step's tokens look into it.
 
 Keys and values lie block after block, (blocks, K, BLOCK, D) a layer, so that gathering a sequence's blocks
 head by head puts its tokens in order. Sequences that add one token each (decode) are gathered together,

@@ -1,5 +1,4 @@
-"""A cache in blocks: memory for keys and values is handed out in small pieces, shared, and copied only when
-written.
+"""A cache in blocks: memory for keys and values in small pieces, shared, and copied only when written.
 
 Adds to kv_cache.KVCache what many requests at once need. A sequence does not reserve room for its longest
 possible text but holds a *block table*, a list of blocks of 16 tokens, and takes another when it grows (Kwon

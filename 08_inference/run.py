@@ -60,9 +60,7 @@ QUICK = dict(rounds=2, new_tokens=32, calibration=4, tuning=4, unseen=8)
 
 
 def time_cache(model: Transformer, ids: torch.Tensor, n_new: int, rounds: int) -> dict:
-    """Decode with and without a cache, in turn, so that a busy machine disturbs both alike; outputs must be
-    equal.
-    """
+    """Decode without a cache and with it, in turn: a busy machine disturbs both. Is the output the same?"""
     seconds, out = {"uncached": [], "cached": []}, {}
     for _ in range(rounds):
         for name, decode in (("uncached", generate), ("cached", generate_cached)):
@@ -75,9 +73,7 @@ def time_cache(model: Transformer, ids: torch.Tensor, n_new: int, rounds: int) -
 
 
 def in_turn(slow, fast, rounds: int) -> dict:
-    """Run two ways of getting the same tokens in turn: how many times as fast the second is, and if they
-    agree.
-    """
+    """Two ways to the same tokens, run in turn: how many times as fast the second is, and if they agree."""
     ratios, same = [], True
     for _ in range(rounds):
         begin = time.perf_counter()

@@ -1,5 +1,4 @@
-"""Repair by distillation: the integers stay, but scales and norms learn to give the big model's predictions
-again.
+"""Repair by distillation: the integers stay, scales and norms learn to predict what the big model does.
 
 gptq.py repairs one layer at a time. What is left adds up over the layers and flips an answer here and there;
 training the few numbers that are not integers (one in 17) against the whole model's output brings its

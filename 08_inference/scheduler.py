@@ -1,5 +1,4 @@
-"""Who computes what in the next step: admission, chunked prefill beside decode, preemption, fairness between
-owners.
+"""Who computes what in the next step: admission, chunked prefill beside decode, preemption, fair turns.
 
 Continuous batching (Yu et al. 2022, Orca): a request joins when there is room and leaves when it is done,
 between any two steps. Long prompts are read in chunks beside the others' decoding, so that nobody waits for a

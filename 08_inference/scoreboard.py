@@ -1,5 +1,4 @@
-"""The scoreboard: one line a measurement, before and after a stage, its control beside it, and where the time
-went.
+"""The scoreboard: one line a measurement, before and after a stage, its control beside it, and the time.
 
 Every number comes from the metrics.json that the chapters wrote in this run. `--check` compares the lines
 with what the README promises and fails if one does not hold.

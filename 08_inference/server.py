@@ -1,5 +1,4 @@
-"""A server that speaks the OpenAI API, on the standard library: the engine in a thread, clients on one event
-loop.
+"""A server that speaks the OpenAI API, on the standard library: an engine in a thread, one event loop.
 
     make serve                             http://127.0.0.1:8000/v1, the model of chapter 7
     curl http://127.0.0.1:8000/v1/chat/completions -d '{"messages": [{"role": "user", "content": "163+423"}]}'

@@ -1,5 +1,4 @@
-"""Guess several tokens cheaply, check them all in one call of the model, keep exactly what it would have
-said.
+"""Guess several tokens cheaply, check all in one call of the model, keep exactly what it would have said.
 
 A call for five tokens costs little more than a call for one, because the weights are read once. So a *draft*
 proposes k tokens; the model gives its distribution p behind each of them; token x, proposed with probability

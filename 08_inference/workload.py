@@ -39,9 +39,7 @@ class Settings:
 
 def mixed_requests(tokenizer: Tokenizer, questions: list[Question], text, n: int, max_len: int,
                    seed: int = 0) -> list[Request]:
-    """Half of them questions, half beginnings of `text` (token ids) of 8 to 96 tokens; 16 to 120 new tokens
-    each.
-    """
+    """Half are questions, half 8 to 96 tokens of `text` (token ids); 16 to 120 new tokens each."""
     dice = random.Random(seed)
     requests = []
     for i in range(n):
@@ -57,9 +55,7 @@ def mixed_requests(tokenizer: Tokenizer, questions: list[Question], text, n: int
 
 def run_together(model: Transformer, requests: list[Request], at_once: int, n_blocks: int = 512,
                  compiled: bool | None = None) -> dict:
-    """Run copies of the requests, `at_once` of them together. Returns seconds, new tokens a second, and their
-    tokens.
-    """
+    """Run copies of the requests, `at_once` together: seconds, new tokens a second, and the tokens."""
     engine = Engine(model, n_blocks, at_once, compiled=compiled)
     fresh = [Request(r.prompt, r.n_new, r.sampling, r.seed) for r in requests]
     begin = time.perf_counter()

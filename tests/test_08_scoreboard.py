@@ -60,8 +60,8 @@ def test_rows_have_the_six_fields_and_the_stages_in_order(out):
     assert list(dict.fromkeys(r["stage"] for r in rows)) == ["pretrain", "facts", "sft", "dpo", "grpo",
                                                              "lora", "ppo", "tool use", "refusal",
                                                              "distill", "cache", "int4", "gguf", "rag"]
-    assert all(v is None or isinstance(v, (int, float)) for r in rows for k,
-               v in r.items() if k not in ("stage", "metric"))
+    assert all(v is None or isinstance(v, (int, float)) for r in rows for k, v in r.items()
+               if k not in ("stage", "metric"))
     assert broken_promises(rows) == []
 
 
