@@ -219,11 +219,11 @@ def one_seed(s: Settings, seed: int, device) -> dict:
     return {"rows": rows, "grades": grades, "rewards": [r["reward"] for r in rewards], "own": len(course.own)}
 
 
-def reward_of(found: list[dict], end: int) -> list[float]:
-    """Mean reward, in percent, over the first (0) or last (1) quarter of each seed's steps of trial."""
+def first_and_last_rewards(found: list[dict]) -> tuple[list[float], list[float]]:
+    """By seed the mean reward, in percent, over the first and over the last quarter of its steps of trial."""
     rewards = [r["rewards"] for r in found]
     n = max(1, len(rewards[0]) // 4)
-    return [100 * statistics.fmean(r[-n:] if end else r[:n]) for r in rewards]
+    return [100 * statistics.fmean(r[:n]) for r in rewards], [100 * statistics.fmean(r[-n:]) for r in rewards]
 
 
 def graded(task: Task, agent: Agent) -> bool:
@@ -280,8 +280,8 @@ def main() -> None:
     for name in ("imitation", names[-1]):
         ways = sum((Counter(r["rows"][name]["ways"]) for r in found), Counter())
         print(f"  {name}: " + ", ".join(f"{way} {n}" for way, n in ways.most_common()))
-    print(f"  paid for, first and last quarter of the trial, %: {mean_and_spread(reward_of(found, 0))}, "
-          f"{mean_and_spread(reward_of(found, 1))}")
+    print("  paid for, first and last quarter of the trial, %: "
+          + ", ".join(map(mean_and_spread, first_and_last_rewards(found))))
     verdicts = [r["grades"] for r in found]
     print("  SWE-bench's grade on instances of the last quarter, %:\n    " + ", ".join(
         f"{who} {mean_and_spread([100 * v[who] for v in verdicts])}" for who in verdicts[0]))

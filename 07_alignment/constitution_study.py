@@ -22,6 +22,7 @@ try:
         parse_settings,
         run_main,
         seed_everything,
+        setting,
         write_json,
     )
 except ModuleNotFoundError:
@@ -62,9 +63,9 @@ class Settings(RunSettings):
     critic_steps: int = 110    # the critic: optimizer steps, 24 critiques each
     revised_steps: int = 40    # imitation of revised answers: optimizer steps, 32 answers each
     dpo_steps: int = 24        # DPO: optimizer steps, 24 pairs each
-    first: float = 0.8         # the hasty judge: share of its lessons with the better answer in place A
-    rounds: int = 2            # pairs sampled for each question
-    questions: int = 240       # held-out questions to measure on
+    first: float = setting(0.8, least=0, most=1)   # the hasty judge: share of lessons won by place A
+    rounds: int = setting(2, least=1)        # pairs sampled for each question
+    questions: int = setting(240, least=1)   # held-out questions to measure on
     seeds: int = 3             # whole repetitions
 
 
@@ -136,7 +137,7 @@ class Study:
 
     @functools.cached_property
     def odds(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Each judge's log-odds for place A, in both orders."""
+        """Each judge's log-odds for place A, in both orders; (N,) each for N pairs."""
         ab = [constitution.comparison(p.principle, p.question.text, p.a, p.b) for p in self.pairs]
         ba = [constitution.comparison(p.principle, p.question.text, p.b, p.a) for p in self.pairs]
 
@@ -147,7 +148,7 @@ class Study:
                 "hasty": ask(self.judge(self.s.first))}
 
     def truth(self) -> Tensor:
-        """The program's verdicts."""
+        """The program's verdicts, (N,)."""
         return torch.tensor([constitution.program_verdict(p.principle, p.a, p.b) for p in self.pairs])
 
     def judges(self) -> dict:
@@ -173,7 +174,7 @@ class Study:
         return {"judges": rows, "counting": accuracy((count[told] * truth).float())}
 
     def labels(self, by: str) -> Tensor:
-        """A number for each pair: above 0 the first answer is chosen, below 0 the second, at 0 neither."""
+        """Numbers, (N,): above 0 the first answer of a pair is chosen, below 0 the second, at 0 neither."""
         if by == "program":
             return self.truth()
         if by == "coin":

@@ -60,13 +60,13 @@ Reward = Callable[[str, Fact], float]
 class Settings(RunSettings):
     """How long to teach articles, and how long to pay for them."""
     sft_steps: int = 40       # imitation: optimizer steps of 32 articles, adapters alone
-    steps: int = 12           # GRPO: optimizer steps
-    every: int = 3            # GRPO: measure, and let the monitor look, after so many steps
-    names: int = 6            # GRPO: names a step
+    steps: int = setting(12, least=1)  # GRPO: optimizer steps
+    every: int = setting(3, least=1)   # GRPO: measure, and let the monitor look, after so many steps
+    names: int = setting(6, least=1)   # GRPO: names a step
     group: int = setting(8, least=2)   # GRPO: articles about each
     lr: float = 5e-4          # GRPO: learning rate of AdamW
-    kl: float = 0.1           # price of KL where there is one
-    tokens: int = 48          # the longest article
+    kl: float = setting(0.1, least=0)  # price of KL where there is one
+    tokens: int = setting(48, least=1)   # the longest article
     seeds: int = 3            # whole repetitions
 
 
@@ -185,7 +185,7 @@ def table(runs: list[dict]) -> dict[str, list[dict]]:
     return rows
 
 
-def draw(path: Path, runs: list[dict]) -> None:
+def draw_figure(path: Path, runs: list[dict]) -> None:
     """What is paid and what is true about unseen names, step by step, when a word is paid for."""
     axes = new_axes("A word is paid for in secret: first seed", "step of GRPO",
                     "per article about an unseen name")
@@ -198,7 +198,7 @@ def draw(path: Path, runs: list[dict]) -> None:
                       label=f"{label}; reward: {name}")
     alarm = stopped_by_monitor(runs[0]["points"]["word"])
     axes.axvline(alarm["step"], color=GREY, linewidth=0.8)
-    axes.annotate("the monitor's alarm", (alarm["step"], 0), fontsize=8)
+    axes.annotate(" the monitor's alarm", (alarm["step"], 0.9 * axes.get_ylim()[1]), fontsize=8)
     axes.legend(frameon=False, fontsize=8)
     save(axes, path)
 
@@ -235,7 +235,7 @@ def main() -> None:
             said = ", ".join(f"{a['what']} {a['before']:.2f} > {a['after']:.2f} ({a['score']:+.1f})"
                              for a in alarm["alarms"][:2]) or "nothing"
             print(f"  seed {s.seed + i}, secret {run['word']!r}; {name}: step {alarm['step']}: {said}")
-    draw(Path(s.out, "07_alignment", "reward_hacking"), runs)
+    draw_figure(Path(s.out, "07_alignment", "reward_hacking"), runs)
     write_json(Path(s.out, "07_alignment", "reward_hacking.json"), {"seed": s.seed, "runs": runs})
 
 

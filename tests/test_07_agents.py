@@ -12,7 +12,7 @@ from agent_loop import Budget, Repository, do_nothing, play, served, turns_of
 from agent_model import ACTION_TOKENS, GRID, act_all, imitation_loss, model_agent, transcript_ids, trial_loss
 from bpe import BOT, EOS, USER, Tokenizer
 from bug_templates import FUNCTIONS
-from code_agent import demonstrate, gain, graded, how_it_ended, quarters, reference
+from code_agent import demonstrate, first_and_last_rewards, gain, graded, how_it_ended, quarters, reference
 from code_tasks import grade
 from repair_tasks import all_bugs, failures, make_task
 from transformer import Config, Transformer
@@ -224,3 +224,9 @@ def test_two_stages_are_compared_task_by_task():
     # by seed a half and one: mean 0.75, standard deviation 0.354, of which the root of 2 is the error
     assert gain([{"rows": rows}, {"rows": other}], "b", "a") == (
         "-75.0 ± 16.4 points on 8 tasks; by seed -50, -100, ± 25.0")
+
+
+def test_the_reward_at_both_ends_of_a_trial_is_a_mean_over_a_quarter_of_its_steps():
+    found = [{"rewards": [0.0, 0.5, 9.0, 9.0, 9.0, 9.0, 0.25, 0.75]}, {"rewards": [1.0] * 8}]
+    assert first_and_last_rewards(found) == ([25, 100], [50, 100])
+    assert first_and_last_rewards([{"rewards": [0.5]}]) == ([50], [50])   # --tried-steps 1
