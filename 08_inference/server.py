@@ -1,7 +1,8 @@
 """A server that speaks the OpenAI API, on the standard library: an engine in a thread, one event loop.
 
     make serve                             http://127.0.0.1:8000/v1, the model of chapter 7
-    curl http://127.0.0.1:8000/v1/chat/completions -d '{"messages": [{"role": "user", "content": "163+423"}]}'
+    curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{
+        "messages": [{"role": "user", "content": "163+423"}]}'
 
 It promises: no answer differs from the one that the request would get alone; whatever is not answered gets an
 error; a client that leaves or does not read holds nothing; SIGTERM finishes what was accepted.

@@ -1,7 +1,8 @@
 """What a server has done, in Prometheus' text form: counters, gauges, and histograms of the two latencies
 that count.
 
-    curl http://127.0.0.1:8000/metrics     while `make serve` runs
+    make serve                             and in another terminal:
+    curl http://127.0.0.1:8000/metrics
 """
 from collections import Counter
 
