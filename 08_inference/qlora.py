@@ -29,6 +29,7 @@ except ModuleNotFoundError:
 import torch
 from torch import Tensor, nn
 
+import adamw
 import lora
 import quantize
 import sft
@@ -214,7 +215,7 @@ def main() -> None:
     s = parse_settings(Settings, __doc__, dict(steps=4, seeds=1))
     device, out = announce("08 QLoRA", s), Path(s.out)
     study = Study(s, device)
-    cells = Cells(out / "study" / "qlora", [transformer, sft, lora, quantize, sys.modules[__name__]])
+    cells = Cells(out / "study" / "qlora", [transformer, adamw, sft, lora, quantize, sys.modules[__name__]])
     cell = {"steps": s.steps, "rank": s.rank, "lr": s.lr,
             "data": content_hash(out / "03_training" / "model.pt", out / "01_tokenizer" / "tasks.json")}
     seeds = range(s.seed, s.seed + s.seeds)

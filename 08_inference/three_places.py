@@ -23,9 +23,12 @@ except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import torch
 
+import bm25
 import harness
 import harness_plans
 import place_changes
+import rag
+import replay
 import taught_calls
 from cells import Cells
 from harness_study import seed_folders
@@ -33,7 +36,7 @@ from matrix_figure import draw_matrix
 from place_changes import NEEDS, PLACES, Amounts, Place
 from results_table import mean_and_spread, print_table
 
-CODE = [place_changes, harness, harness_plans, taught_calls]
+CODE = [place_changes, harness, harness_plans, taught_calls, rag, bm25, replay]
 
 
 @dataclass
