@@ -56,7 +56,9 @@ def status(student: Student) -> None:
         if not student.started(name):
             hours, number = (duration(sum(e.minutes for e in mine)),
                              "c" if name == "csrc" else str(int(name[:2])))
-            print(" " + paint(f"{name:<{wide}}{counted(mine)}, {hours}: {command('start ' + number)}", "dim"))
+            says = ("given whole" if student.release else hours if student.elsewhere()
+                    else f"{hours}: {command('start ' + number)}")
+            print(" " + paint(f"{name:<{wide}}{counted(mine)}, {says}", "dim"))
             continue
         line, used = f" {name:<{wide}}", wide + 1
         for e in mine:
@@ -68,21 +70,26 @@ def status(student: Student) -> None:
         print(line.rstrip())
     done = sum(student.state(id) == "passed" for id in student.exercises)
     rest = "chapters not started run the reference" if student.given else "· is still blank"
-    print(f" {done} of {len(student.exercises)} yours and passing; {rest}")
+    if not student.elsewhere():
+        print(f" {done} of {len(student.exercises)} yours and passing; {rest}")
     if student.open():
-        print(paint(" ✓ passes  ✗ not yet  ▶ next  · blank: programs that need it stop  = not yours", "dim"))
+        print(paint(" ✓ passes  ✗ fails or unchecked  ▶ next  · blank: stops what needs it  = given", "dim"))
     if todo:
         e = todo[0]
         print(f" next: {paint(f'{e.id} {e.title}', 'bold')} (~{e.minutes} min)   {place(e)}")
         print(f"       task in {page(e)}, then {command('check ' + e.id)}")
-    elif student.git and not student.commit and git(ROOT, "branch", "--list", BRANCH):
-        print(f" your work is on the branch {BRANCH}: git switch {BRANCH}")
+    elif student.elsewhere():
+        print(f" this is the reference; your work is on the branch {BRANCH}: git switch {BRANCH}")
     elif done == 0:
         print(f" begin with: {command('start 1')}")
 
 
 def start(student: Student, number: str) -> None:
     """Switch to the branch `mine` and blank one chapter's exercises there, as one commit."""
+    if student.release:
+        raise ValueError(f"this tree's exercises are already blank: {command('').strip()}")
+    if student.elsewhere():
+        raise ValueError(f"your work is on the branch {BRANCH}: git switch {BRANCH}, then start there")
     if not student.git:
         raise ValueError(
             "start needs git, to keep the reference and your work apart: clone the repository with git, "
@@ -101,9 +108,9 @@ def start(student: Student, number: str) -> None:
         )
     here = git(ROOT, "rev-parse", "--abbrev-ref", "HEAD")
     if here != BRANCH:
-        exists = git(ROOT, "branch", "--list", BRANCH)
-        git(ROOT, "switch", *([] if exists else ["-c"]), BRANCH)
-        print(f" on branch {BRANCH} now; back to the reference any time: git switch {here}")
+        git(ROOT, "switch", "-c", BRANCH)
+        print(f" on branch {BRANCH} now; back to the reference: commit first (git commit -am 'My work'),\n"
+              f" then git switch {here}")
         student = Student()
     reference = student.commit or git(ROOT, "rev-parse", "HEAD")
     given = student.given or {id: e.body for id, e in student.exercises.items()}
@@ -151,6 +158,8 @@ def reset(student: Student, exercise: Exercise) -> None:
     if is_stub(exercise.body):
         raise ValueError(f"exercise {exercise.id} is already blank")
     if not student.started(exercise.chapter):
+        if student.release:
+            raise ValueError(f"{exercise.chapter} is given whole here: its exercises are not for this tree")
         start = command("start " + exercise.id.split(".")[0])
         raise ValueError(f"{exercise.chapter} is not started here: begin with {start}")
     kept = (ROOT

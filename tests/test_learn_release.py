@@ -13,7 +13,7 @@ import pytest
 
 from learn_bodies import find
 from learn_release import leaks, span
-from tiny_course import FILES, GOOD, commit, learn, make, put
+from tiny_course import FILES, GOOD, commit, git, learn, make, put
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,19 @@ def test_a_student_can_work_in_a_release_without_git(students, tmp_path):
     assert "1 of 3 yours and passing" in learn(mine)
     assert "no solutions" in learn(mine, "solution", "2.1", code=2)
     assert "not part of a student tree" in learn(mine, "prove", code=2)
+
+
+def test_nothing_is_started_in_a_release_with_or_without_git(students, tmp_path):
+    mine = tmp_path / "mine"
+    shutil.copytree(students, mine)
+    assert "2 exercises, given whole" in learn(mine) and "learn.py start" not in learn(mine)
+    says = "this tree's exercises are already blank: python learn.py"
+    assert learn(mine, "start", "2", code=2).strip().endswith(says)
+    git(mine, "init", "-q", "-b", "main")
+    commit(mine, "Begin")
+    assert learn(mine, "start", "2", code=2).strip().endswith(says)
+    assert git(mine, "branch", "--list", "mine") == ""
+    assert "given whole" in learn(mine, "reset", "1.1", code=2)
 
 
 def test_a_test_through_another_blank_exercise_says_which_one(fresh, tmp_path):

@@ -71,6 +71,38 @@ def test_start_refuses_a_chapter_without_exercises(tree):
     assert "choose one of 1, 2, c" in learn(tree, "start", "7", code=2)
 
 
+def test_on_main_one_is_told_where_ones_work_is(started):
+    put(started, "1.1", GOOD["1.1"])
+    commit(started, "Count pairs")
+    learn(started, "check", "1.1")
+    git(started, "switch", "-q", "main")
+    said = learn(started)
+    assert "your work is on the branch mine: git switch mine" in said
+    assert "learn.py start" not in said and "yours and passing" not in said
+    for chapter in ("1", "2"):
+        said = " ".join(learn(started, "start", chapter, code=2).split())
+        assert "your work is on the branch mine: git switch mine, then start there" in said
+    assert git(started, "rev-parse", "--abbrev-ref", "HEAD").strip() == "main"
+
+
+def test_what_was_checked_on_the_reference_is_kept_apart_from_ones_own(started):
+    put(started, "1.1", GOOD["1.1"])
+    commit(started, "Count pairs")
+    learn(started, "check", "1.1")
+    git(started, "switch", "-q", "main")
+    assert "reference's own body" in learn(started, "check", "1.1")
+    git(started, "switch", "-q", "mine")
+    assert "✓ 1.1 count pairs" in learn(started)
+
+
+def test_the_way_back_to_the_reference_is_one_that_git_takes(tree):
+    said = " ".join(learn(tree, "start", "1").split())
+    assert "commit first (git commit -am 'My work'), then git switch main" in said
+    put(tree, "1.1", GOOD["1.1"])
+    git(tree, "commit", "-am", "My work")
+    git(tree, "switch", "main")
+
+
 def test_starting_again_never_touches_what_was_written(started):
     put(started, "1.1", GOOD["1.1"])
     commit(started, "Count pairs")
@@ -190,7 +222,8 @@ def test_hints_come_one_at_a_time(started):
     assert "pseudocode" in learn(started, "hint", "1.1")
     said = learn(started, "hint", "1.1")
     assert all(f"Hint {n}" in said for n in (1, 2, 3))
-    assert "there is no exercise 9.9" in learn(started, "hint", "9.9", code=2)
+    said = " ".join(learn(started, "hint", "9.9", code=2).split())
+    assert said.endswith("there is no exercise 9.9: the ids are 1.1 to 1.2, 2.1, c.1")
 
 
 def test_reset_keeps_what_it_replaces_and_says_where(started):

@@ -132,6 +132,14 @@ def chapters(root: Path) -> list[str]:
     return sorted(names, key=by_chapter)
 
 
+def ranges(ids: list[str]) -> str:
+    """Many ids in few words: "1.1 to 1.14, 2.1 to 2.20"."""
+    chapters: dict[str, list[str]] = {}
+    for id in ids:
+        chapters.setdefault(id.split(".")[0], []).append(id)
+    return ", ".join(" to ".join(dict.fromkeys((inside[0], inside[-1]))) for inside in chapters.values())
+
+
 def described(text: str) -> list[dict]:
     """The entries of one EXERCISES.md, in order: id, title, path, function, minutes, points, hints, text."""
     heads = list(HEADING.finditer(text))

@@ -86,7 +86,8 @@ def check_one(student: Student, exercise: Exercise, bench: Bench, seconds: float
     if digest(blanked(text)) != theirs:
         print(folded(f"note: {path} is changed outside the EXERCISE lines; only what is between them "
                      "is tested", " ", "   "))
-    student.remember("passed", exercise.id, digest(exercise.body)) if verdict.passed else None
+    if verdict.passed and student.state(exercise.id) != "given":   # the reference's own is not theirs
+        student.remember("passed", exercise.id, digest(exercise.body))
     return verdict.passed
 
 
@@ -112,8 +113,10 @@ def check(student: Student, wanted: list[Exercise], bench: Bench, seconds: float
         good &= passed
         if passed and student.state(exercise.id) == "given":
             begin = f"reset {exercise.id}" if student.commit else f"start {exercise.id.split('.')[0]}"
-            print(" this is the reference's own body, word for word. If you wrote it, add a comment of\n"
-                  f" your own and it counts as yours; to begin anew: {command(begin)}")
+            print(" this is the reference's own body, word for word"
+                  + ("" if student.release or student.elsewhere() else
+                     ". If you wrote it, add a comment of\n"
+                     f" your own and it counts as yours; to begin anew: {command(begin)}"))
         elif not passed:
             seen = min(student.progress.get("hints", {}).get(exercise.id, 0) + 1, 3)
             print(f" stuck?  {command('hint ' + exercise.id)}   ({seen} of 3)")

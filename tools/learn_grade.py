@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import learn_handin
-from learn_bodies import Exercise, is_stub
+from learn_bodies import Exercise, is_stub, ranges
 from learn_guard import available, new_user
 from learn_marks import Lateness, write_marks
 from learn_run import Bench
@@ -170,7 +170,7 @@ def wanted(asked, known: list[str]):
     only = re.split(r"[,\s]+", asked.only) if asked.only else None
     for id in only or ():
         if id not in known:
-            raise ValueError(f"there is no exercise {id}: the ids are {', '.join(known)}")
+            raise ValueError(f"there is no exercise {id}: the ids are {ranges(known)}")
     return lambda e: (not chapters or number(e.chapter) in chapters) and (not only or e.id in only)
 
 

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from learn_bodies import audit, course, is_stub
+from learn_bodies import audit, course, is_stub, ranges
 from learn_run import Bench, Verdict
 from learn_trees import copy_tree
 
@@ -156,7 +156,7 @@ def command(root: Path, asked) -> int:
     for name in asked.id or exercises:
         some = [id for id in exercises if name in (id, id.split(".")[0])]
         if not some:
-            raise ValueError(f"there is no exercise or chapter {name}: the ids are {', '.join(exercises)}")
+            raise ValueError(f"there is no exercise or chapter {name}: the ids are {ranges(list(exercises))}")
         ids += some
 
     def say(id: str, tests: int, wrong: int, problems: list[str]) -> None:

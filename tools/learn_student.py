@@ -12,7 +12,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from learn_bodies import Exercise, course, digest, find, is_stub, write
+from learn_bodies import Exercise, course, digest, find, is_stub, ranges, write
 from learn_trees import git, has_git
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,8 +97,8 @@ class Student:
         if name not in self.exercises:
             near = difflib.get_close_matches(name, self.exercises, cutoff=0.7)
             same = [id for id in self.exercises if id.split(".")[0] == name.split(".")[0]]
-            ids = ", ".join(same or self.exercises)
-            advice = f"did you mean {' or '.join(near)}?" if near else f"the ids are {ids}"
+            advice = (f"did you mean {' or '.join(near)}?" if near
+                      else f"the ids are {ranges(same or list(self.exercises))}")
             raise ValueError(f"there is no exercise {name}: {advice}")
         return self.exercises[name]
 
@@ -110,6 +110,10 @@ class Student:
         if id in self.given and digest(self.given[id]) == digest(body):
             return "given"
         return "passed" if self.progress.get("passed", {}).get(id) == digest(body) else "written"
+
+    def elsewhere(self) -> bool:
+        """Is the learner's work on the branch `mine`, and another one checked out?"""
+        return self.git and not self.commit and bool(git(ROOT, "branch", "--list", BRANCH))
 
     def started(self, chapter: str) -> bool:
         """Has the learner taken anything of this chapter into their own hands?"""
