@@ -1,14 +1,18 @@
 """`learn.py grade` on good, blank, broken and late hand-ins: points, files, and what could not be judged."""
 
 import csv
+import html
 import json
 import os
+import re
 import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from learn_handin import hand_ins
+from learn_marks import Lateness
 from learn_run import seeds_for
 from tiny_course import GOOD, learn, make, put
 
@@ -57,6 +61,7 @@ def class_of(reference, tmp_path_factory):
     (place / "in/broken.zip").write_bytes(b"PK no zip")
     hand_in(reference, place / "in/blank",
             _1_1='    raise NotImplementedError("exercise 1.1: count pairs")\n')
+    hand_in(reference, place / "in/typo", _1_2="    counts = (count_pairs(ids)\n    return counts\n")
     hand_in(reference, place / "in/half", _2_1="    return 0.75\n")
     hand_in(reference, place / "in/crash", _1_2="    return 1 // 0\n", _c_1="    int *p = 0; return *p;\n")
     edited = hand_in(reference, place / "in/edited",
@@ -83,26 +88,54 @@ def test_right_answers_written_differently_get_all_points(class_of):
 
 def test_files_are_found_by_name_in_a_flat_folder_and_in_a_zip(class_of):
     assert {id: score for id, (score, _) in class_of[0]["flat"].items()} == POINTS
-    zipped = class_of[0]["zipped.zip"]
+    zipped = class_of[0]["zipped"]
     assert (zipped["1.1"][0], zipped["1.2"][0]) == (2, 4)
     assert zipped["2.1"] == (0, "02_second/blend.py was not handed in")
 
 
 def test_the_zip_of_a_whole_working_folder_is_read(class_of):
-    assert {id: score for id, (score, _) in class_of[0]["whole.zip"].items()} == POINTS
+    assert {id: score for id, (score, _) in class_of[0]["whole"].items()} == POINTS
 
 
 def test_what_cannot_be_read_is_not_judged_and_does_not_stop_the_others(class_of):
     results, out, said = class_of
-    score, output = results["broken.zip"]["1.1"]
+    score, output = results["broken"]["1.1"]
     assert score is None
     assert "not judged: it could not be read: broken.zip is neither a folder nor a zip" in output
-    assert "score" not in json.loads((out / "broken.zip/results.json").read_text())
+    assert "score" not in json.loads((out / "broken/results.json").read_text())
     assert "–/2  1.1 count pairs   not judged" in said and "4 answers could not be judged" in said
 
 
 def test_a_blank_exercise_costs_its_own_points_only(class_of):
     assert class_of[0]["blank"]["1.1"] == (0, "left blank") and class_of[0]["blank"]["1.2"][0] == 4
+
+
+def test_what_is_not_python_is_said_once_with_its_line_in_the_hand_in(class_of):
+    results, out, said = class_of
+    line = 1 + (out.parent / "in/typo/01_first/pairs.py").read_text().splitlines().index(
+        "    counts = (count_pairs(ids)")
+    note = f"not Python: '(' was never closed (01_first/pairs.py:{line})"
+    assert results["typo"]["1.2"] == (0, note) and results["typo"]["1.1"][0] == 2
+    assert f"0/4  1.2 most common pair   {note}" in said
+    assert html.unescape((out / "grades.html").read_text()).count("never closed") == 1
+
+
+def test_a_body_that_raises_a_syntax_error_of_its_own_making_is_no_more_than_that(reference, tmp_path):
+    body = "    eval('1 +') if len(ids) > 2 else None\n    return {}\n"
+    made = hand_in(reference, tmp_path / "made", _1_1=body)
+    said = learn(reference, "grade", str(made), str(tmp_path / "out"), "--only", "1.1")
+    assert "not Python" not in said
+
+
+def test_a_zip_and_a_folder_of_one_name_stay_apart_and_a_dot_is_part_of_a_name(tmp_path):
+    for name in ("ada", "ben.smith"):
+        (tmp_path / name).mkdir()
+    for name in ("ada.zip", "cleo.zip", "ben.zip"):
+        (tmp_path / name).write_bytes(b"")
+    assert {name: path.name for name, path in hand_ins(tmp_path).items()} == {
+        "ada": "ada", "ada.zip": "ada.zip", "ben.smith": "ben.smith", "ben": "ben.zip", "cleo": "cleo.zip"}
+    days = Lateness({"ben": 4, "cleo.zip": 5})
+    assert [days.factor(name) for name in ("ben", "ben.smith", "cleo", "ada")] == [0.6, 1, 0.5, 1]
 
 
 def test_points_are_shared_over_the_tests_that_pass(class_of):
@@ -113,7 +146,10 @@ def test_points_are_shared_over_the_tests_that_pass(class_of):
 
 def test_a_crash_never_passes_and_costs_nothing_else(class_of):
     got = class_of[0]["crash"]
-    assert got["1.2"][0] == 0 and "ZeroDivisionError" in got["1.2"][1]
+    lines = (class_of[1].parent / "in/crash/01_first/pairs.py").read_text().splitlines()
+    line = 1 + lines.index("    return 1 // 0")
+    assert got["1.2"][0] == 0
+    assert re.search(rf"ZeroDivisionError: .* by zero \(01_first/pairs.py:{line}\)", got["1.2"][1])
     assert got["c.1"][0] == 0 and "its process ended: SIGSEGV" in got["c.1"][1]
     assert (got["1.1"][0], got["2.1"][0]) == (2, 3)
 
@@ -134,16 +170,16 @@ def test_the_table_and_the_page_have_a_row_a_hand_in(class_of):
     results, out, said = class_of
     rows = {row["submission"]: row for row in csv.DictReader((out / "grades.csv").open())}
     assert set(rows) == set(results) and rows["good"]["total"] == "10" and rows["half"]["2.1"] == "1.5"
-    assert rows["broken.zip"]["1.1"] == "" and rows["broken.zip"]["not judged"] == "4"
+    assert rows["broken"]["1.1"] == "" and rows["broken"]["not judged"] == "4"
     page = (out / "grades.html").read_text()
     assert "<h2 id='good'>good: 10 of 10 points</h2>" in page and "<script" not in page
-    assert "Limits: 4 s a test, 30 min a hand-in" in said and "half   (7 of 10)" in said
+    assert "Limits: 4 s a test, 30 min a hand-in" in said and "half   (7 of 11)" in said
 
 
 def test_late_days_beyond_the_free_ones_cost_points(class_of):
     rows = {row["submission"]: row for row in csv.DictReader((class_of[1] / "grades.csv").open())}
-    assert {name: rows[name]["after late days"] for name in ("good", "half", "whole.zip")} == {
-        "good": "10", "half": "6.8", "whole.zip": "1"}   # 1, 4 and 11 days, 2 free: 100%, 80% of 8.5, 10%
+    assert {name: rows[name]["after late days"] for name in ("good", "half", "whole")} == {
+        "good": "10", "half": "6.8", "whole": "1"}   # 1, 4 and 11 days, 2 free: 100%, 80% of 8.5, 10%
 
 
 def test_platforms_get_whoever_was_judged_completely(class_of):

@@ -81,11 +81,12 @@ def alike(bodies: dict[str, str], reference: str, comment: str, least: float) ->
 def report(root: Path, folder: Path, least: float = 0.6) -> list[Likeness]:
     """All pairs of hand-ins in a folder that are alike in some exercise. ValueError: fewer than two."""
     exercises, found = course(root), []
-    several = sorted(p for p in folder.iterdir() if p.is_dir() or p.suffix == ".zip")
+    several = learn_handin.hand_ins(folder)
     if len(several) < 2:
         raise ValueError(f"{folder} has {len(several)} hand-ins (folders or zips): there is "
                          "nothing to compare")
-    handed = {p.name: learn_handin.read(p, {e.path for e in exercises.values()}) for p in several}
+    paths = {e.path for e in exercises.values()}
+    handed = {name: learn_handin.read(p, paths) for name, p in several.items()}
     for e in exercises.values():
         bodies = {}
         for name, texts in handed.items():

@@ -32,7 +32,13 @@ class Result:
     score: float | None = 0.0
     note: str = ""
     body: str = ""
+    shift: int = 0    # how much further down the body stands in the hand-in than in the reference
     lines: list = field(default_factory=list)
+
+    def place(self, report: dict) -> str:
+        """Where in the hand-in an error came from, if it came from the body."""
+        line, e = report.get("line", 0), self.exercise
+        return f" ({e.path}:{line + self.shift})" if line > e.line else ""
 
     def cannot(self, why: str) -> "Result":
         """Not judged, which is not the student's doing."""
@@ -116,6 +122,7 @@ class Grader:
         e = result.exercise
         try:
             result.body = learn_handin.body_of(text, e)
+            result.shift = learn_handin.line_of(text, e) - e.line
         except ValueError as problem:
             result.note = str(problem)
             return
@@ -126,7 +133,12 @@ class Grader:
         elif (left := end - time.monotonic()) <= 0:
             result.cannot(f"the hand-in has used up its {self.limits.minutes:g} minutes")
         else:
-            self.points(result, self.run(e, result.body, left), left < 1200)
+            verdict = self.run(e, result.body, left)
+            if why := not_python(verdict):
+                said = "".join(c for c in why["message"] if c.isprintable())[:80]
+                result.note = f"not Python: {said}{result.place(why)}"
+            else:
+                self.points(result, verdict, left < 1200)
 
     def points(self, result: Result, verdict, hurried: bool) -> None:
         """The points of a verdict, and what its tests said."""
@@ -135,7 +147,7 @@ class Grader:
                           {"title": name, "message": "", "error": ""})
             said = report["message"].split("\nassert ")[0].splitlines()[:8]
             if outcome == "error":
-                said = [": ".join([report["error"], *said[:1]]), *said[1:]]
+                said = [": ".join([report["error"], *said[:1]]) + result.place(report), *said[1:]]
             mark, how = "✓" if outcome == "passed" else "✗", "" if outcome in PLAIN else f" ({outcome})"
             result.lines.append(f"{mark} {report['title']}{how}")
             result.lines += [f"    {line}" for line in said if outcome != "passed"]
@@ -150,6 +162,14 @@ class Grader:
             passed = sum(outcome == "passed" for outcome in verdict.outcomes.values())
             result.score = math.floor(result.exercise.points * passed / len(verdict.outcomes) * 10
                                       + 1e-9) / 10
+
+
+def not_python(verdict) -> dict | None:
+    """The report of a body that Python cannot even read: the same syntax error, of its own, in every test."""
+    reports, kinds = verdict.reports, ("SyntaxError", "IndentationError", "TabError")
+    same = len({(r["outcome"], r.get("error"), r["line"]) for r in reports}) == 1
+    whole = verdict.end == "finished" and set(verdict.outcomes.values()) == {"error"}
+    return reports[0] if whole and same and reports[0]["error"] in kinds and reports[0]["line"] else None
 
 
 def protections(has: list[str], limits: Limits) -> str:
@@ -181,9 +201,9 @@ def command(root: Path, asked) -> int:
     submission = Path(asked.submission).resolve()
     if not submission.exists():
         raise ValueError(f"there is no {submission}: name the folder or zip that was handed in")
-    several = [submission]
+    several = {submission.name.removesuffix(".zip"): submission}
     if asked.many:
-        several = sorted(p for p in submission.iterdir() if p.is_dir() or p.suffix == ".zip")
+        several = learn_handin.hand_ins(submission)
     if not several:
         raise ValueError(f"{submission} has no folders or zip files: leave --many out if it is one hand-in")
     lateness, limits = Lateness.read(asked), Limits(asked.seconds, asked.memory, asked.minutes)
@@ -201,10 +221,10 @@ def command(root: Path, asked) -> int:
         base.chmod(0o700)
         rows = {}
         with Grader(root, base, wanted(asked, list(course(base))), limits) as grader:
-            for n, each in enumerate(several, 1):
-                print(f" {each.name}" + (f"   ({n} of {len(several)})" if asked.many else ""), flush=True)
-                rows[each.name] = grader.grade(each, say)
-                print(f" {lateness.summary(each.name, rows[each.name])}", flush=True)
+            for n, (name, each) in enumerate(several.items(), 1):
+                print(f" {name}" + (f"   ({n} of {len(several)})" if asked.many else ""), flush=True)
+                rows[name] = grader.grade(each, say)
+                print(f" {lateness.summary(name, rows[name])}", flush=True)
             about = protections(grader.has, limits)
     written = write_marks(Path(asked.out), rows, about, lateness, asked)
     missing = sum(r.score is None for results in rows.values() for r in results)

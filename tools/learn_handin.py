@@ -18,6 +18,13 @@ MOST = 1 << 20      # bytes of one file
 BODY = 20_000       # bytes of one body
 
 
+def hand_ins(folder: Path) -> dict[str, Path]:
+    """The folders and zips in a folder by student: the name without .zip, unless a folder has it already."""
+    several = sorted(p for p in folder.iterdir() if p.is_dir() or p.suffix == ".zip")
+    taken = {p.name for p in several}
+    return {p.name if p.is_dir() or p.stem in taken else p.stem: p for p in several}
+
+
 def members(submission: Path):
     """(path in the hand-in, size, how to read it) of its files. ValueError: neither a folder nor a zip."""
     def worth(parts) -> bool:
@@ -56,6 +63,12 @@ def read(submission: Path, paths: set[str]) -> dict[str, str]:
             best = min(fits, key=lambda p: (not f"/{p}".endswith("/" + path), len(p.parts), str(p)))
             handed[path] = texts[best].decode("utf-8", errors="replace").replace("\r\n", "\n")
     return handed
+
+
+def line_of(text: str, exercise: Exercise) -> int:
+    """The line of a hand-in, counted from 1, in which an exercise begins."""
+    begin = re.search(rf"^[ \t]*{exercise.comment} EXERCISE {re.escape(exercise.id)}( .*)?\n", text, re.M)
+    return text[: begin.end()].count("\n")
 
 
 def body_of(text: str, exercise: Exercise) -> str:

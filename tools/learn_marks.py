@@ -57,7 +57,7 @@ class Lateness:
 
     def factor(self, name: str) -> float:
         """What share of the points is left."""
-        late = self.days.get(name, self.days.get(Path(name).stem, 0))
+        late = entry(self.days, name, 0)
         return max(0.0, 1 - max(0, late - self.free) * self.percent / 100)
 
     def final(self, name: str, results: list) -> float:
@@ -70,6 +70,12 @@ class Lateness:
         open_ = sum(r.score is None for r in results)
         return f"{name}: {total(results):g} of {most(results)}{late}" + (f", {open_} not judged" if open_
                 else "")
+
+
+def entry(known: dict, name: str, none):
+    """What is known of a hand-in, whether its zip is called `ada` or `ada.zip` there."""
+    stem = name.removesuffix(".zip")
+    return next((known[key] for key in (name, stem, f"{stem}.zip") if key in known), none)
 
 
 def table_of(file: str, *columns: str) -> list[dict]:
@@ -136,8 +142,8 @@ def platforms(rows: dict, lateness: Lateness, asked) -> dict[str, str]:
     people = []
     for name, results in rows.items():
         if complete(results):
-            who = known.get(name) or known.get(Path(name).stem) or {}
-            login = who.get("login") or Path(name).stem
+            who = entry(known, name, {})
+            login = who.get("login") or name.removesuffix(".zip")
             people.append((who.get("name") or login, who.get("id") or "", login, who.get("email") or "",
                            who.get("section") or "", f"{lateness.final(name, results):g}"))
     possible = most(next(iter(rows.values())))
