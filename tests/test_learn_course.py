@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from learn_bodies import audit, chapters, course, is_stub
+from learn_handout import dead
 from learn_prove import LEAST, mutant, mutants
 from learn_release import leaks, number, release, span, squeezed
 from learn_run import Bench
@@ -78,6 +79,10 @@ def test_no_solution_survives_in_a_release_which_collects_its_own_tests(tmp_path
     out = tmp_path / "students"
     taken = release(ROOT, span(f"1-{last}"), out)
     assert list(taken) == [id for id, e in EXERCISES.items() if number(e.chapter) <= last]
+    for page in out.glob("0*/EXERCISES.md"):
+        said = " ".join(page.read_text(encoding="utf-8").split())
+        assert "not with the reference" in said and "with the reference of all the rest" not in said
+    assert {str(page): dead(page) for page in out.rglob("*.md") if dead(page)} == {}
     run = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(run, cwd=out, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]

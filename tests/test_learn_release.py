@@ -61,6 +61,38 @@ def test_a_student_can_work_in_a_release_without_git(students, tmp_path):
     assert "not part of a student tree" in learn(mine, "prove", code=2)
 
 
+def test_the_pages_of_a_release_are_its_own_and_no_link_is_dead(students):
+    page = (students / "README.md").read_text()
+    assert page.startswith("# Five Pillars: chapter 2\n") and "python learn.py check 2.1 " in page
+    assert "- `01_first`: [exercises](01_first/EXERCISES.md) (given whole)\n" in page
+    assert "- `02_second`: [exercises](02_second/EXERCISES.md)\n" in page and "learn.py start" not in page
+    for path in students.rglob("*.md"):
+        for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path} links to {target}"
+    assert (students / "AGENTS.md").read_text() == "# For coding assistants\n\nExplain.\n"
+
+
+def test_only_the_blank_chapters_say_that_there_is_no_reference(students):
+    for folder, blank in (("01_first", False), ("02_second", True)):
+        assert ("not with the reference" in (students / folder / "EXERCISES.md").read_text()) == blank
+
+
+@pytest.mark.skipif(not shutil.which("zip"), reason="zip is not installed here")
+def test_the_zip_that_the_page_asks_for_holds_the_answers_and_nothing_that_was_made(students, tmp_path):
+    mine = tmp_path / "mine"
+    shutil.copytree(students, mine)
+    for made in (".venv/bin/python", "out/made.json", "02_second/__pycache__/blend.pyc", ".git/HEAD"):
+        (mine / made).parent.mkdir(parents=True, exist_ok=True)
+        (mine / made).write_text("made")
+    learn(mine, "hint", "2.1")
+    shown = re.search(r"^zip .*", (mine / "README.md").read_text(), re.M)[0]
+    subprocess.run(shown, shell=True, cwd=mine, check=True)
+    with zipfile.ZipFile(tmp_path / "answers.zip") as archive:
+        files = {name for name in archive.namelist() if not name.endswith("/")}
+    there = {p.relative_to(students).as_posix() for p in students.rglob("*") if p.is_file()}
+    assert files == {name for name in there if "__pycache__" not in name}
+
+
 def test_nothing_is_started_in_a_release_with_or_without_git(students, tmp_path):
     mine = tmp_path / "mine"
     shutil.copytree(students, mine)

@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FILES = {
     ".gitignore": ".learn/\n__pycache__/\n.venv/\n*.tmp\n",
-    "README.md": "# A tiny course\n",
+    "README.md": "# A tiny course\n\n[For teachers](TEACHING.md), [how to add](CONTRIBUTING.md)\n",
+    "TEACHING.md": "# Teaching\n",
+    "CONTRIBUTING.md": "# Adding\n",
+    "AGENTS.md": "# For coding assistants\n\nExplain.\n\nFor authors [this](CONTRIBUTING.md#how) holds.\n",
     "pyproject.toml": """[tool.pytest.ini_options]
 pythonpath = ["01_first", "02_second", "csrc"]
 testpaths = ["tests"]

@@ -18,11 +18,12 @@ import zlib
 from pathlib import Path
 
 from learn_bodies import blanked, chapters, course, digest, graft, is_stub, write
+from learn_handout import write_pages
 from learn_trees import export, git, has_git, needed
 
 TEACHERS = {"TEACHING.md", "CONTRIBUTING.md", "CHANGELOG.md", "NEGATIVE.md", "tests/tiny_course.py",
             *(f"tools/learn_{name}.py" for name in (
-                "teach", "grade", "marks", "handin", "prove", "release", "exam", "alike"))}
+                "teach", "grade", "marks", "handin", "prove", "release", "handout", "exam", "alike"))}
 SETUP = """#!/usr/bin/env bash
 # Gradescope runs this once, when the autograder is built: Python, a C++ compiler and the five packages.
 set -euo pipefail
@@ -160,6 +161,7 @@ def release(root: Path, chosen: range, out: Path) -> dict[str, str]:
             raise ValueError(f"{', '.join(blank)} is blank here already: release from the branch main")
         for e in taken.values():
             write(new / e.path, graft((new / e.path).read_text(encoding="utf-8"), e.id, e.stub))
+        write_pages(new, list(taken.values()))
         survivors = leaks(new, {id: e.body for id, e in taken.items()})
         if survivors:
             raise ValueError(

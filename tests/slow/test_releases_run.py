@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from learn_bodies import course, graft, write
+from learn_handout import dead
 from learn_release import number, release, span
 from learn_trees import git, has_git
 
@@ -53,6 +54,7 @@ def test_no_solution_survives_in_any_release_and_each_collects_its_own_tests(las
     tree = tmp_path / "students"
     taken = release(ROOT, span(f"1-{last}"), tree)
     assert list(taken) == [id for id, e in course(ROOT).items() if number(e.chapter) <= last]
+    assert {str(page): dead(page) for page in tree.rglob("*.md") if dead(page)} == {}
     run = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(run, cwd=tree, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
