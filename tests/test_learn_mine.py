@@ -45,6 +45,21 @@ def test_what_was_edited_runs_and_what_was_made_stays(started):
     assert (started / ".learn/run/1.2/02_second/blend.py").stat().st_mtime_ns == untouched
 
 
+def test_a_run_begins_with_copies_of_ones_own_results_of_earlier_chapters(started):
+    learn(started, "start", "2")
+    put(started, "2.1", GOOD["2.1"])
+    for name in ("01_first", "02_second"):
+        (started / "out" / name).mkdir(parents=True)
+        (started / "out" / name / "table").write_text("mine")
+    change = ("python", "-c", "import os; print(os.listdir('out'), open('out/01_first/table').read()); "
+              "open('out/01_first/table', 'w').write('theirs')")
+    said = learn(started, "run", "2.1", *change)
+    assert "an out/ of its own, with copies from yours: 01_first" in said and "['01_first'] mine" in said
+    said = learn(started, "run", "2.1", *change)
+    assert "copies" not in said and "['01_first'] theirs" in said   # what was made there stays
+    assert (started / "out/01_first/table").read_text() == "mine"
+
+
 def test_several_bodies_or_all_that_are_written_of_a_chapter_run_together(started):
     put(started, "1.1", "    return {'mine': 1}\n")
     put(started, "1.2", "    return 'mine'\n")

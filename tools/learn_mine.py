@@ -76,6 +76,20 @@ def run_tree(student: Student, wanted: list[Exercise], to: Path) -> None:
         (to / ".venv").symlink_to(home)
 
 
+def lend(out: Path, to: Path, names: list[str]) -> list[str]:
+    """Copy to the run's own folder of results those of the learner's for these chapters that it lacks.
+
+    A copy, because a run there must not change them; with its times, so that `make` there makes it anew.
+    """
+    lent = [name for name in names if (out / name).is_dir() and not (to / name).exists()]
+    for name in lent:
+        half = to / f"{name}.tmp"
+        shutil.rmtree(half, ignore_errors=True)
+        shutil.copytree(out / name, half)
+        os.replace(half, to / name)
+    return lent
+
+
 def run(student: Student, names: str, words: list[str]) -> int:
     """Run a command on the learner's bodies of `names` and the reference of the rest; its exit status."""
     wanted = chosen(student, names)
@@ -90,8 +104,11 @@ def run(student: Student, names: str, words: list[str]) -> int:
     search = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     env = {**os.environ, "PYTHONPATH": search,
            "PATH": os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", "")])}
-    mine = ", ".join(e.id for e in wanted)
-    print(f" your {mine}, the reference of all the rest, in {os.path.relpath(tree)}:\n $ {' '.join(words)}",
+    mine, before = ", ".join(e.id for e in wanted), chapters(ROOT)[: chapters(ROOT).index(first)]
+    lent = lend(ROOT / "out", tree / "out", before)
+    copied = f", with copies from yours: {', '.join(lent)}" if lent else ""
+    print(f" your {mine}, the reference of all the rest, in {os.path.relpath(tree)},\n"
+          f" which has an out/ of its own{copied}\n $ {' '.join(words)}",
           flush=True)
     try:
         return subprocess.run([python if words[0] in ("python", "python3") else words[0], *words[1:]],
