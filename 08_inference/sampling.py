@@ -18,7 +18,7 @@ from workbench import wide
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Set all but the k largest of each row of logits (B, V) to -inf, of equals the first; 0 keeps all."""
+    """Set all but the k largest of each row of logits (B, V) to -inf, k of equals too; 0 keeps all."""
     # EXERCISE 8.1 top-k
     if k <= 0:
         return logits
@@ -32,7 +32,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Keep, in each row of (B, V), the fewest most likely tokens that together reach probability p; -inf for
     the rest.
 
-    The token that crosses p is kept, so at least one always is, for p = 0 too. Of equals the first stay.
+    The token that crosses p is kept, so at least one always is, for p = 0 too. Which of equals stay is open.
     """
     # EXERCISE 8.5 top-p
     if p >= 1:

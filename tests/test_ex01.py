@@ -56,10 +56,13 @@ def test_pairs_of_many_pieces_add_up():
     for ids in pieces:
         for i in range(len(ids) - 1):
             wanted[ids[i], ids[i + 1]] += 1
-    got = count_pairs(pieces)
-    assert dict(got) == dict(wanted), (f"given {pieces}, got {dict(got)}, wanted {dict(wanted)}: do the "
-                                       "counts of "
-                                       "a pair in several pieces add up, the same piece twice included?")
+    got = dict(count_pairs(pieces))
+    for pair in [*wanted, *got]:
+        mine, right = (counts.get(pair, "no count") for counts in (got, wanted))
+        assert mine == right, (
+            f"given {len(pieces)} pieces of ids from 0 to 3, got {mine} for {pair}, wanted {right}: do the "
+            "counts of a pair in several pieces add up, the same piece "
+            "twice included?")
 
 
 # 1.2 merge a pair

@@ -45,7 +45,7 @@ def test_softmax_works_along_the_last_dimension():
                 "the sum runs over the first dimension, not the last": F.softmax(x, 0),
                 "the sum runs over all numbers, not over each row": F.softmax(x.flatten(), 0).view(shape),
             },
-            "keep the summed dimension (keepdim=True), so that each row is divided by its own sum",
+            "each row must be divided by its own sum, and by no other row's",
         )
 
 
@@ -59,8 +59,8 @@ def test_softmax_survives_large_scores():
         "the rows [1000, 999, 0], [-1000, -1001, -10000], [0, 200, -inf]",
         # of numbers up to 1000, any order of operations loses this much
         atol=1000 * torch.finfo(x.dtype).eps,
-        ask="exp(89) is already too large for float32; subtract the row's own largest score first, "
-        "which changes nothing else",
+        ask="exp(89) is already too large for float32, and exp(-110) is 0 in it: infinity / infinity and 0 "
+        "/ 0 are no weights",
     )
 
 

@@ -48,9 +48,9 @@ def test_masking_targets_leaves_inputs_alone(n):
     want = x.clone()
     y[:] = IGNORE
     same(x, want, f"{n} rows, the targets set to {IGNORE}; the inputs",
-         "a slice shares its memory: inputs and targets overlap in it, so copy them (.clone())")
+         "what was written into the targets arrived in the inputs: both are the same memory")
     same(rows, before, f"{n} rows, the targets set to {IGNORE}; the rows",
-         "a slice shares its memory: copy it (.clone())")
+         "what was written into the targets arrived in the rows: both are the same memory")
 
 
 # 3.6 the rows of an epoch

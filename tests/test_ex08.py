@@ -71,7 +71,7 @@ def test_top_k_leaves_the_callers_logits_alone():
     before = logits.clone()
     keep_top_k(logits, 2)
     assert torch.equal(logits, before), (
-        "the logits that were given changed: masked_fill_ writes in place, masked_fill does not")
+        f"given {before.tolist()} and k = 2, the logits that were given are now {logits.tolist()}")
 
 
 # 8.5 top-p
