@@ -18,9 +18,8 @@ from arithmetic import problem, random_pair, right_answer
 from batches import TextBatches
 from bm25 import Index, best_first
 from bpe import Tokenizer
-from chat_template import answer_batch, answer_ids, pad_id
 from checkpoint import load_model
-from cross_entropy import cross_entropy
+from fact_tuning import told_loss
 from facts import THANKS, Fact, questions, statement, verbose
 from harness import Ask, Harness, Plan, ToolFailed
 from harness_plans import Steps, model_led, own_words, with_tools
@@ -144,14 +143,9 @@ class Place:
 
     def facts_in_post_training(self) -> Build:
         """Training on such sentences, ever new wordings, beside replay of text and of own answers."""
-        t = self.tokenizer
-
         def loss_of(model: Transformer, step: int) -> Tensor:
             rng = random.Random(f"new facts {self.seed} {step}")
-            said = [answer_ids(t, statement(f, rng)) for f in rng.choices(self.facts, k=24)]
-            eos = [[said[0][-1]]] * len(said)                  # every document follows one
-            x, y = answer_batch(eos, said, pad_id(t))
-            return cross_entropy(model(x), y)
+            return told_loss(model, self.tokenizer, rng.choices(self.facts, k=24), rng)
         return self.around(self.trained(loss_of, self.s.fact_steps, (1e-2, 4e-3)), own_words)
 
     def actions_in_harness(self) -> Build:

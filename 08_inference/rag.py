@@ -26,6 +26,7 @@ from results_table import print_table
 from scorecard import embed
 from skills import chat_answers
 from tasks import Tasks, load_tasks
+from tool_use import name_in
 from transformer import Transformer
 from verifier import is_right
 
@@ -60,7 +61,7 @@ def centred(vectors: Tensor, mean: Tensor) -> Tensor:
 
 def holds(chunk: str, q: Question) -> bool:
     """Whether a chunk has one whole sentence that answers the question: it has the name and the answer."""
-    name = q.text.split()[-1].rstrip("?")
+    name = name_in(q)
     return any(name in s.split() and q.answer in s.split()
                for s in (part.rstrip(".") for part in chunk.split(". ")))
 
@@ -92,7 +93,7 @@ def answered(model: Transformer, tokenizer: Tokenizer, asked: list[Question],
 
 def new_facts(tasks: Tasks, n: int, rng: random.Random) -> list[Fact]:
     """Facts about `n` names of packages that `tasks` know nothing of."""
-    known = {q.text.split()[-1].rstrip("?").lower() for q in tasks.train_questions + tasks.held_out_questions}
+    known = {name_in(q).lower() for q in tasks.train_questions + tasks.held_out_questions}
     return find_facts(n, rng, PACKAGES, known)
 
 

@@ -24,6 +24,7 @@ except ModuleNotFoundError:
 import torch
 
 import bm25
+import fact_tuning
 import harness
 import harness_plans
 import place_changes
@@ -36,7 +37,7 @@ from matrix_figure import draw_matrix
 from place_changes import NEEDS, PLACES, Amounts, Place
 from results_table import mean_and_spread, print_table
 
-CODE = [place_changes, harness, harness_plans, taught_calls, rag, bm25, replay]
+CODE = [place_changes, fact_tuning, harness, harness_plans, taught_calls, rag, bm25, replay]
 
 
 @dataclass
