@@ -12,9 +12,10 @@ import itertools
 import random
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 try:
     from workbench import RunSettings, announce, content_hash, parse_settings, run_main, setting, write_json
@@ -98,6 +99,13 @@ def as_asked(pair: Pair) -> tuple[str, str]:
     return f"{pair[0]}+{pair[1]}", right_answer(pair)
 
 
+def some(of: Sequence[Any], n: int, option: str, rng: random.Random) -> list:
+    """`n` of these in random order. Raises ValueError, which names the option, where there are fewer."""
+    if n > len(of):
+        raise ValueError(f"there are {len(of)} to choose {n} from: choose {option} {len(of)} or fewer")
+    return rng.sample(of, n)
+
+
 def documents(asked: list[Question], rng: random.Random) -> list[str]:
     """A statement about each name that is asked about in all three ways."""
     known: dict[str, dict[str, str]] = {}
@@ -115,11 +123,11 @@ def ways(tasks: Tasks, kind: str, s: "Settings", rng: random.Random) -> dict[str
     """What can stand before a question, by name: a list of items for each order of the same examples."""
     solved = {"facts": [(q.text, terse(q.answer)) for q in tasks.train_questions],
               "sums": [as_asked(p) for p, _ in tasks.demonstrations]}
-    few = {name: rng.sample(pairs, s.shots) for name, pairs in solved.items()}
+    few = {name: some(pairs, s.shots, "--shots", rng) for name, pairs in solved.items()}
     orders = [tuple(rng.sample(few[kind], s.shots)) for _ in range(s.orders)]
-    questions = rng.sample(tasks.held_out_questions, s.questions)
+    questions = some(tasks.held_out_questions, s.questions, "--questions", rng)
     asked = ([(q.text, terse(q.answer)) for q in questions] if kind == "facts"
-             else [as_asked(p) for p in rng.sample(tasks.test_sums, s.questions)])
+             else [as_asked(p) for p in some(tasks.test_sums, s.questions, "--questions", rng)])
 
     def each(shown: tuple = (), before: Callable[[str, str], str] = lambda q, answer: "") -> list[Item]:
         return [Item(q, answer, shown, before(q, answer)) for q, answer in asked]

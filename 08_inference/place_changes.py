@@ -19,6 +19,7 @@ from batches import TextBatches
 from bm25 import Index, best_first
 from bpe import Tokenizer
 from checkpoint import load_model
+from context import some
 from fact_tuning import told_loss
 from facts import THANKS, Fact, questions, statement, verbose
 from harness import Ask, Harness, Plan, ToolFailed
@@ -100,7 +101,8 @@ class Place:
         self.tokenizer, self.tasks = Tokenizer.load(text / "tokenizer.json"), load_tasks(text / "tasks.json")
         self.facts = new_facts(self.tasks, s.names, rng)
         self.documents = [statement(fact, rng) for fact in self.facts]
-        asked = rng.sample([q for q in self.tasks.held_out_questions if q.kind != "kind"], s.questions)
+        known = [q for q in self.tasks.held_out_questions if q.kind != "kind"]
+        asked = some(known, s.questions, "--questions", rng)
         factors = [(rng.randrange(100, 1000), rng.randrange(2, 10)) for _ in range(s.questions)]
         self.items: dict[str, list[Item]] = {
             "facts": [(q.text, [q.answer]) for f in self.facts for q in questions(f) if q.kind != "kind"],

@@ -92,6 +92,12 @@ def test_each_way_asks_the_same_questions_and_only_the_orders_differ_in_the_orde
     assert "a document, found" not in made
 
 
+def test_more_than_there_is_cannot_be_asked_or_shown():
+    for amounts, option in (({"questions": 7}, "--questions 6"), ({"shots": 3}, "--shots 2")):
+        with pytest.raises(ValueError, match=f"choose {option} or fewer"):
+            ways(TASKS, "facts", Settings(**{"questions": 1, "shots": 1, **amounts}), random.Random(0))
+
+
 def test_the_table_has_means_over_models_and_how_far_orders_are_apart():
     columns = ("base, facts", "base, sums", "grpo, facts", "grpo, sums")
     cell = {"right": [0.5], "calls": 0, "tokens": 9.6}
