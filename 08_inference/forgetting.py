@@ -1,9 +1,9 @@
 """What each stage adds and what it takes away: every model of a run on the same held-out items.
 
 Chapter 7 looks at each stage for what it was made for. Here each is asked for everything: text, facts, sums,
-the form of an answer, refusal. Besides what `make` leaves, a model that refuses is trained (red_team.py), so
-that there is something to lose, and rounded to four bits. A mean can stand still while answers change, so
-items are followed one by one: how many were right before a stage and wrong after it, and the other way round.
+the form of an answer, refusal. Besides what `make` leaves, the model that refuses is rounded to four bits,
+to see whether the refusal stays. A mean can stand still while answers change, so items are followed one by
+one: how many were right before a stage and wrong after it, and the other way round.
 
 Forgetting: McCloskey and Cohen 1989; in language models: Luo et al. 2023, "An empirical study of catastrophic
 forgetting in large language models during continual fine-tuning".
@@ -16,16 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 try:
-    from workbench import (
-        RunSettings,
-        announce,
-        content_hash,
-        parse_settings,
-        run_main,
-        seed_everything,
-        setting,
-        write_json,
-    )
+    from workbench import RunSettings, announce, content_hash, parse_settings, run_main, setting, write_json
 except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import quantize
@@ -41,7 +32,7 @@ from harness_study import seed_folders
 from matrix_figure import draw_matrix
 from quantize import load_quantized, quantize_model
 from recall import fact_recall, plain_addition, share
-from red_team import REFUSAL, TOPIC, RedTeam, replies
+from red_team import REFUSAL, TOPIC, replies
 from results_table import mean_and_spread, print_table
 from skills import ANSWER_TOKENS, SUM_TOKENS, chat_answers
 from tasks import Tasks, load_tasks
@@ -54,7 +45,7 @@ CODE = [sys.modules[__name__], quantize, red_team, skills]
 
 @dataclass(frozen=True)
 class Stage:
-    """A model, the stage that it was made from, and its file; without a file it is made here."""
+    """A model, the stage that it was made from, and its file; without one it is its parent in four bits."""
     name: str
     parent: str
     file: str = ""
@@ -67,7 +58,7 @@ STAGES = (Stage("pretrained", "", "03_training/model.pt"),
           Stage("PPO", "SFT", "07_alignment/ppo.pt"),
           Stage("GRPO", "DPO", "07_alignment/grpo.pt"),
           Stage("tool use", "GRPO", "07_alignment/tools.pt"),
-          Stage("refusal", "GRPO"),
+          Stage("refusal", "GRPO", "07_alignment/refusal.pt"),
           Stage("refusal, 4 bits", "refusal"),
           Stage("distilled", "GRPO", "07_alignment/student.pt"),
           Stage("4 bits", "GRPO", "08_inference/model.int4.pt"))
@@ -85,10 +76,9 @@ class Settings(RunSettings):
     completed: int = setting(120, least=1)    # statements to be completed
     sums: int = setting(300, least=1)         # sums, in the chat form and in the plain one
     text: int = setting(20_000, least=300)    # tokens of held-out text
-    refusal_steps: int = 50                   # optimizer steps of refusal training
 
 
-QUICK = dict(questions=6, completed=3, sums=4, text=300, refusal_steps=2)
+QUICK = dict(questions=6, completed=3, sums=4, text=300)
 
 
 def measure(model: Transformer, tokenizer: Tokenizer, tasks: Tasks, valid, s: Settings) -> dict:
@@ -130,45 +120,29 @@ def changes(rows: dict[str, list[dict]]) -> dict[str, dict[str, float]]:
                          / len(rows[stage.name]) for c in COLUMNS} for stage in STAGES if stage.parent}
 
 
-class Models:
-    """The models of one folder, loaded or made when they are asked for."""
-
-    def __init__(self, home: Path, steps: int, seed: int):
-        self.home, self.steps, self.seed, self.made = home, steps, seed, {}
-
-    def get(self, stage: Stage) -> Transformer:
-        """The model of a stage. Raises FileNotFoundError where `make` has not left it."""
-        if stage.name not in self.made:
-            self.made[stage.name] = self._make(stage)
-        return self.made[stage.name]
-
-    def _make(self, stage: Stage) -> Transformer:
-        if stage.file:
-            return (load_quantized if "int4" in stage.file else load_model)(self.home / stage.file)
-        if stage.name == "refusal":
-            seed_everything(self.seed)
-            return RedTeam(red_team.Settings(out=str(self.home), steps=self.steps), self.seed,
-                           "cpu").refusing()
-        return quantize_model(self.get(next(t for t in STAGES if t.name == stage.parent)))
-
-    def files(self, stage: Stage) -> list[Path]:
-        """What a stage depends on: its file, or those of the stage that it is made from."""
-        if stage.file:
-            return [self.home / stage.file]
-        return self.files(next(t for t in STAGES if t.name == stage.parent))
+def file_of(home: Path, stage: Stage) -> Path:
+    """The file of a stage, or of the stage that it is rounded from."""
+    return home / (stage.file or next(t.file for t in STAGES if t.name == stage.parent))
 
 
-def fill(home: Path, cells: Cells, s: Settings, seed: int) -> dict[str, dict]:
+def load_stage(home: Path, stage: Stage) -> Transformer:
+    """The model of a stage. Raises FileNotFoundError where `make` has not left it."""
+    path = file_of(home, stage)
+    model = (load_quantized if "int4" in path.name else load_model)(path)
+    return model if stage.file else quantize_model(model)
+
+
+def fill(home: Path, cells: Cells, s: Settings) -> dict[str, dict]:
     """All rows of one folder."""
-    text, models = home / "01_tokenizer", Models(home, s.refusal_steps, seed)
+    text = home / "01_tokenizer"
     tokenizer, tasks = Tokenizer.load(text / "tokenizer.json"), load_tasks(text / "tasks.json")
     valid, rows = open_tokens(text / "valid.bin"), {}
     amounts = {k: getattr(s, k) for k in QUICK}
     for stage in STAGES:
-        data = content_hash(*models.files(stage), text / "tasks.json", text / "valid.bin")
-        cell = {"stage": stage.name, "data": data, "seed": seed, **amounts}
-        rows[stage.name] = cells.get(cell, lambda stage=stage: measure(models.get(stage), tokenizer, tasks,
-                                                                       valid, s))
+        data = content_hash(file_of(home, stage), text / "tasks.json", text / "valid.bin")
+        cell = {"stage": stage.name, "data": data, **amounts}
+        rows[stage.name] = cells.get(cell, lambda stage=stage: measure(load_stage(home, stage), tokenizer,
+                                                                       tasks, valid, s))
         print(f"  {home}: {stage.name}", flush=True)
     return rows
 
@@ -201,7 +175,7 @@ def main() -> None:
     homes = [home for home in seed_folders(out) if (home / "08_inference" / "model.int4.pt").exists()]
     if not homes:
         raise ValueError(f"{out} has no finished run: run `make` first")
-    filled = [fill(home, cells, s, s.seed + i) for i, home in enumerate(homes)]
+    filled = [fill(home, cells, s) for home in homes]
     rows = {stage.name: [f[stage.name] for f in filled] for stage in STAGES}
     print_table([f"{len(homes)} seeds, %", *COLUMNS],
                 [[name, *(shown(c, [r["shares"][c] for r in got]) for c in COLUMNS)]

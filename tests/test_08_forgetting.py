@@ -1,17 +1,20 @@
 """Levels and changes of every stage, counted by hand on a few items."""
 import math
-from pathlib import Path
 
 import pytest
+import torch
 
 import forgetting
 from bpe import Tokenizer
+from checkpoint import save_model
 from facts import Question
-from forgetting import COLUMNS, STAGES, Models, Settings, changes, measure, moved
+from forgetting import COLUMNS, STAGES, Settings, changes, file_of, load_stage, measure, moved
 from harness_study import seed_folders
 from matrix_figure import INK, draw_matrix
+from quantize import quantize_model
 from red_team import REFUSAL
 from tasks import Tasks
+from transformer import Config, Transformer
 
 QUESTIONS = [Question("Which module has STFT?", "abc", "module", "The module of STFT is"),
              Question("What kind is STFT?", "class", "kind", "The kind of STFT is"),
@@ -64,10 +67,16 @@ def test_every_stage_has_a_parent_before_it():
         seen.append(stage.name)
 
 
-def test_a_stage_made_here_depends_on_the_file_that_it_began_with():
-    models, stages = Models(Path("home"), 1, 0), {stage.name: stage for stage in STAGES}
-    assert models.files(stages["SFT"]) == [Path("home/07_alignment/sft.pt")]
-    assert models.files(stages["refusal, 4 bits"]) == [Path("home/07_alignment/grpo.pt")]
+def test_a_stage_without_a_file_is_the_model_before_it_in_four_bits(tmp_path):
+    config = Config(vocab_size=32, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=16, max_len=8)
+    model, stages = Transformer(config), {stage.name: stage for stage in STAGES}
+    path = tmp_path / "07_alignment" / "refusal.pt"
+    save_model(path, model)
+    assert file_of(tmp_path, stages["refusal"]) == file_of(tmp_path, stages["refusal, 4 bits"]) == path
+    loaded, rounded = (load_stage(tmp_path, stages[name]) for name in ("refusal", "refusal, 4 bits"))
+    x = torch.arange(8)[None]
+    assert torch.equal(loaded(x), model(x)) and torch.equal(rounded(x), quantize_model(model)(x))
+    assert not torch.equal(rounded(x), loaded(x))
 
 
 def test_only_seeds_that_are_there_are_looked_at(tmp_path):
