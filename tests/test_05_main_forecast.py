@@ -7,16 +7,24 @@ import numpy as np
 import pytest
 
 import main_forecast
+from checkpoint import save_model
 from chinchilla import Law
 from main_forecast import planned_tokens, print_outcome, write_forecast
+from transformer import Config, Transformer
 from workbench import write_json
 
 LAW = Law(1.1, 60.0, 0.45, 300.0, 0.45)
 
 
 @pytest.fixture
-def out(tmp_path, monkeypatch):
+def grids():
+    return []
+
+
+@pytest.fixture
+def out(tmp_path, monkeypatch, grids):
     def small_runs(folder, cache, seed, grid, jobs):
+        grids.append(grid)
         sizes = {32: 83_488, 64: 267_072, 96: 551_008}
         runs = [(sizes[width], steps * 1024) for width, steps in grid]
         return [dict(parameters=n, tokens=d, bits_per_byte=float(LAW.loss(n, d))) for n, d in runs]
@@ -43,6 +51,34 @@ def test_the_forecast_says_whether_the_model_was_trained_already(out, capsys):
     print_outcome(dict(made, loss=2.2, best_so_far=3.0), 2.0)
     said = capsys.readouterr().out
     assert "made after it was trained" in said and "error +10.0%" in said and "best run so far +50.0%" in said
+
+
+def test_a_quick_forecast_is_made_from_a_few_short_runs(out, grids):
+    write_forecast(out, 0, 655_360, quick=True, replicas=5)
+    write_forecast(out, 0, 655_360, replicas=5)
+    short, usual = (sum(steps for _, steps in grid) for grid in grids)
+    assert len(grids[0]) == 6 and 5 * short < usual
+
+
+@pytest.mark.parametrize("steps, again", [(640, False), (320, True)])
+def test_the_forecast_of_before_stands_unless_chapter_3_trained_otherwise(out, monkeypatch, grids, steps,
+                                                                          again):
+    """A forecast made once the model is there would be none."""
+    before = write_forecast(out, 0, 655_360, replicas=5)
+    folder = out / "05_scaling"
+    write_json(folder / "main_forecast.json", before | {"loss": 7.5})
+    save_model(out / "03_training" / "model.pt", Transformer(Config(vocab_size=300, d_model=32, n_layers=1)))
+    settings = {"steps": steps, "batch": 8, "length": 128}
+    write_json(out / "03_training" / "metrics.json", {"settings": settings})
+    chapter_5 = runpy.run_path(str(Path(__file__).parents[1] / "05_scaling" / "run.py"))
+    names = chapter_5["real_text"].__globals__
+    monkeypatch.setitem(names, "measure", lambda *_: {"bits_per_byte": 2.0})
+    for name in ("print_rows", "describe"):
+        monkeypatch.setitem(names, name, lambda *_: None)
+    monkeypatch.setattr(names["figures"], "draw_skill", lambda *_: None)
+    made = chapter_5["real_text"](chapter_5["Settings"](bootstraps=5), out, folder)
+    assert len(grids) == 1 + again and made["unseen"] == (not again) and made["measured"] == 2.0
+    assert (made["forecast"][0] == 7.5) == (not again)
 
 
 def test_the_tokens_planned_are_those_of_chapter_3(tmp_path):
