@@ -97,16 +97,23 @@ def test_every_request_gets_the_tokens_that_it_gets_alone():
 
 @needs_compiler
 @pytest.mark.parametrize("batch", (1, 4))
-def test_in_float32_a_small_model_takes_it_unasked_and_writes_the_plain_tokens(batch):
+def test_in_float32_a_small_model_takes_it_unasked_and_writes_the_plain_tokens(monkeypatch, batch):
     torch.manual_seed(0)
     model = Transformer(Config()).requires_grad_(False)
     for p in model.parameters():
         p.mul_(3) if p.ndim == 2 else None
     prompts = torch.randint(model.config.vocab_size, (batch, 20))
-    engine = Engine(model, 64)
-    assert engine.compiled is not None
+    engine, rows = Engine(model, 64), []
+    hidden = engine.compiled.hidden
+
+    def counted(ids, *more):
+        rows.append(len(ids))
+        return hidden(ids, *more)
+    monkeypatch.setattr(engine.compiled, "hidden", counted)
     done = engine.run([Request(p, 40) for p in prompts.tolist()])
     assert [r.ids for r in done] == generate_cached(model, prompts, 40).tolist()
+    prompt_step = [20] if batch == 1 else []                # four prompts, 80 rows, are read by torch
+    assert rows == prompt_step + [batch] * 39
 
 
 def test_large_models_other_formats_and_a_no_take_torch(monkeypatch):
@@ -169,14 +176,24 @@ def test_what_would_lie_outside_the_memory_is_refused(given, says):
         step.hidden(*given)
 
 
+def parts(H: int, K: int, D: int, C: int = 8, F: int = 7) -> dict:
+    """One layer of shapes that agree with each other."""
+    shapes = ((H + 2 * K) * D, C), (H + K, D), (C, H * D), (2 * F, C), (C, F)
+    memory = dict(keys=torch.zeros(1, 4, K, BLOCK, D), values=torch.zeros(1, 4, K, BLOCK, D))
+    return dict(embedding=torch.zeros(9, C), layers=[tuple(map(torch.zeros, shapes))], **memory,
+                rotation=torch.zeros(20, D // 2, dtype=torch.complex64))
+
+
 @needs_compiler
 def test_parts_that_are_not_of_one_model_are_refused():
+    DecodeStep(**parts(H=4, K=2, D=6), eps=1e-6, qk_norm=True)
     fused = FusedModel(noisy())
     memory = PagedMemory(CONFIG, 4, fused.head)
     good = dict(embedding=fused.embedding, layers=fused.layers, rotation=fused.rotation, eps=fused.eps,
                 qk_norm=True, keys=memory.k, values=memory.v)
     for change, says in ((dict(layers=fused.layers[:1]), "of one model"),
                          (dict(values=memory.v[:, :2]), "of one model"),
+                         (parts(H=3, K=2, D=6), "of one model"), (parts(H=4, K=2, D=5), "of one model"),
                          (dict(rotation=fused.rotation[:, :1]), "of one model"),
                          (dict(embedding=fused.embedding.float()), "float32 or float64 on the CPU"),
                          (dict(keys=memory.k.transpose(0, 1).contiguous().transpose(0, 1)), "contiguous")):
