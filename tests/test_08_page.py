@@ -87,7 +87,10 @@ def test_the_server_answers_what_the_page_asks_and_says_what_it_cannot(running, 
     assert found["words"] == TOKENIZER.decode(said) and len(said) == found["tokens"] > 0
     cut = {"text": "1+2", "temperature": 1.5, "seed": 3, "min_p": 1.0}       # only the likeliest is left
     assert running.ask("/page/chat", cut)[1]["words"] == found["words"]
-    assert running.ask("/page/chat", {**cut, "min_p": 0.0})[1]["words"] != found["words"]
+    for seed in (3, 4):
+        _, found, _ = running.ask("/page/chat", {"text": "1+2", "temperature": 1.5, "seed": seed})
+        said = alone(model, greedy, found["tokens"], Sampling(temperature=1.5), seed)
+        assert found["words"] == TOKENIZER.decode(said)
     for path, body, field in (
             ("next", {"text": "x" * 200}, "text"), ("next", {"ids": [-1]}, "ids"), ("next", {"at": 9}, "at"),
             ("next", {"model": "other"}, "model"), ("next", {"text": "\ud800"}, "text"),
@@ -97,6 +100,18 @@ def test_the_server_answers_what_the_page_asks_and_says_what_it_cannot(running, 
         status, found, _ = running.ask("/page/" + path, body)
         assert status == 400 and found["error"]["param"] == field, (path, body, found)
     assert running.ask("/page/next")[0] == 405
+
+
+def test_an_answer_that_goes_wrong_on_the_way_leaves_nothing_to_the_next(model, monkeypatch):
+    page, asked = Page({"grpo": model}, TOKENIZER, "grpo"), {"text": "a", "temperature": 0}
+    wanted = page.chat(asked)["words"]
+
+    def broken(*_):
+        raise RuntimeError("of the decoder")
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="of the decoder"):
+        patch.setattr("page_api.ends_at", broken)
+        page.chat(asked)
+    assert not page.engines["grpo"].busy and page.chat(asked)["words"] == wanted
 
 
 def test_a_key_locks_what_the_page_asks_but_not_the_page(model):
