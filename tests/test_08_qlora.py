@@ -1,4 +1,6 @@
 """QLoRA: starts as the 4-bit model, trains adapters alone, keeps no float32 matrix, merges at a price."""
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -29,6 +31,8 @@ def learned(small, rank=2):
 
 def test_a_fresh_one_is_the_quantized_model_bit_for_bit(small):
     assert torch.equal(QLoRA(small, 4)(IDS), small(IDS))
+    capped = quantize_model(Transformer(replace(small.config, softcap=0.1)))
+    assert torch.equal(QLoRA(capped, 4)(IDS), capped(IDS)) and capped(IDS).abs().max() <= 0.1
 
 
 def test_the_gradient_through_a_packed_matrix_is_that_through_its_unpacked_one():

@@ -1,10 +1,11 @@
 """The scoreboard and the report, on metrics written by hand."""
 import json
 import re
+from urllib.parse import unquote
 
 import pytest
 
-from report import write_report
+from report import Report, write_report
 from scoreboard import broken_promises, collect, main, seeds_table, table
 from workbench import write_json
 
@@ -138,6 +139,10 @@ def test_the_report_links_the_files_that_made_its_claims(out):
     write_report(out)
     links = re.findall(r'href="([^"#]+)"', (out / "report.html").read_text())
     assert len(links) > 10 and all((out / link).is_file() for link in links)
+    report = Report(out)
+    report.home = '../my #1 "course", 100% mine'
+    [link] = re.findall(r'href="([^"#]+)"', report.files("x.py"))
+    assert unquote(link) == report.home + "/x.py"
 
 
 def test_two_figures_of_the_report_share_no_name(out):
