@@ -2,8 +2,11 @@
 import copy
 import math
 import os
+import runpy
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -107,6 +110,22 @@ def test_cached_decoding_gives_the_same_tokens_and_logits(model):
     model(ids[:, :3], cache)
     model(ids[:, 3:4], cache, 3)
     torch.testing.assert_close(model(ids[:, 4:], cache, 4), model(ids)[:, 4:])
+
+
+def test_make_counts_no_speed_of_another_output(model, monkeypatch):
+    run = runpy.run_path(str(Path(__file__).parents[1] / "08_inference" / "run.py"))
+    time_cache, in_turn, ids = run["time_cache"], run["in_turn"], torch.tensor([[1, 2, 3]])
+    assert time_cache(model, ids, 4, 1)["same_output"]
+    wrong = generate(model, ids, 4)
+    wrong[0, -1] = 49 - wrong[0, -1]
+    monkeypatch.setitem(time_cache.__globals__, "generate_cached", lambda *_: wrong)
+    clock = iter([0.0, 6.0, 10.0, 12.0, 20.0, 28.0, 30.0, 31.0])          # 6 and 2 seconds, then 8 and 1
+    monkeypatch.setitem(time_cache.__globals__, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    timed = time_cache(model, ids, 4, 2)
+    assert not timed["same_output"] and timed["speedup"] == 5.5
+    clock = iter([0.0, 6.0, 8.0, 20.0, 28.0, 29.0])
+    answers = iter([8, 7])                                               # wrong the first time
+    assert in_turn(lambda: 7, lambda: next(answers), 2) == {"speedup": 5.5, "same_output": False}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
