@@ -12,6 +12,7 @@ from logit_lens import alternatives, lens, look_inside, surprise
 from page_api import Page, label, page_html
 from sampling import Sampling, filtered
 from server_cases import EOS, Running, alone
+from transformer import Transformer
 
 IDS = [EOS, *b"def f(x):"]
 
@@ -112,6 +113,17 @@ def test_an_answer_that_goes_wrong_on_the_way_leaves_nothing_to_the_next(model, 
         patch.setattr("page_api.ends_at", broken)
         page.chat(asked)
     assert not page.engines["grpo"].busy and page.chat(asked)["words"] == wanted
+
+
+def test_each_model_of_the_page_answers_for_itself(model):
+    torch.manual_seed(1)
+    other = Transformer(model.config).double().requires_grad_(False)
+    page = Page({"grpo": model, "sft": other}, TOKENIZER, "grpo")
+    ids = [EOS, TOKENIZER.special["<|user|>"], *b"a", TOKENIZER.special["<|bot|>"]]
+    for name in ("sft", "grpo", "sft"):
+        found = page.chat({"text": "a", "model": name, "temperature": 0})
+        said = alone(page.models[name], ids, found["tokens"], Sampling(), 0)
+        assert found["words"] == TOKENIZER.decode(said) and said
 
 
 def test_a_key_locks_what_the_page_asks_but_not_the_page(model):
