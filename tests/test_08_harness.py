@@ -423,6 +423,8 @@ def test_a_model_in_this_process_answers_messages_and_keeps_to_a_pattern():
     assert said == local.say(text) and said.read == 6 and said.written <= 6
     assert set(local.say(text, pattern="[xy]{4}").text) <= set("xy")
     assert local.size("abc") == 6 and local.room == 112 - 6
+    drawn = [local.say(text, temperature=1.5, seed=seed) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]                    # another try is another answer
 
 
 def test_the_size_of_messages_is_never_less_than_their_tokens(scripted):
@@ -479,6 +481,8 @@ def test_a_taught_models_calls_come_back_as_the_api_writes_them():
     eos, user, bot, tool = (special[name] for name in ("<|eos|>", "<|user|>", "<|bot|>", TOOL))
     assert seen[0].prompt == [eos, user, *b"723*540", bot, *b"calc(723*540)", tool, *b"error", bot]
     assert seen[0].watch(seen[0], tool) and not seen[0].watch(seen[0], eos)
+    drawn = [model.say([{"role": "user", "content": "a"}], temperature=1.5, seed=seed) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
     from harness_study import taught_rows
     leads, result_counts = taught_rows().values()
     said = iter([as_call("calc", {"argument": "723*500"}), "536110"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from bench_inference import packed_and_whole
+from bench_inference import compared, in_turn, packed_and_whole
 from kv_cache import generate_cached
 from packed_model import PackedTransformer, PackedWeight
 from quantize import QuantizedWeight, quantize_matrix, quantize_model
@@ -59,6 +59,13 @@ def test_it_holds_no_float32_matrix():
     own = sum(t.numel() * t.element_size() for t in packed.state_dict().values())
     assert own < sum(t.numel() * t.element_size() for t in small.state_dict().values()) + 15 * 1024
     assert all(t.ndim < 2 or t.dtype in (torch.uint8, torch.int8) for t in packed.state_dict().values())
+
+
+def test_a_ratio_is_of_the_same_round_and_other_tokens_are_no_speed():
+    assert compared(100, [1.0, 2.0, 4.0], [4.0, 4.0, 4.0]).split() == ["50", "2.00", "(1.00", "to", "4.00)"]
+    assert [len(s) for s in in_turn({"a": lambda: [1], "b": lambda: [1]}, rounds=3).values()] == [3, 3]
+    with pytest.raises(ValueError, match="b and a write different tokens"):
+        in_turn({"a": lambda: [1], "b": lambda: [2]})
 
 
 @torch.no_grad()

@@ -191,6 +191,7 @@ def test_a_run_in_which_no_two_answers_differed_has_empty_cells_for_ppo(out):
 def test_the_forecast_of_the_main_model_stands_beside_its_outcome_and_is_left_out_without_chapter_5(out):
     [row] = [r for r in collect(out) if "forecast" in r["metric"]]
     assert row["before"] is row["after"] is None and "forecast" not in table(collect(out))
+    assert re.search(r"forecast > outcome +--$", seeds_table([collect(out)], [0]), re.MULTILINE)
     write_json(out / "05_scaling" / "metrics.json",
                {"real_text": {"forecast": [2.5, 2.4, 2.8], "measured": 2.4, "best_so_far": 2.9}})
     [row] = [r for r in collect(out) if "forecast" in r["metric"]]

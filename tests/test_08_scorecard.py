@@ -8,7 +8,9 @@ from torch.testing import assert_close
 from activation_aware import output_error, quantize_aware
 from bpe import Tokenizer
 from gptq import input_moments
-from quantize import dequantize, quantize_matrix
+from kv_cache import generate_cached
+from packed_model import PackedWeight
+from quantize import QuantizedWeight, dequantize, quantize_matrix
 from scorecard import (
     WAYS,
     absmax,
@@ -118,7 +120,17 @@ def test_one_scale_a_row_is_one_scale_a_row():
     assert scales.codes.shape == (6, 1) and columns is None
 
 
-def test_speed_is_measured_at_every_width_unpacked_and_packed(model):
+def test_speed_is_measured_at_every_width_unpacked_and_packed(model, monkeypatch):
+    timed, plain = [], type(model.model.layers[1].mlp.up_proj)
+
+    def seen(m, *more):
+        timed.append(m.model.layers[1].mlp.up_proj)
+        return generate_cached(m, *more)
+    monkeypatch.setattr("scorecard.generate_cached", seen)
     for bits in (32, 8, 4, 3):
+        timed.clear()
         speed = tokens_per_second(model, bits)
         assert set(speed) == {"unpacked", "packed"} and min(speed.values()) > 0
+        stored = 4 if bits == 4 else 8
+        kinds = [(QuantizedWeight, bits), (PackedWeight, stored)] if bits < 32 else [(plain, 32)]
+        assert list(dict.fromkeys((type(layer), getattr(layer, "bits", 32)) for layer in timed)) == kinds
