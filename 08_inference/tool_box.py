@@ -43,9 +43,9 @@ def misfit(schema: dict, value: Any, what: str = "arguments") -> str | None:
     kind = schema.get("type")
     if "enum" in schema and value not in schema["enum"]:
         return f"{what} must be one of {', '.join(map(str, schema['enum']))}"
-    if isinstance(kind, str) and kind in TYPES and (not isinstance(value, TYPES[kind])
-                          or isinstance(value, bool) != (kind == "boolean")):     # True is an int to Python
-        return f"{what} must be of type {kind}"
+    if isinstance(kind, str) and kind in TYPES:
+        if not isinstance(value, TYPES[kind]) or isinstance(value, bool) != (kind == "boolean"):
+            return f"{what} must be of type {kind}"                               # True is an int to Python
     if kind == "array" and "items" in schema:
         return next(filter(None, (misfit(schema["items"], v, f"an item of {what}") for v in value)), None)
     if kind != "object":
