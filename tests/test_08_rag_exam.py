@@ -1,5 +1,6 @@
 """What stands before a question, what an answer is then, and what new facts in the weights are trained on."""
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from bpe import EOS, Tokenizer
 from fact_tuning import OLD_WEIGHT, fact_loss, told_loss, tune_on_facts
 from facts import Fact, questions, statement, terse
 from rag_exam import PLANTED, Manual, changed, found, marks, of_another, own, planted, said, shelves, verdicts
+from rag_models import Exam
 from rag_tables import READS, TUNED, believing, changing, knowing
 from sft import answer_loss
 from tasks import Tasks
@@ -90,6 +92,27 @@ def test_verdicts_leave_kinds_out_and_add_up_to_one():
         {"right": 2 / 6, "instead": 2 / 6, "unknown": 1 / 6, "other": 1 / 6})
     same = verdicts(MANUAL, answers(lambda i, q: q.answer), lambda i: MANUAL.asked[i].answer)
     assert same["right"] == 1 and same["instead"] == same["other"] == 0
+
+
+def test_of_a_reader_that_believes_its_text_everything_is_measured(monkeypatch):
+    exam = object.__new__(Exam)
+    exam.tokenizer, exam.manual, exam.kept = TOKENIZER, MANUAL, lambda model: {}
+    exam.moved, exam.places = changed(MANUAL, 1, random.Random(0))
+
+    def reads(model, tokenizer, manual, before):
+        """The first word of the text that answers such a question, about whichever name it is."""
+        words = {q.kind: {p.answer for p in MANUAL.asked if p.kind == q.kind} for q in MANUAL.asked}
+        found = [next((w for w in text.replace(". ", " ").rstrip(".").split() if w in words[q.kind]), "none")
+                 for text, q in zip(before or [""] * 9, manual.asked)]
+        return [terse(word) for word in found], {"tokens": 1.0}
+    monkeypatch.setattr("rag_models.said", reads)
+    got = exam.with_texts(SimpleNamespace(config=SimpleNamespace(max_len=512)))
+    assert got["per_shelf"] == 3 and [r["two"] for r in got["rows"].values()] == [0, 1, pytest.approx(1 / 3)]
+    assert got["wrong"]["another name's document"] == {"right": 0, "instead": 1, "unknown": 0, "other": 0}
+    assert got["wrong"]["a false fact before"]["right"] == 1     # zlib is in no manual
+    assert [got["change"][name] for name in ("new", "old", "others")] == [1, 0, 1]
+    stale = [terse(q.answer) for q in MANUAL.asked]
+    assert exam.after_change(stale) == {"new": 0, "old": 1, "others": 1}
 
 
 def test_the_cost_of_an_answer_is_every_token_read_and_written(model, monkeypatch):
