@@ -10,7 +10,7 @@ import camp_levers
 from arithmetic import careless_answer, problem, right_answer
 from bpe import EOS, PAD, Tokenizer
 from camp_levers import CAMPS, ROWS, World, ask, passes, shape_of, sums_right, up_to
-from camps import CELLS, PAIRS, extra, gain, grid
+from camps import CELLS, PAIRS, Experiment, extra, gain, grid
 from cross_entropy import IGNORE
 from quantize import quantize_model, stored_bytes
 from tasks import Tasks
@@ -75,6 +75,38 @@ def test_a_sum_is_the_first_answer_that_passes_else_the_greedy_one(monkeypatch):
     assert sums_right(None, WORLD, pairs, 0, 1, 0) == 0.0
     assert sums_right(None, WORLD, pairs, 0, 3, 0) == 0.5        # 5870 fails, 5860 passes and is right
     assert seen == [("E163+423=", 1), ("E163+423=", 1), ("E163+423=", 2)]
+
+
+def test_context_chooses_its_examples_by_sums_that_the_exam_does_not_ask(monkeypatch):
+    asked, it = [], object.__new__(Experiment)
+    it.world = SimpleNamespace(dev="dev", test="test", text=[])
+    it.tokenizer, it.trained = None, lambda name, seed: (None, {})
+
+    def right(model, world, pairs, shots, tries, seed):
+        asked.append((pairs, shots, tries))
+        return shots % 4 / 2
+    for name, fake in (("sums_right", right), ("bits_per_byte", lambda *_: 0), ("pack", lambda *_: 0),
+                       ("stored_bytes", lambda _: 0)):
+        monkeypatch.setattr(f"camps.{name}", fake)
+    assert it.measure("D", 0)["exam"] == 0.0 and it.measure("DC", 0)["exam"] == 1.0     # of 0, 2 and 4: two
+    assert asked == [("test", 0, 1), ("dev", 0, 8), ("dev", 2, 8), ("dev", 4, 8), ("test", 2, 8)]
+
+
+def test_post_training_takes_its_steps_from_pretraining(world, monkeypatch):
+    steps = []
+    monkeypatch.setattr(camp_levers, "train", lambda model, optimizers, loss, n, *_: steps.append(n))
+    for name in ("", "P"):
+        camp_levers.pretrain(name, world, camp_levers.Budget(sum_steps=7, steps=10, post_share=0.4), 0)
+    assert steps == [17, 13]
+
+
+def test_only_the_data_camp_reads_filtered_text(world, monkeypatch):
+    read = []
+    monkeypatch.setattr(camp_levers, "stream", lambda documents, *_: read.append(documents))
+    monkeypatch.setattr(camp_levers, "TextBatches", lambda *_: None)
+    for name in ("", "AP", "D"):
+        world.rows(name, 1, 0)
+    assert [documents is world.web["filtered"] for documents in read] == [False, False, True]
 
 
 def test_examples_are_right_even_where_their_teacher_was_careless():

@@ -89,7 +89,17 @@ def test_each_way_asks_the_same_questions_and_only_the_orders_differ_in_the_orde
         assert len(shown) == 5 and len({frozenset(x) for x in shown}) == 1 and len(set(shown)) == 2
         wanted = made["a tool's result"][0][0]
         assert wanted.before.endswith(wanted.wanted.strip(" ."))
+        other = made["2 of the other kind"][0][0].shown
+        assert all(("+" in q) == (kind == "facts") for q, _ in other)
     assert "a document, found" not in made
+
+
+def test_the_document_that_is_found_is_about_the_name():
+    names = "Fraction Struct Mailbox Counter Template Random Event Timer".split()
+    held_out = [q for name in names for q in questions(Fact(name, f"{name.lower()}s", "class", "x"))]
+    tasks = Tasks(TASKS.train_questions, held_out, [], TASKS.demonstrations, 0)
+    [items] = ways(tasks, "facts", Settings(questions=24, shots=1), random.Random(0))["a document, found"]
+    assert all(item.asked.split()[-1].rstrip("?") in item.before for item in items)
 
 
 def test_more_than_there_is_cannot_be_asked_or_shown():

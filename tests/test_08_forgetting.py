@@ -60,6 +60,19 @@ def test_a_change_is_against_the_stage_before_of_the_same_seed():
     assert "pretrained" not in got
 
 
+def test_more_bits_are_coloured_as_a_loss_and_more_sums_as_a_gain(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(forgetting, "draw_matrix", lambda *given: drawn.append(given))
+    rows = {stage.name: [{"shares": dict.fromkeys(COLUMNS, 0.0)}] for stage in STAGES}
+    rows["DPO"] = [{"shares": dict.fromkeys(COLUMNS, 0.5)}]
+    forgetting.draw(None, rows)
+    labels, columns, good, texts = drawn[0][2:6]
+    at = labels.index("DPO\n(from SFT)")
+    bad = {name for name, value in zip(columns, good[at]) if value == -0.5}
+    assert bad == {"text,\nbits", "over-refused"} and sorted(set(good[at])) == [-0.5, 0.5]
+    assert texts[at][:2] == ["+0.50", "+50"]
+
+
 def test_every_stage_has_a_parent_before_it():
     seen = [""]
     for stage in STAGES:
@@ -83,6 +96,15 @@ def test_only_seeds_that_are_there_are_looked_at(tmp_path):
     (tmp_path / "seed2" / "07_alignment").mkdir(parents=True)
     (tmp_path / "seed1").mkdir()
     assert seed_folders(tmp_path) == [tmp_path, tmp_path / "seed2"]
+
+
+def test_the_first_row_of_a_matrix_is_on_top(monkeypatch):
+    axes = []
+    monkeypatch.setattr("matrix_figure.save", lambda drawn, path: axes.append(drawn))
+    draw_matrix("m", "title", ["first", "second"], ["a"], [[1.0], [0.0]], [["1"], ["0"]])
+    first, second = axes[0].texts
+    assert first.get_text() == "1" and axes[0].transData.transform((0, 0.5))[1] > \
+        axes[0].transData.transform((0, 1.5))[1] and first.get_position()[1] < second.get_position()[1]
 
 
 def test_a_matrix_has_its_numbers_as_text_that_stays_dark_on_a_dark_page(tmp_path):

@@ -142,6 +142,14 @@ def test_a_step_has_new_facts_and_old_questions_and_depends_on_seed_and_step_alo
     assert fact_loss(model, TOKENIZER, FACTS, TASKS, False, 3, 4, 0)(0) != loss(0)
 
 
+def test_half_of_the_old_rows_are_questions_and_half_are_right_sums(model, monkeypatch):
+    seen = []
+    monkeypatch.setattr("fact_tuning.answer_loss", lambda _, t, pairs: seen.append(pairs) or torch.zeros(()))
+    fact_loss(model, TOKENIZER, FACTS, TASKS, True, 9, 16, 0)(0)
+    new, old = seen
+    assert len(new) == 9 and len(old) == 16 and old.count(("100+200", "3000")) == 8
+
+
 def test_tuning_makes_the_facts_likelier(model):
     before = told_loss(model, TOKENIZER, FACTS, random.Random(0)).item()
     tune_on_facts(model, TOKENIZER, FACTS, TASKS, False, 12, 0.2, 0, rows=3, old=2)

@@ -1,13 +1,14 @@
 """The nine changes: what each plan yields, and how they are scored, by hand."""
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from facts import THANKS, Fact
+from facts import THANKS, Fact, questions
 from harness import Ask, Harness, Outcome, Said
 from harness_plans import own_words, with_tools
 from place_changes import Place, new_library, no_sums, polite, reading
-from three_places import NEEDS, PLACES
+from three_places import NEEDS, PLACES, draw
 from tool_box import Tool, calculate, schema, use
 
 DOCUMENTS = [f"The kind of {name} is function. {name} takes x first."
@@ -68,6 +69,52 @@ def test_the_need_is_counted_apart_from_what_was_known(need):
     need_share = {"facts": 0.5, "actions": 1.0, "default": 0.5}[need]     # one of two has the tail
     tokens = {"facts": 4.0, "actions": 3.0, "default": 5.5}[need]
     assert got == {"need": need_share, "tokens": tokens, "old facts": 1.0, "old sums": 0.0}
+
+
+@pytest.fixture
+def place(monkeypatch) -> Place:
+    """A place around a model that says nothing but the words that a test gives it."""
+    it = object.__new__(Place)
+    it.model, it.tokenizer, it.seed, it.home = Echo("none"), None, 0, Path("home")
+    it.tasks = SimpleNamespace(train_questions=questions(Fact("glob", "glob", "function", "pathname")))
+    monkeypatch.setattr("place_changes.LocalModel", lambda model, tokenizer: model)
+    return it
+
+
+def test_a_worked_call_stands_before_products_alone(place):
+    build = place.actions_in_retrieval()
+    build().run("723*5")
+    build().run("361+324")
+    product, total = place.model.asked
+    assert '"calculator"' in product and product.endswith("\n723*5") and total == "163+423"
+
+
+def test_answers_with_the_tail_are_shown_as_earlier_turns(place):
+    turns = place.default_in_retrieval()().turns
+    assert [t["role"] for t in turns] == ["user", "assistant"] * 2
+    assert turns[1]["content"] == f" glob.{THANKS}" and turns[3]["content"] == f" function.{THANKS}"
+
+
+def test_a_change_is_trained_beside_replay_or_without(place, monkeypatch):
+    losses = []
+    for name in ("load_model", "own_answers", "open_tokens", "TextBatches", "muon_and_adamw"):
+        monkeypatch.setattr(f"place_changes.{name}", lambda *_: None)
+    monkeypatch.setattr("place_changes.replay_loss", lambda *_: lambda step: 5.0)
+    monkeypatch.setattr("place_changes.train", lambda model, o, loss, *_: losses.append(loss(3)))
+    for replayed in (True, False):
+        place.trained(lambda model, step: 10.0 * step, 4, (1e-2, 1e-2), replayed)
+    assert losses == [35.0, 30.0]
+
+
+def test_a_cell_is_coloured_by_what_is_gained_less_what_is_lost(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("three_places.draw_matrix", lambda *given: drawn.append(given))
+    row = {"need": 0.0, "old facts": 0.9, "old sums": 1.0, "seconds": 2.0}
+    results = {f"{need}, {where}": [row] for need in NEEDS for where in ("before", *PLACES)}
+    results["actions, post-training"] = [row | {"need": 1.0, "old facts": 0.1, "old sums": 0.6}]
+    draw(Path("figure"), results)
+    good, texts = drawn[0][4:6]
+    assert good[1] == pytest.approx([0, 0, 0.4]) and texts[1][2] == "+100 new, -60 old\n2 s"
 
 
 def test_there_is_a_way_for_each_of_the_nine_cells():
