@@ -11,16 +11,18 @@ PAGES = [p for pattern in ("*.md", "0*/*.md", "csrc/*.md") for p in sorted(ROOT.
 MODULES = [p for folder in FOLDERS for p in sorted(ROOT.glob(f"{folder}/*.py"))]
 WHOLE = len(list(ROOT.glob("0*_*"))) == 8 and (ROOT / "TEACHING.md").exists()
 pytestmark = pytest.mark.skipif(not WHOLE, reason="a release has a part of what its pages name")
-COMMANDS = re.compile(r"python3? ([\w./-]+\.py)((?: +(?!\()[\w./=:,\"'<>$-]+)*)")
+COMMANDS = re.compile(r"(?:python3?(?: -m pytest)?|torchrun(?: --[\w-]+ [\w.]+)*) ([\w./-]+\.py)"
+                      r"((?: +(?!\()[\w./=:,\"'<>$-]+)*)")
 
 
 def shown(path: Path) -> str:
     """What a reader may type: the code of a page (blocks and spans), or a module's docstring."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
-        lines = (ast.get_docstring(ast.parse(text)) or "").splitlines()
-        return "\n".join(line for line in lines if line.startswith("    "))
-    blocks = re.findall(r"```[^\n]*\n(.*?)```", text, re.DOTALL)
+        text = ast.get_docstring(ast.parse(text), clean=False) or ""   # clean would dedent a lone command
+        blocks = [line for line in text.splitlines() if line.startswith("    ")]
+    else:
+        blocks = re.findall(r"```[^\n]*\n(.*?)```", text, re.DOTALL)
     spans = re.findall(r"(?<!`)`([^`\n]+)`", text)
     return "\n".join(blocks + spans)
 
@@ -49,6 +51,14 @@ def test_every_python_command_names_a_file_and_options_that_exist(page):
         assert script.is_file(), f"{page.name} shows `python {name}`, which is not there"
         asked = {word.split("=")[0].rstrip(",") for word in words.split() if word.startswith("--")}
         assert asked <= options(script), f"{page.name}: {name} knows no {sorted(asked - options(script))}"
+
+
+def test_the_commands_of_a_docstring_are_seen_alone_and_between_back_quotes(tmp_path):
+    module = tmp_path / "module.py"
+    module.write_text('"""What it adds.\n\n    torchrun --nproc-per-node 2 a.py --x 1\n"""\n')
+    assert COMMANDS.findall(shown(module)) == [("a.py", " --x 1")]
+    module.write_text('"""What it adds: `python b.py exam`.\n\n    python -m pytest tests/c.py\n"""\n')
+    assert COMMANDS.findall(shown(module)) == [("tests/c.py", ""), ("b.py", " exam")]
 
 
 def test_every_make_command_names_a_goal_and_variables_that_exist():
