@@ -176,8 +176,6 @@ def post_train(model: Transformer, camps: str, world: World, budget: Budget, see
 
     In the plain form: to learn chapter 7's chat form takes more steps than there are.
     """
-    if "E" in camps:
-        use_fast_path(model, "fp32", compiled=False)
     text, t = world.rows(camps, 2, seed), world.tokenizer
 
     def replay(step: int) -> Tensor:
