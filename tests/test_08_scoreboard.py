@@ -176,6 +176,11 @@ def test_the_report_tells_of_every_chapter_that_has_results(out):
                  "+4.2%", "-6.2%", "8.00 / 8.00", "2e-07", "7 of &lt;text&gt;"):
         assert said in page, said
     assert not re.search("<(raw|language|b|text)>", page)
+    results = json.loads((out / "05_scaling" / "metrics.json").read_text())
+    for unseen, when in ((True, "before the model was trained"), (False, "without a look at the model")):
+        results["real_text"]["unseen"] = unseen
+        write_json(out / "05_scaling" / "metrics.json", results)
+        assert f"<h2>The loss, forecast {when}</h2>" in Report(out).scaling()
 
 
 def test_a_run_in_which_no_two_answers_differed_has_empty_cells_for_ppo(out):
