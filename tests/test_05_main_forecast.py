@@ -90,3 +90,5 @@ def test_the_tokens_planned_are_those_of_chapter_3(tmp_path):
         assert planned_tokens(tmp_path, *asked) == s.steps * s.batch * s.length
     assert full.epochs == 4 and full.batch * full.length == 4096
     assert planned_tokens(tmp_path, False, True) == 9 * 4096       # four passes over 10,000 tokens
+    np.arange(1000, dtype=np.uint16).tofile(tmp_path / "train.bin")
+    assert planned_tokens(tmp_path, False, True) == 4096           # one step at least
