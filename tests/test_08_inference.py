@@ -305,6 +305,17 @@ def test_input_moments_are_those_of_the_inputs(model):
     assert len(moments) == 14
 
 
+def test_texts_and_chats_count_alike_in_what_is_repaired_however_many_there_are(model):
+    g, name = torch.Generator().manual_seed(1), "model.layers.1.mlp.down_proj"
+    many = [torch.randint(25, (9, 6), generator=g) for _ in range(4)]
+    few = [torch.randint(25, 50, (2, 6), generator=g)]
+    weight = model.get_parameter(f"{name}.weight").detach()
+    a, b = input_moments(model, many)[name], input_moments(model, few)[name]
+    both, *single = (quantize_compensated(weight, m)[0] for m in (a + b, a, b))
+    assert torch.equal(compensated(model, many, few)(name, weight)[0], both)
+    assert not any(torch.equal(both, one) for one in single)
+
+
 def test_divergence_is_the_one_of_torch():
     p, q = torch.randn(2, 3, 4, 9, generator=torch.Generator().manual_seed(0))
     log_p, log_q = (x.log_softmax(-1).flatten(0, 1) for x in (p, q))
