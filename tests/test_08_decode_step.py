@@ -8,6 +8,7 @@ from torch.testing import assert_close
 import cuda_build
 import decode_step
 import engine as module
+import workload
 from cuda_build import cpu_compiler
 from decode_step import DecodeStep
 from engine import Engine
@@ -114,6 +115,19 @@ def test_in_float32_a_small_model_takes_it_unasked_and_writes_the_plain_tokens(m
     assert [r.ids for r in done] == generate_cached(model, prompts, 40).tolist()
     prompt_step = [20] if batch == 1 else []                # four prompts, 80 rows, are read by torch
     assert rows == prompt_step + [batch] * 39
+
+
+@needs_compiler
+def test_a_comparison_that_asks_for_torch_alone_gets_it(monkeypatch):
+    made, model = [], Transformer(CONFIG).requires_grad_(False)
+
+    def engine(*given, **named):
+        made.append(Engine(*given, **named))
+        return made[-1]
+    monkeypatch.setattr(workload, "Engine", engine)
+    for compiled in (False, None):
+        assert len(workload.run_together(model, [Request([1, 2, 3], 5)], 1, compiled=compiled)["tokens"]) == 1
+    assert [e.compiled is None for e in made] == [True, False]
 
 
 def test_large_models_other_formats_and_a_no_take_torch(monkeypatch):
