@@ -128,12 +128,13 @@ def test_a_body_that_raises_a_syntax_error_of_its_own_making_is_no_more_than_tha
 
 
 def test_a_zip_and_a_folder_of_one_name_stay_apart_and_a_dot_is_part_of_a_name(tmp_path):
-    for name in ("ada", "ben.smith"):
+    for name in ("ada", "ben.smith", "__MACOSX", ".git"):
         (tmp_path / name).mkdir()
-    for name in ("ada.zip", "cleo.zip", "ben.zip"):
+    for name in ("ada.zip", "cleo.zip", "ben.zip", "dora.ZIP", "eve.ZIP", "eve.zip", ".hidden.zip"):
         (tmp_path / name).write_bytes(b"")
     assert {name: path.name for name, path in hand_ins(tmp_path).items()} == {
-        "ada": "ada", "ada.zip": "ada.zip", "ben.smith": "ben.smith", "ben": "ben.zip", "cleo": "cleo.zip"}
+        "ada": "ada", "ada.zip": "ada.zip", "ben.smith": "ben.smith", "ben": "ben.zip", "cleo": "cleo.zip",
+        "dora": "dora.ZIP", "eve.ZIP": "eve.ZIP", "eve.zip": "eve.zip"}
     days = Lateness({"ben": 4, "cleo.zip": 5})
     assert [days.factor(name) for name in ("ben", "ben.smith", "cleo", "ada")] == [0.6, 1, 0.5, 1]
 

@@ -18,18 +18,21 @@ MOST = 1 << 20      # bytes of one file
 BODY = 20_000       # bytes of one body
 
 
+def worth(parts) -> bool:
+    """Is nothing on this way (names of folders) what no student wrote?"""
+    return not any(p in IGNORED or p.startswith((".", "__")) for p in parts)
+
+
 def hand_ins(folder: Path) -> dict[str, Path]:
-    """The folders and zips in a folder by student: the name without .zip, unless a folder has it already."""
-    several = sorted(p for p in folder.iterdir() if p.is_dir() or p.suffix == ".zip")
-    taken = {p.name for p in several}
-    return {p.name if p.is_dir() or p.stem in taken else p.stem: p for p in several}
+    """The folders and zips in a folder by student: the name without .zip, unless another has it too."""
+    several = sorted(p for p in folder.iterdir()
+                     if worth([p.name]) and (p.is_dir() or p.suffix.lower() == ".zip"))
+    names = [p.name if p.is_dir() else p.stem for p in several]
+    return {name if p.is_dir() or names.count(name) == 1 else p.name: p for name, p in zip(names, several)}
 
 
 def members(submission: Path):
     """(path in the hand-in, size, how to read it) of its files. ValueError: neither a folder nor a zip."""
-    def worth(parts) -> bool:
-        return not any(p in IGNORED or p.startswith((".", "__")) for p in parts)
-
     if submission.is_dir():
         for top, folders, names in os.walk(submission):
             folders[:] = [f for f in folders if worth([f])]
@@ -65,16 +68,21 @@ def read(submission: Path, paths: set[str]) -> dict[str, str]:
     return handed
 
 
+def beginnings(text: str, exercise: Exercise) -> list[re.Match]:
+    """The marker lines in a hand-in with which an exercise begins."""
+    sign, id = exercise.comment, re.escape(exercise.id)
+    return list(re.finditer(rf"^[ \t]*{sign} EXERCISE {id}( .*)?\n", text, re.M))
+
+
 def line_of(text: str, exercise: Exercise) -> int:
     """The line of a hand-in, counted from 1, in which an exercise begins."""
-    begin = re.search(rf"^[ \t]*{exercise.comment} EXERCISE {re.escape(exercise.id)}( .*)?\n", text, re.M)
-    return text[: begin.end()].count("\n")
+    return text[: beginnings(text, exercise)[0].end()].count("\n")
 
 
 def body_of(text: str, exercise: Exercise) -> str:
     """What stands between the marker lines of one exercise. ValueError: what the student should mend."""
     sign, id = exercise.comment, re.escape(exercise.id)
-    begins = list(re.finditer(rf"^[ \t]*{sign} EXERCISE {id}( .*)?\n", text, re.M))
+    begins = beginnings(text, exercise)
     ends = list(re.finditer(rf"^[ \t]*{sign} END EXERCISE {id}[ \t]*$", text, re.M))
     if not len(begins) == len(ends) == 1 or begins[0].end() > ends[0].start():
         raise ValueError(f"the two marker lines of exercise {exercise.id} are not in {exercise.path} exactly "
