@@ -1,4 +1,4 @@
-"""The loss of chapter 3's model, forecast from runs of at most a seventh of its compute before it is trained.
+"""The loss of chapter 3's model, forecast from runs of at most 15% of its compute before it is trained.
 
 Adds to transformer_sweep.py the fit and the forecast of the course's own model. `make` calls it between
 chapters 2 and 3, so that nobody can have looked; the scoreboard puts forecast and outcome side by side.
@@ -33,13 +33,13 @@ def write_forecast(out: Path, seed: int, tokens: int, quick: bool = False, jobs:
 
     `tokens` is how many chapter 3 will train on. `unseen` says whether its model was still untrained at that
     moment. The interval is the bootstrap's alone: it knows noise, not whether the formula is right."""
+    size = read_json(out / "02_transformer" / "metrics.json")["parameters"]
     grid = [(w, steps) for w in (32, 64) for steps in (10, 20, 40)] if quick else GRID
     folder = out / "05_scaling"
     rows = transformer_sweep(out / "01_tokenizer", folder / "runs", seed, grid, jobs)
     N, D = (np.array([r[key] for r in rows], float) for key in ("parameters", "tokens"))
     loss = np.array([r["bits_per_byte"] for r in rows])
     fitted = fit(N, D, loss)
-    size = read_json(out / "02_transformer" / "metrics.json")["parameters"]
     laws = bootstrap(N, D, loss, fitted, replicas)
     low, high = interval(np.array([law.loss(size, tokens) for law in laws]))
     made = dict(parameters=size, tokens=tokens, loss=float(fitted.law.loss(size, tokens)), low=low, high=high,

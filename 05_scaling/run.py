@@ -125,8 +125,9 @@ def real_text(s: Settings, out: Path, folder: Path) -> dict:
     """The forecast for chapter 3's model, and then what that model measured."""
     main_model, path = read_json(out / "03_training" / "metrics.json"), folder / "main_forecast.json"
     tokens = int(np.prod([main_model["settings"][key] for key in ("steps", "batch", "length")]))
+    size = read_json(out / "02_transformer" / "metrics.json")["parameters"]
     made = read_json(path) if path.exists() else {}
-    if made.get("tokens") != tokens:   # chapter 3 was told to train otherwise than usual
+    if (made.get("parameters"), made.get("tokens")) != (size, tokens):   # other settings than usual
         made = write_forecast(out, s.seed, tokens, s.quick, s.jobs, s.bootstraps)
     rows = made["rows"]
     print_rows(rows)
