@@ -60,9 +60,10 @@ def test_a_quick_forecast_is_made_from_a_few_short_runs(out, grids):
     assert len(grids[0]) == 6 and 5 * short < usual
 
 
-@pytest.mark.parametrize("steps, again", [(640, False), (320, True)])
-def test_the_forecast_of_before_stands_unless_chapter_3_trained_otherwise(out, monkeypatch, grids, steps,
-                                                                          again):
+@pytest.mark.parametrize("steps, size, again", [(640, 935_296, False), (320, 935_296, True),
+                                                (640, 500_000, True)])
+def test_the_forecast_of_before_stands_unless_another_model_was_trained(out, monkeypatch, grids, steps, size,
+                                                                        again):
     """A forecast made once the model is there would be none."""
     before = write_forecast(out, 0, 655_360, replicas=5)
     folder = out / "05_scaling"
@@ -70,6 +71,7 @@ def test_the_forecast_of_before_stands_unless_chapter_3_trained_otherwise(out, m
     save_model(out / "03_training" / "model.pt", Transformer(Config(vocab_size=300, d_model=32, n_layers=1)))
     settings = {"steps": steps, "batch": 8, "length": 128}
     write_json(out / "03_training" / "metrics.json", {"settings": settings})
+    write_json(out / "02_transformer" / "metrics.json", {"parameters": size})
     chapter_5 = runpy.run_path(str(Path(__file__).parents[1] / "05_scaling" / "run.py"))
     names = chapter_5["real_text"].__globals__
     monkeypatch.setitem(names, "measure", lambda *_: {"bits_per_byte": 2.0})
