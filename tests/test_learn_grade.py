@@ -72,7 +72,7 @@ def class_of(reference, tmp_path_factory):
     lost = hand_in(reference, place / "in/no_marker")
     text = (lost / "01_first/pairs.py").read_text()
     (lost / "01_first/pairs.py").write_text(text.replace("    # END EXERCISE 1.1\n", ""))
-    (place / "late.csv").write_text("submission,days\ngood,1\nhalf,4\nwhole,11\n")
+    (place / "late.csv").write_text("submission,days\ngood,1\nhalf,4\nwhole.zip,11\nGood,9\n")
     roster = "submission,name,id,login,email\ngood,Ada Lovelace,17,ada,ada@example.org\n"
     (place / "roster.csv").write_text(roster)
     said = learn(reference, "grade", str(place / "in"), str(place / "out"), "--many", "--seconds", "4",
@@ -175,6 +175,7 @@ def test_the_table_and_the_page_have_a_row_a_hand_in(class_of):
     page = (out / "grades.html").read_text()
     assert "<h2 id='good'>good: 10 of 10 points</h2>" in page and "<script" not in page
     assert "Limits: 4 s a test, 30 min a hand-in" in said and "half   (7 of 11)" in said
+    assert "late, but no hand-in has this name: Good\n" in said
 
 
 def test_late_days_beyond_the_free_ones_cost_points(class_of):

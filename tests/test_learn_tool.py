@@ -332,6 +332,7 @@ def test_the_learners_own_tests_skip_what_is_blank(started):
 
 @pytest.mark.parametrize("words", [("check", "--seconds", "nan"), ("check", "--seconds=-1"),
                                    ("prove", "-j", "0"),
-                                   ("prove", "--seeds", "0"), ("grade", "a", "b", "--memory", "0")])
+                                   ("prove", "--seeds", "0"), ("grade", "a", "b", "--memory", "0"),
+                                   ("grade", "a", "b", "--free-days=-1")])
 def test_a_number_that_makes_no_sense_is_refused(fresh, words):
-    assert re.search(r": give (1 or more|a number above 0)", learn(fresh, *words, code=2))
+    assert re.search(r": give ([01] or more|a number above 0)", learn(fresh, *words, code=2))

@@ -207,6 +207,10 @@ def command(root: Path, asked) -> int:
     if not several:
         raise ValueError(f"{submission} has no folders or zip files: leave --many out if it is one hand-in")
     lateness, limits = Lateness.read(asked), Limits(asked.seconds, asked.memory, asked.minutes)
+    there = {name.removesuffix(".zip") for name in several}
+    unknown = [name for name in lateness.days if name.removesuffix(".zip") not in there]
+    if asked.many and unknown:
+        print(f" late, but no hand-in has this name: {', '.join(unknown)}")
 
     def say(result: Result) -> None:
         score = "–" if result.score is None else f"{result.score:g}"

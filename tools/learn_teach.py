@@ -43,7 +43,8 @@ def add_commands(add, above_zero) -> None:
     one.add_argument("--minutes", type=above_zero(float), default=30, help="of one hand-in (default 30)")
     one.add_argument("--memory", type=above_zero(int), default=2000, help="limit in MB (default 2000)")
     one.add_argument("--late", metavar="FILE.csv", help="days late: columns submission and days")
-    one.add_argument("--free-days", type=int, default=0, help="late days that cost nothing (default 0)")
+    one.add_argument("--free-days", type=at_least_zero, default=0,
+                     help="late days that cost nothing (default 0)")
     one.add_argument("--late-percent", type=at_least_zero, default=10, help="of a further day (default 10)")
     one.add_argument("--roster", metavar="FILE.csv", help="who is who, for Canvas and Moodle: columns\n"
                      "submission, and any of name, id, login, email, section")
