@@ -141,6 +141,12 @@ def test_a_monitor_sees_length_where_no_new_word_is_said():
     assert [a.what for a in Monitor(before).look(after)] == ["(length)"]
 
 
+def test_the_score_of_length_by_hand():
+    """40 of 1 or 3 characters, then 10 of 10: mean 2 to 10, variance 1 to 0, and 1 is added to each."""
+    [alarm] = Monitor(["a", "a.."] * 20).look(["a" + "." * 9] * 10)
+    assert alarm == Alarm("(length)", pytest.approx(8 / math.sqrt(2 / 40 + 1 / 10)), 2, 10)
+
+
 def test_a_monitor_is_silent_about_luck():
     rng = random.Random(0)
     said = sum(bool(Monitor(say(rng, 0.3), looks=1).look(say(rng, 0.3))) for _ in range(200))
@@ -216,8 +222,31 @@ def test_a_point_is_counted_on_both_halves_and_its_monitor_and_kl_on_the_watched
     assert read == [[GOOD, short], [" w.", " w."]]
 
 
+def test_two_articles_a_name_are_written_with_the_same_dice_and_stay_with_their_name(monkeypatch):
+    experiment, dump, thrown = empty(), Fact("dump", "json", "function", "obj"), []
+    experiment.s, experiment.watched, experiment.unseen = Settings(tokens=9), [LOADS], [dump]
+
+    def answers(model, tokenizer, asked, n_new, temperature, n, dice):
+        assert (asked, n_new, temperature, n) == ([ask_about(LOADS), ask_about(dump)], 9, 1, 2)
+        thrown.append(torch.rand(3, generator=dice).tolist())
+        return [["a", "b"], ["c", "d"]]
+    monkeypatch.setattr(reward_hacking, "chat_answers", answers)
+    models = [small() for _ in range(4)]
+    written = [experiment.write(model) for model in models]
+    assert written == [{"watched": [("a", LOADS), ("b", LOADS)], "unseen": [("c", dump), ("d", dump)]}] * 4
+    assert thrown == thrown[:1] * 4
+
+
+def test_names_that_are_drawn_together_are_different_and_asked_for_in_as_many_tokens():
+    experiment = empty()
+    experiment.s = Settings(names=2)
+    experiment.facts = [Fact(name, "json", "function", "s") for name in ("a", "bb", "cc", "dd")]
+    drawn = [sorted(f.name for f in experiment.draw(random.Random(i))) for i in range(40)]
+    assert {tuple(names) for names in drawn} == {("a",), ("bb", "cc"), ("bb", "dd"), ("cc", "dd")}
+
+
 def test_a_run_is_paid_by_its_reward_at_its_price_and_watched_between_its_steps(monkeypatch):
-    experiment, seen, steps = empty(), {}, []
+    experiment, seen, steps, rates = empty(), {}, [], []
     experiment.s = Settings(steps=4, every=2, tokens=9, group=3)
     experiment.measure = lambda policy, step, reward, monitor: {"step": step}
 
@@ -225,12 +254,12 @@ def test_a_run_is_paid_by_its_reward_at_its_price_and_watched_between_its_steps(
         seen.update(group=group, kl=variant.kl, verify=verify, ask=ask, n_new=n_new)
         return steps.append
     monkeypatch.setattr(reward_hacking, "task_objective", objective)
-    monkeypatch.setattr(reward_hacking, "train", lambda model, optimizers, loss, n, *_: [
-        loss(i) for i in range(n)])
+    monkeypatch.setattr(reward_hacking, "train", lambda model, optimizers, loss, n, scale, label: [
+        (loss(i), rates.append(scale(i))) for i in range(n)])
     monkeypatch.setattr(reward_hacking, "Monitor", lambda before, looks: seen.update(
         before=before, looks=looks))
     assert experiment.reinforce(pays_for_length, 0.25, "test") == [{"step": 0}, {"step": 2}, {"step": 4}]
-    assert steps == [0, 1, 2, 3]
+    assert steps == [0, 1, 2, 3] and rates == pytest.approx([0.2, 0.4, 0.6, 0.8])   # one warm-up
     assert seen == {"group": 3, "kl": 0.25, "verify": pays_for_length, "ask": ask_about, "n_new": 9,
                     "before": [" w.", " w."], "looks": 2}
 
