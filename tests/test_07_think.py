@@ -101,6 +101,18 @@ def said(monkeypatch, greedy: str, samples: list[str], asked: list | None = None
     return experiment
 
 
+def test_one_answer_is_greedy_several_are_sampled_and_one_cut_short_keeps_its_last_token(monkeypatch):
+    temperatures = []
+
+    def sample(model, prompts, n_new, eos, temperature, n, generator):
+        temperatures.append(temperature)
+        return [[[*b"21", eos], [*b"218"]][-n:]]
+    experiment = said(monkeypatch, "", [""])
+    monkeypatch.setattr(think, "sample", sample)
+    assert experiment.texts(None, 1) == ([["218"]], 3) and experiment.texts(None, 2) == ([["21", "218"]], 3)
+    assert temperatures == [0, 1]
+
+
 def test_votes_and_best_of_n_are_counted_over_all_parts_of_the_samples(monkeypatch):
     samples = ["211821:2181", "xx:0000", "1:2181", "0000"]
     got = said(monkeypatch, "211821:2181", samples).measure(None, "dots")
