@@ -269,13 +269,29 @@ def test_revisions_are_counted_by_names_and_by_content(monkeypatch):
     made = [(["hedges"], " http.client."), ([], " http.client."), ([], " os."), (["twice"], " os."),
             ([], " http.client.")]
     study = object.__new__(Study)
-    study.held_out, study.sloppy = [ASKED] * 5, None
-    monkeypatch.setattr(Study, "answers", lambda *given: [[d] for d in drafts])
+    study.held_out, study.sloppy, asked = [ASKED] * 5, None, []
+    monkeypatch.setattr(Study, "answers", lambda self, *given: asked.append(given) or [[d] for d in drafts])
     monkeypatch.setattr(Study, "revised", lambda *given: made)
     got = study.revisions()
     assert got["named"] == 3 / 5 and got["same"] == 3 / 5
     assert got["still right"] == 2 / 3 and got["put right"] == 1 / 2
     assert got["drafts"]["all"] == 3 / 5 and got["revisions"]["all"] == 1
+    assert asked == [(None, [ASKED] * 5, 1.0)]   # samples
+
+
+def test_models_are_measured_by_greedy_answers_and_each_round_of_pairs_has_its_own_dice(study, monkeypatch):
+    asked, thrown = [], []
+
+    def answers(model, tokenizer, texts, n_new, temperature, n, dice):
+        asked.append((texts, temperature, n))
+        thrown.append(torch.rand(1, generator=dice).item())
+        return [[" m.", " n."][:n] for _ in texts]
+    monkeypatch.setattr(constitution_study, "chat_answers", answers)
+    study.sloppy = study.sft
+    assert study.measure(study.sft)["all"] == 1 and len(study.pairs) == 2 * len(study.asked)
+    half = [q.text for q in study.asked]
+    assert asked == [([q.text for q in NAMES], 0, 1), (half, 1, 2), (half, 1, 2)]
+    assert thrown[1] != thrown[2]
 
 
 def test_dpo_gets_what_a_judge_chose_first_and_no_pair_without_a_verdict(monkeypatch):
