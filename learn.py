@@ -5,7 +5,6 @@
     python learn.py hint 2.1        the next of three hints   python learn.py reset 2.1     blank it again
     python learn.py solution 2.1    the reference's body      python learn.py run 2.1 [command] all on yours
     python learn.py bring OLD       your answers from last week's folder, or from a branch
-    for teachers (TEACHING.md): release, grade, alike, exam, mistakes, prove
 
 Standard library only; the tests run in the .venv that `make setup` builds. Ids are as in NN_x/EXERCISES.md.
 """
@@ -201,7 +200,8 @@ def above_zero(kind: type):
 def read(words: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="learn.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="learn.py", description=__doc__ + (f"\n{learn_teach.SAYS}" if learn_teach else ""),
+        formatter_class=argparse.RawTextHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 

@@ -25,7 +25,7 @@ from report_tables import (
     strategies_table,
     table_html,
 )
-from scoreboard import collect, show
+from scoreboard import collect, results_of_this_code, show
 from workbench import atomic, read_json
 
 STYLE = """
@@ -202,7 +202,8 @@ Held-out names do occur in statements: this is recall of facts that were read bu
 """
 
 
+@results_of_this_code()
 def write_report(out: Path | str) -> None:
-    """Write `out`/report.html from the results of all chapters."""
+    """Write `out`/report.html from the results of all chapters. ValueError: they are of other code."""
     with atomic(Path(out) / "report.html") as temporary:
         temporary.write_text(Report(Path(out)).page(), encoding="utf-8")

@@ -8,7 +8,8 @@ with what the README promises and fails if one does not hold.
 """
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 try:
@@ -17,6 +18,17 @@ except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 
 
+@contextmanager
+def results_of_this_code() -> Iterator[None]:
+    """Around what reads results, as a decorator: ValueError where they lack what this code writes."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"the results are incomplete or of other code ({what}): run make again") from None
+
+
+@results_of_this_code()
 def collect(out: Path | str) -> list[dict]:
     """The rows {"stage", "metric", "before", "after", "control", "seconds"} of one run; rates are fractions
     of 1.
@@ -33,7 +45,10 @@ def collect(out: Path | str) -> list[dict]:
     forecast = _forecast(out / "05_scaling" / "metrics.json")
     cache, int4, gguf, rag = (inference[part] for part in ("cache", "int4", "gguf", "rag"))
     raters = alignment["logs"].get("ppo", [None])[-1]   # nothing where no two answers could be compared
-    k = next(name for name in sft if name.startswith("pass@"))
+    k = next((name for name in sft if name.startswith("pass@")), None)
+    if k is None:
+        raise ValueError(f"{out / '07_alignment' / 'metrics.json'} is of other code, the SFT model has no "
+                         "pass@k there: run make again")
     vote = k.replace("pass", "majority")
     rows = [
         ("pretrain", "real text, bits per byte", before["bits_per_byte"], after["bits_per_byte"], None,
@@ -135,10 +150,13 @@ def _promises() -> list[tuple[str, str, Callable[[dict], bool]]]:
 
 
 def broken_promises(rows: list[dict]) -> list[str]:
-    """The rows that miss what the README promises, as sentences."""
+    """The rows that miss what the README promises, as sentences. ValueError: there is no such row."""
     broken = []
     for stage, start, holds in _promises():
-        row = next(r for r in rows if r["stage"] == stage and r["metric"].startswith(start))
+        row = next((r for r in rows if r["stage"] == stage and r["metric"].startswith(start)), None)
+        if row is None:
+            raise ValueError(f"the results are of other code, they have no line '{stage}: {start.strip()}': "
+                             "run make again")
         if not holds({k: round(v, 9) if isinstance(v, float) else v for k, v in row.items()}):
             broken.append(f"{stage}: {row['metric'].strip()}: {row['before']:.3f} -> {row['after']} (control "
                           f"{row['control']})")
@@ -184,17 +202,9 @@ def seeds_table(runs: list[list[dict]], seeds: list[int]) -> str:
     return "\n".join(lines)
 
 
+@results_of_this_code()
 def main() -> None:
     """Print one scoreboard, or several side by side; with --check fail where a promise is broken."""
-    try:
-        print_all()
-    # JSON, but not what `make` writes
-    except (KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
-        raise ValueError(f"the results are incomplete or of other code ({error!r}): run make again") from None
-
-
-def print_all() -> None:
-    """What main does, for results that this code wrote."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", nargs="+", default=["out"], help="one folder a run")
@@ -202,6 +212,11 @@ def print_all() -> None:
     args = parser.parse_args()
     runs = [read_json(Path(out, "scoreboard.json")) for out in args.out]
     seeds = [read_json(Path(out, "08_inference", "metrics.json"))["seed"] for out in args.out]
+    lines = [[(r["stage"], r["metric"]) for r in rows] for rows in runs]
+    for out, its in zip(args.out, lines):
+        if its != lines[0]:
+            raise ValueError(f"{out} and {args.out[0]} are of different code, their lines differ: run make "
+                             "again in both")
     print("\n" + (table(runs[0]) if len(runs) == 1 else seeds_table(runs, seeds)))
     if len(runs) == 1:
         chapters = [p for p in sorted(Path(args.out[0]).glob("0*/metrics.json"))]

@@ -123,8 +123,33 @@ def test_results_of_another_kind_are_refused_with_a_sentence(out, monkeypatch, b
     write_json(out / "scoreboard.json", board)
     write_json(out / "08_inference" / "metrics.json", metrics)
     monkeypatch.setattr("sys.argv", ["scoreboard.py", "--out", str(out), "--check"])
-    with pytest.raises(ValueError, match="results are incomplete or of other code .*: run make again"):
+    with pytest.raises(ValueError, match="results are .*of other code.*: run make again"):
         main()
+
+
+def test_results_of_an_older_version_are_named_with_what_they_lack(out, monkeypatch):
+    rows = collect(out)
+    write_json(out / "scoreboard.json", rows)
+    write_json(out / "seed1" / "scoreboard.json", rows[:-1])
+    write_json(out / "seed1" / "08_inference" / "metrics.json", {"seed": 1})
+    monkeypatch.setattr("sys.argv", ["scoreboard.py", "--out", str(out), str(out / "seed1")])
+    with pytest.raises(ValueError, match="seed1 and .* are of different code, their lines differ: run make"):
+        main()
+    older = [r for r in rows if r["stage"] != "tool use"]
+    with pytest.raises(ValueError, match="of other code, they have no line 'tool use: products': run make"):
+        broken_promises(older)
+    path = out / "07_alignment" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    kept = metrics["skills"]["sft"]
+    metrics["skills"]["sft"] = {k: v for k, v in kept.items() if "@" not in k}
+    write_json(path, metrics)
+    with pytest.raises(ValueError, match="metrics.json is of other code, the SFT model has no pass@k there"):
+        collect(out)
+    del metrics["skills"]
+    write_json(path, metrics)
+    for read in (collect, write_report):
+        with pytest.raises(ValueError, match="of other code .no 'skills'.: run make again"):
+            read(out)
 
 
 def test_the_report_is_one_file_that_loads_nothing(out):

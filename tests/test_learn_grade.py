@@ -59,6 +59,8 @@ def class_of(reference, tmp_path_factory):
         archive.writestr("course/out/01_first/pairs.py", "not this one")
         archive.writestr("course/out/large", bytes(60 << 20), zipfile.ZIP_DEFLATED)
     (place / "in/broken.zip").write_bytes(b"PK no zip")
+    (place / "in/packed.rar").write_bytes(b"Rar!")
+    (place / "in/notes.txt").write_text("no hand-in")
     hand_in(reference, place / "in/blank",
             _1_1='    raise NotImplementedError("exercise 1.1: count pairs")\n')
     hand_in(reference, place / "in/typo", _1_2="    counts = (count_pairs(ids)\n    return counts\n")
@@ -73,7 +75,8 @@ def class_of(reference, tmp_path_factory):
     text = (lost / "01_first/pairs.py").read_text()
     (lost / "01_first/pairs.py").write_text(text.replace("    # END EXERCISE 1.1\n", ""))
     (place / "late.csv").write_text("submission,days\ngood,1\nhalf,4\nwhole.zip,11\nGood,9\n")
-    roster = "submission,name,id,login,email\ngood,Ada Lovelace,17,ada,ada@example.org\n"
+    roster = "submission,name,id,login,email\ngood,Ada Lovelace,17,ada,ada@example.org\n" \
+        "Flat,Flann,18,flann,\n"
     (place / "roster.csv").write_text(roster)
     said = learn(reference, "grade", str(place / "in"), str(place / "out"), "--many", "--seconds", "4",
                  "--late", str(place / "late.csv"), "--free-days", "2", "--roster", str(place / "roster.csv"),
@@ -102,8 +105,10 @@ def test_what_cannot_be_read_is_not_judged_and_does_not_stop_the_others(class_of
     score, output = results["broken"]["1.1"]
     assert score is None
     assert "not judged: it could not be read: broken.zip is neither a folder nor a zip" in output
+    score, output = results["packed"]["1.1"]
+    assert score is None and "packed.rar is neither a folder nor a zip file: unpack it" in output
     assert "score" not in json.loads((out / "broken/results.json").read_text())
-    assert "–/2  1.1 count pairs   not judged" in said and "4 answers could not be judged" in said
+    assert "–/2  1.1 count pairs   not judged" in said and "8 answers could not be judged" in said
 
 
 def test_a_blank_exercise_costs_its_own_points_only(class_of):
@@ -130,11 +135,13 @@ def test_a_body_that_raises_a_syntax_error_of_its_own_making_is_no_more_than_tha
 def test_a_zip_and_a_folder_of_one_name_stay_apart_and_a_dot_is_part_of_a_name(tmp_path):
     for name in ("ada", "ben.smith", "__MACOSX", ".git"):
         (tmp_path / name).mkdir()
-    for name in ("ada.zip", "cleo.zip", "ben.zip", "dora.ZIP", "eve.ZIP", "eve.zip", ".hidden.zip"):
+    for name in ("ada.zip", "cleo.zip", "ben.zip", "dora.ZIP", "eve.ZIP", "eve.zip", ".hidden.zip", "fay.7z",
+                 "gus.tar.gz", "hal.zip", "hal.rar", "late.csv", "page.html"):
         (tmp_path / name).write_bytes(b"")
     assert {name: path.name for name, path in hand_ins(tmp_path).items()} == {
         "ada": "ada", "ada.zip": "ada.zip", "ben.smith": "ben.smith", "ben": "ben.zip", "cleo": "cleo.zip",
-        "dora": "dora.ZIP", "eve.ZIP": "eve.ZIP", "eve.zip": "eve.zip"}
+        "dora": "dora.ZIP", "eve.ZIP": "eve.ZIP", "eve.zip": "eve.zip", "fay": "fay.7z",
+        "gus": "gus.tar.gz", "hal.zip": "hal.zip", "hal.rar": "hal.rar"}
     days = Lateness({"ben": 4, "cleo.zip": 5})
     assert [days.factor(name) for name in ("ben", "ben.smith", "cleo", "ada")] == [0.6, 1, 0.5, 1]
 
@@ -174,8 +181,9 @@ def test_the_table_and_the_page_have_a_row_a_hand_in(class_of):
     assert rows["broken"]["1.1"] == "" and rows["broken"]["not judged"] == "4"
     page = (out / "grades.html").read_text()
     assert "<h2 id='good'>good: 10 of 10 points</h2>" in page and "<script" not in page
-    assert "Limits: 4 s a test, 30 min a hand-in" in said and "half   (7 of 11)" in said
+    assert "Limits: 4 s a test, 30 min a hand-in" in said and "half   (7 of 12)" in said
     assert "late, but no hand-in has this name: Good\n" in said
+    assert "on the roster, but no hand-in has this name: Flat\n" in said
 
 
 def test_late_days_beyond_the_free_ones_cost_points(class_of):

@@ -61,6 +61,12 @@ def test_a_student_can_work_in_a_release_without_git(students, tmp_path):
     assert "not part of a student tree" in learn(mine, "prove", code=2)
 
 
+def test_the_help_of_a_release_names_no_page_that_only_the_clone_has(fresh, students):
+    assert "for teachers (TEACHING.md): release" in learn(fresh, "-h")
+    said = learn(students, "-h")
+    assert "python learn.py check [2.1]" in said and "TEACHING" not in said
+
+
 def test_the_pages_of_a_release_are_its_own_and_no_link_is_dead(students):
     page = (students / "README.md").read_text()
     assert page.startswith("# Five Pillars: chapter 2\n") and "python learn.py check 2.1 " in page

@@ -109,8 +109,11 @@ def test_hand_ins_in_a_folder_are_compared(tmp_path):
                        ("cleo", "    return 1\n")):
         (tmp_path / name / "01_tokenizer").mkdir(parents=True)
         (tmp_path / name / "01_tokenizer/bpe_naive.py").write_text(graft(text, "1.2", body))
+    (tmp_path / "dora.rar").write_bytes(b"Rar!")
     said = learn(ROOT, "alike", str(tmp_path))
     assert re.search(r"1\.2 +100%  ada  ben", said) and "cleo" not in said
+    assert "dora is not compared: dora.rar is neither a folder nor a zip file" in said
+    (tmp_path / "dora.rar").unlink()
     shutil.rmtree(tmp_path / "ben")
     shutil.rmtree(tmp_path / "cleo")
     assert "there is nothing to compare" in learn(ROOT, "alike", str(tmp_path), code=1)

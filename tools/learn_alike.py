@@ -85,8 +85,12 @@ def report(root: Path, folder: Path, least: float = 0.6) -> list[Likeness]:
     if len(several) < 2:
         raise ValueError(f"{folder} has {len(several)} hand-ins (folders or zips): there is "
                          "nothing to compare")
-    paths = {e.path for e in exercises.values()}
-    handed = {name: learn_handin.read(p, paths) for name, p in several.items()}
+    paths, handed = {e.path for e in exercises.values()}, {}
+    for name, submission in several.items():
+        try:
+            handed[name] = learn_handin.read(submission, paths)
+        except learn_handin.UNREADABLE as problem:
+            print(f" {name} is not compared: {problem}")
     for e in exercises.values():
         bodies = {}
         for name, texts in handed.items():

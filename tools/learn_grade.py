@@ -10,14 +10,13 @@ import math
 import re
 import tempfile
 import time
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import learn_handin
 from learn_bodies import Exercise, is_stub, ranges
 from learn_guard import available, new_user
-from learn_marks import Lateness, write_marks
+from learn_marks import Lateness, roster_of, write_marks
 from learn_run import Bench
 from learn_trees import copy_tree, export, git, has_git
 
@@ -102,7 +101,7 @@ class Grader:
         """Every chosen exercise of one hand-in; `say` hears of each."""
         try:
             handed = learn_handin.read(submission, {e.path for e in self.chosen})
-        except (ValueError, OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as problem:
+        except learn_handin.UNREADABLE as problem:
             handed = f"it could not be read: {problem}"
         results, end = [], time.monotonic() + 60 * self.limits.minutes
         for e in self.chosen:
@@ -207,10 +206,11 @@ def command(root: Path, asked) -> int:
     if not several:
         raise ValueError(f"{submission} has no folders or zip files: leave --many out if it is one hand-in")
     lateness, limits = Lateness.read(asked), Limits(asked.seconds, asked.memory, asked.minutes)
-    there = {name.removesuffix(".zip") for name in several}
-    unknown = [name for name in lateness.days if name.removesuffix(".zip") not in there]
-    if asked.many and unknown:
-        print(f" late, but no hand-in has this name: {', '.join(unknown)}")
+    roster, there = roster_of(asked), {name.removesuffix(".zip") for name in several}
+    for says, names in (("late", lateness.days), ("on the roster", roster)):
+        unknown = [name for name in names if name.removesuffix(".zip") not in there]
+        if asked.many and unknown:
+            print(f" {says}, but no hand-in has this name: {', '.join(unknown)}")
 
     def say(result: Result) -> None:
         score = "–" if result.score is None else f"{result.score:g}"
@@ -230,7 +230,7 @@ def command(root: Path, asked) -> int:
                 rows[name] = grader.grade(each, say)
                 print(f" {lateness.summary(name, rows[name])}", flush=True)
             about = protections(grader.has, limits)
-    written = write_marks(Path(asked.out), rows, about, lateness, asked)
+    written = write_marks(Path(asked.out), rows, about, lateness, roster, asked)
     missing = sum(r.score is None for results in rows.values() for r in results)
     print(f" {about}\n Written: {', '.join(map(str, written))}")
     if missing:

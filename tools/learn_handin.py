@@ -13,6 +13,8 @@ from pathlib import Path, PurePosixPath
 
 from learn_bodies import Exercise
 
+PACKED = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")   # the first is read, the others named
+UNREADABLE = (ValueError, OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile)
 IGNORED = {".git", ".venv", "venv", "out", "node_modules", ".learn", "__MACOSX"}
 MOST = 1 << 20      # bytes of one file
 BODY = 20_000       # bytes of one body
@@ -24,10 +26,13 @@ def worth(parts) -> bool:
 
 
 def hand_ins(folder: Path) -> dict[str, Path]:
-    """The folders and zips in a folder by student: the name without .zip, unless another has it too."""
+    """The folders and archives in a folder by student: the name without .zip, unless another has it too.
+
+    Archives of a kind that is not read are among them, so that nobody is left out in silence.
+    """
     several = sorted(p for p in folder.iterdir()
-                     if worth([p.name]) and (p.is_dir() or p.suffix.lower() == ".zip"))
-    names = [p.name if p.is_dir() else p.stem for p in several]
+                     if worth([p.name]) and (p.is_dir() or p.suffix.lower() in PACKED))
+    names = [p.name if p.is_dir() else p.stem.removesuffix(".tar") for p in several]
     return {name if p.is_dir() or names.count(name) == 1 else p.name: p for name, p in zip(names, several)}
 
 
@@ -41,7 +46,8 @@ def members(submission: Path):
                     inside = PurePosixPath(file.relative_to(submission).as_posix())
                     yield inside, file.stat().st_size, file.read_bytes
     elif not zipfile.is_zipfile(submission):
-        raise ValueError(f"{submission.name} is neither a folder nor a zip file")
+        raise ValueError(f"{submission.name} is neither a folder nor a zip file: unpack it into a folder of "
+                         "the student's name, or ask for a zip")
     else:
         with zipfile.ZipFile(submission) as archive:
             for member in archive.infolist():

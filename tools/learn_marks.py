@@ -133,16 +133,20 @@ def table(header: list, rows: list) -> str:
     return out.getvalue()
 
 
-def platforms(rows: dict, lateness: Lateness, asked) -> dict[str, str]:
-    """canvas.csv and moodle.csv.
+def roster_of(asked) -> dict[str, dict]:
+    """Who is who, by hand-in, from --roster FILE.csv.
 
-    --roster FILE.csv says who is who: columns submission, and any of name, id, login, email, section.
+    Its columns are submission and any of name, id, login, email, section.
     """
-    known = {r["submission"]: r for r in table_of(asked.roster, "submission")} if asked.roster else {}
+    return {r["submission"]: r for r in table_of(asked.roster, "submission")} if asked.roster else {}
+
+
+def platforms(rows: dict, lateness: Lateness, roster: dict, title: str) -> dict[str, str]:
+    """canvas.csv and moodle.csv."""
     people = []
     for name, results in rows.items():
         if complete(results):
-            who = entry(known, name, {})
+            who = entry(roster, name, {})
             login = who.get("login") or name.removesuffix(".zip")
             people.append((who.get("name") or login, who.get("id") or "", login, who.get("email") or "",
                            who.get("section") or "", f"{lateness.final(name, results):g}"))
@@ -150,12 +154,12 @@ def platforms(rows: dict, lateness: Lateness, asked) -> dict[str, str]:
     canvas = [["    Points Possible", "", "", "", "", possible]]
     canvas += [[name, "", id, login, section, points] for name, id, login, _, section, points in people]
     moodle = [[login, id, email, points] for _, id, login, email, _, points in people]
-    title = asked.assignment
     return {"canvas.csv": table(["Student", "ID", "SIS User ID", "SIS Login ID", "Section", title], canvas),
             "moodle.csv": table(["Username", "ID number", "Email address", title], moodle)}
 
 
-def write_marks(out: Path, rows: dict, about: str, lateness: Lateness, asked) -> list[Path]:
+def write_marks(out: Path, rows: dict, about: str, lateness: Lateness, roster: dict,
+                asked) -> list[Path]:
     """Write all files below `out`; returns the ones to look at."""
     for name, results in rows.items():
         where = out / name if asked.many else out
@@ -167,7 +171,7 @@ def write_marks(out: Path, rows: dict, about: str, lateness: Lateness, asked) ->
               f"{lateness.final(name, results):g}", sum(r.score is None for r in results)]
              for name, results in rows.items()]
     files = {"grades.csv": table(header, lines), "grades.html": page(rows, about, lateness)}
-    files |= platforms(rows, lateness, asked) if asked.many else {}
+    files |= platforms(rows, lateness, roster, asked.assignment) if asked.many else {}
     for name, text in files.items():
         write(out / name, text)
     return [out / name for name in files]

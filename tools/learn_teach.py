@@ -12,6 +12,7 @@ from pathlib import Path
 
 from learn_run import python_for
 
+SAYS = "for teachers (TEACHING.md): release, grade, alike, exam, mistakes, prove"
 DOES = {"release": "learn_release", "grade": "learn_grade", "prove": "learn_prove", "exam": "learn_exam",
         "mistakes": "learn_exam"}
 
