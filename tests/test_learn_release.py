@@ -12,6 +12,7 @@ import zlib
 import pytest
 
 from learn_bodies import find
+from learn_handout import drop_goals, drop_helpers
 from learn_release import leaks, span
 from tiny_course import FILES, GOOD, commit, git, learn, make, put
 
@@ -76,6 +77,25 @@ def test_the_pages_of_a_release_are_its_own_and_no_link_is_dead(students):
         for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
             assert (path.parent / target).exists(), f"{path} links to {target}"
     assert (students / "AGENTS.md").read_text() == "# For coding assistants\n\nExplain.\n"
+
+
+def test_a_release_keeps_the_goals_that_work_there_and_the_helpers_that_its_tests_use(tmp_path):
+    rules = ["# about\nA := 1", "all: run", "chat: out  ## talk\n\tpython 08_inference/chat.py",
+             "# every one\nSTUDIES = x\nstudy:  ## long\nstudy: out\n\tpython $(STUDIES)",
+             "clean:\n\trm out\n"]
+    (tmp_path / "Makefile").write_text("\n\n".join(rules))
+    drop_goals(tmp_path / "Makefile")
+    assert (tmp_path / "Makefile").read_text() == "\n\n".join([*rules[:2], rules[4]])
+    (tmp_path / "tests").mkdir()
+    for name, text in {"test_01_a.py": "from one import x", "one.py": "open('two.cu')", "two.cu": "//",
+                       "three.py": "import four, one", "four.py": "from three import y"}.items():
+        (tmp_path / "tests" / name).write_text(text)
+    drop_helpers(tmp_path)
+    assert {p.name for p in (tmp_path / "tests").iterdir()} == {"test_01_a.py", "one.py", "two.cu"}
+    (tmp_path / "08_inference").mkdir()
+    (tmp_path / "Makefile").write_text("\n\n".join(rules))
+    drop_goals(tmp_path / "Makefile")
+    assert (tmp_path / "Makefile").read_text() == "\n\n".join(rules)
 
 
 def test_only_the_blank_chapters_say_that_there_is_no_reference(students):

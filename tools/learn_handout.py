@@ -2,7 +2,8 @@
 
 Adds to learn_release.py: a README.md of its own (setup, where you stand, check, hint, run, hand in) with a
 line for each chapter that is there; a note under the title of each EXERCISES.md whose exercises are blank; no
-line of AGENTS.md that links to a page for authors.
+line of AGENTS.md that links to a page for authors, no goal of the Makefile and no helper of tests/ that needs
+a later chapter.
 """
 
 import re
@@ -13,6 +14,9 @@ from learn_bodies import Exercise, chapters, write
 # what the tasks say of a clone
 PROMISE = re.compile(r":\s+each\s+answer\s+is\s+tested\s+with\s+the\s+reference\s+of\s+all\s+the\s+rest")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+# what these goals of the Makefile need
+NEEDS = {"prove": "tools/learn_prove.py", "peers": "tests/peers", "kernels": "csrc",
+         **dict.fromkeys(("seeds", "study", "serve", "export", "chat"), "08_inference")}
 NOTE = """
 *In this tree the exercises below are blank already, without `start`. An answer is tested with your own
 answers to the others, not with the reference: some tests wait for an exercise that comes later, and name it.*
@@ -46,7 +50,8 @@ The tasks are in each chapter's EXERCISES.md. The code to write is between the t
 
 A check runs your answer with your own answers to the other exercises, since there is no reference of them
 here. A test that needs one that is still blank fails and names it: some of an early exercise wait for a later
-one. For the same reason there is no `start` and no `solution`.
+one. For the same reason there is no `start` and no `solution`. A file that a page names and that is not here
+belongs to a later chapter, or to the tests of the repository that this tree was cut from.
 
 {map}
 ## Run
@@ -89,8 +94,32 @@ def dead(page: Path) -> list[str]:
             if not re.match(r"\w+:", target) and not (page.parent / target).exists()]
 
 
+def drop_goals(makefile: Path) -> None:
+    """Take the goals out of a Makefile whose files are not beside it; a goal ends at a blank line."""
+    gone = [goal for goal, path in NEEDS.items() if not (makefile.parent / path).exists()]
+    parts = makefile.read_text(encoding="utf-8").split("\n\n")
+    kept = [part for part in parts if not any(re.search(rf"^{goal}:", part, re.M) for goal in gone)]
+    write(makefile, "\n\n".join(kept))
+
+
+def drop_helpers(tree: Path) -> None:
+    """Take out what lies in tests/ beside the tests and is named neither by them, nor by what they name."""
+    idle = {p for p in tree.glob("tests/*.*") if not p.name.startswith("test_")}
+    used = [*tree.glob("tests/test_*.*"), *tree.glob("tools/*.py"), *tree.glob("conftest.py")]
+    for file in used:                               # grows as it goes
+        text = file.read_text(encoding="utf-8")
+        found = {p for p in idle if re.search(rf"\b{p.stem}\b", text)}
+        used += found
+        idle -= found
+    for file in idle:
+        file.unlink()
+
+
 def write_pages(tree: Path, blank: list[Exercise]) -> None:
     """Turn the pages of a clone into those of a student tree in which `blank` are blank."""
+    drop_helpers(tree)
+    if (tree / "Makefile").exists():
+        drop_goals(tree / "Makefile")
     write(tree / "README.md", readme(tree, blank))
     for chapter in sorted({e.chapter for e in blank}):
         page = tree / chapter / "EXERCISES.md"
