@@ -113,7 +113,7 @@ def test_merging_leaves_the_callers_list_alone():
     """the caller's list is not changed"""
     given = [1, 2, 1, 2]
     merge(given, (1, 2), 9)
-    assert given == [1, 2, 1, 2], f"the list that was given became {given}: build a new one"
+    assert given == [1, 2, 1, 2], f"the list [1, 2, 1, 2] that was given is now {given}, wanted it unchanged"
 
 
 # 1.3 careless sums
@@ -196,7 +196,8 @@ def test_learning_stops_when_no_pair_is_left():
                 f"given the words of {text!r} and 5 merges, it raised '{error}': stop when there is no pair "
                 "to choose from")
         assert got == wanted, f"given the words of {text!r} and 5 merges, got {got}, wanted {wanted}"
-    assert train_naive("abcd", 0) == [], "zero merges were asked for, wanted an empty list"
+    got = train_naive("abcd", 0)
+    assert got == [], f"given 'abcd' and 0 merges, got {got}, wanted an empty list"
 
 
 @pytest.mark.ex("1.6")
@@ -257,8 +258,7 @@ def pieces_in(row: Row) -> list[list[int]]:
                 piece.append(row.ids[place])
                 after = row.right[place]
                 assert after == NONE or row.left[after] == place, (
-                    f"right[{place}] is {after}, but left[{after}] is {row.left[after]}: keep both "
-                    "directions")
+                    f"right[{place}] is {after}, but left[{after}] is {row.left[after]}, wanted {place}")
                 place = after
             found.append(piece)
     return found
@@ -299,9 +299,8 @@ def test_a_run_is_merged_from_the_left():
         assert got == [wanted], f"merging (1, 1) into 9 in {[1] * n} gave {got}, wanted {[wanted]}"
         counts = {p: c for p, c in row.counts.items() if c}
         assert counts == dict(row_of([wanted], [3]).counts), (
-            f"after merging (1, 1) into 9 in {[1] * n}, three times, the counts are {counts}: a place may "
-            "have had a "
-            "pair with the new token that the next merge takes away again")
+            f"after merging (1, 1) into 9 in {[1] * n}, three times, the counts are {counts}, wanted "
+            f"{dict(row_of([wanted], [3]).counts)}, those of {wanted} three times")
 
 
 @pytest.mark.ex("1.9")
@@ -324,7 +323,8 @@ def test_where_finds_the_new_pairs():
         f"after merging (1, 2) into 9 in [1, 2, 3], [4, 1, 2, 3], [3, 4, 3], where says {got} for pairs with "
         "9, wanted {(9, 3): [0, 4], (4, 9): [3]}: a pair is noted at the place of its left token")
     assert (1, 2) not in row.where, (
-        "the merged pair (1, 2) is still in `where`: take it out, it occurs nowhere now")
+        f"after merging (1, 2) into 9 in the same pieces, where[1, 2] is {row.where[1, 2]}, wanted no entry: "
+        "the pair occurs nowhere now")
 
 
 @pytest.mark.ex("1.9")

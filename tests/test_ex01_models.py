@@ -94,13 +94,14 @@ def test_no_token_longer_than_longest_is_looked_for():
     logp = Counting({"a": -1.0, "aa": -1.5})
     got = viterbi("a" * 9, logp, 2, -50.0)
     assert len(got) == 5, f"'aaaaaaaaa' with a: -1 and aa: -1.5 gave {got}, wanted four aa and one a"
-    assert Counting.asked <= 2, f"a string of {Counting.asked} characters was looked up, `longest` is 2"
+    assert Counting.asked <= 2, f"'aaaaaaaaa' with `longest` 2 looked up {Counting.asked} characters at once"
 
 
 @pytest.mark.ex("1.11")
 def test_an_empty_text_has_no_tokens():
     """an empty text gives no tokens, and of equal sums the one with the longest last token is taken"""
-    assert list(viterbi("", {"a": -1.0}, 1, -9.0)) == [], "wanted an empty list for an empty text"
+    got = list(viterbi("", {"a": -1.0}, 1, -9.0))
+    assert got == [], f"an empty text gave {got}, wanted an empty list"
     got = viterbi("aaa", {"a": -1.0, "aa": -2.0}, 2, -9.0)
     assert list(got) == ["a", "aa"], (f"'aaa' with a: -1 and aa: -2 gave {got}, wanted ['a', 'aa'], where "
                                       "all sums are -3")
@@ -167,9 +168,12 @@ def test_words_count_as_often_as_they_occur():
     p = {"a": 0.6, "b": 0.3, "ab": 0.1}
     (one, first), (five, fifth) = expected_counts({"abba": 1}, p), expected_counts({"abba": 5}, p)
     for token in p:
-        assert math.isclose(five[token], 5 * one[token]), (f"{token}: once {one[token]}, five times "
-                                                           f"{five[token]}")
-    assert math.isclose(fifth, 5 * first), f"log-likelihood once {first}, five times {fifth}"
+        assert math.isclose(five[token], 5 * one[token]), (
+            f"given abba five times, the count of {token} is {five[token]}, wanted {5 * one[token]}, five "
+            "times that of abba once")
+    assert math.isclose(fifth, 5 * first), (
+        f"given abba five times, the log-likelihood is {fifth}, wanted {5 * first}, five times that of abba "
+        "once")
 
 
 @pytest.mark.ex("1.12")
@@ -179,12 +183,13 @@ def test_the_likelihood_does_not_fall_from_step_to_step():
     words = {"".join(random.choices("ab", k=6)): random.randint(1, 3) for _ in range(4)}
     for step in range(6):
         counts, likelihood = expected_counts(words, p)
-        assert likelihood >= before - 1e-9, f"step {step}: from {before} to {likelihood}"
+        assert likelihood >= before - 1e-9, (
+            f"step {step}: the log-likelihood is {likelihood}, wanted at least {before}, as one step before")
         before, total = likelihood, sum(counts.values())
         characters = sum(len(t) * n for t, n in counts.items())
         wanted = sum(6 * n for n in words.values())
         assert math.isclose(characters, wanted, rel_tol=1e-6), (
-            f"the counted tokens have {characters} characters in all, the words {wanted}")
+            f"given {words}, the counted tokens have {characters} characters in all, wanted {wanted}")
         p = {t: n / total for t, n in counts.items() if n > 0}
 
 
@@ -201,7 +206,8 @@ def test_known_tokens_have_their_ids():
     got = small_model().ids_of_tokens(["ab", "é", "a", "ab"])
     assert got == [257, 256, 97,
                    257], f"['ab', 'é', 'a', 'ab'] gave {got}, wanted the list [257, 256, 97, 257]"
-    assert small_model().ids_of_tokens([]) == [], "no tokens give no ids, an empty list"
+    got = small_model().ids_of_tokens([])
+    assert got == [], f"no tokens gave {got}, wanted an empty list"
 
 
 @pytest.mark.ex("1.13")
@@ -219,8 +225,9 @@ def test_ids_of_bytes_decode_to_the_text():
     model = small_model()
     text = "".join(random.choices("abé漢\U0001F600?", k=20))
     ids = model.ids_of_tokens(list(text))
-    assert model.decode(ids) == text, f"{text!r} became {list(ids)}, which decodes to {model.decode(ids)!r}"
-    assert max(ids) < model.vocab_size, f"the id {max(ids)} is outside the vocabulary of {model.vocab_size}"
+    assert model.decode(ids) == text, (
+        f"{text!r} became {list(ids)}, which decodes to {model.decode(ids)!r}, wanted the text again")
+    assert max(ids) < model.vocab_size, f"got the id {max(ids)}, wanted ids below {model.vocab_size}"
 
 
 # 1.14 the alphabet of bytes

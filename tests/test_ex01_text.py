@@ -63,9 +63,8 @@ def test_documents_may_come_from_a_generator():
             document.append(i)
     short = [[text[:20] for text in some] for some in (texts, got)]
     assert got == texts, (
-        f"given {short[0]}, the last of 70,000 letters, the row holds {short[1]}, {len(row)} ids in all: "
-        f"is each "
-        "encoded alone and as it is, and <|eos|> added as an id?")
+        f"given {short[0]}, the last of 70,000 letters, the row of {len(row)} ids decodes to {short[1]}, "
+        "wanted the same texts, each closed by <|eos|>")
 
 
 # 1.5 ids to bytes
@@ -111,7 +110,7 @@ def test_an_id_outside_the_vocabulary_is_refused():
         try:
             got = tokenizer.decode_bytes([97, bad])
         except ValueError as error:
-            assert str(bad) in str(error), f"the error for id {bad} says '{error}': it must name the id"
+            assert str(bad) in str(error), f"the error for id {bad} says '{error}', wanted {bad} in it"
         except (IndexError, KeyError) as error:
             pytest.fail(f"id {bad} raised {type(error).__name__}, wanted a ValueError with a sentence")
         else:
@@ -175,7 +174,7 @@ def test_encoding_equals_applying_the_merges_in_order():
         wanted = apply_in_order(list(word.encode()), merges)
         assert list(got) == wanted, f"with the merges {merges}, {word!r} gave {got}, wanted {wanted}"
         assert ids == list(word.encode()), (
-            f"the list that was given became {ids}: make new lists, leave the caller's alone")
+            f"the list {list(word.encode())} that was given is now {ids}, wanted it unchanged")
 
 
 # 1.8 streaming decode

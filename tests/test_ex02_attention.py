@@ -69,10 +69,10 @@ def test_a_token_does_not_see_the_future():
         moved = (attend(q, k2, v2) - before).abs().amax((0, 1, 3))
         assert moved[:changed].max() == 0, (
             f"changed key and value {changed}; output {int(moved[:changed].argmax())} moved by "
-            f"{float(moved[:changed].max()):.3g}, wanted 0: hide scores by minus infinity, before the softmax"
+            f"{float(moved[:changed].max()):.3g}, wanted 0: it stands before them"
         )
         assert moved[changed] > 0, (
-            f"changed key and value {changed}; output {changed} did not move: it must see itself"
+            f"changed key and value {changed}; output {changed} moved by 0, wanted more: a token sees itself"
         )
 
 
@@ -233,10 +233,11 @@ def test_the_layer_with_a_cache_gives_what_it_gives_at_once(positions, pieces):
     whole, cache = by_head(layer, x, angle), Memory()
     for begin, end in zip(pieces, pieces[1:]):
         got = layer(x[:, begin:end], angle[begin:end].cos(), angle[begin:end].sin(), cache)
-        assert cache.calls, "the cache was given nothing: call cache.append(self.layer, k, v)"
+        assert cache.calls, (
+            f"given tokens {begin} to {end - 1} and a cache, append was called 0 times, wanted once")
         index, shape = cache.calls[-1]
         assert index == 3, (
-            f"layer 3 stored its keys as layer {index}: pass self.layer, so that layers do not mix"
+            f"layer 3 stored its keys as layer {index}, wanted 3"
         )
         assert shape == (2, 2, end - begin, 4), (
             f"stored keys of shape {shape}, wanted {(2, 2, end - begin, 4)}: store "

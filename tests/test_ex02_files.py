@@ -22,7 +22,7 @@ def test_the_header_of_the_worked_example():
     got = call("w, two float32 numbers", pack_header, [("w", torch.zeros(2))])
     assert isinstance(got, bytes), f"wanted bytes, got {type(got).__name__}"
     n = len(got) - 8
-    assert n % 8 == 0, f"the header has {n} bytes: fill it up with spaces to a multiple of 8"
+    assert n % 8 == 0, f"w: the header has {n} bytes, wanted a multiple of 8"
     same(int.from_bytes(got[:8], "little"), n, "w: the first 8 bytes",
          mistakes={"little-endian: the smallest byte first": int.from_bytes(n.to_bytes(8, "little"), "big"),
                    "the 8 bytes themselves do not count": n + 8})  # fmt: skip

@@ -107,7 +107,8 @@ def test_gradients_reach_the_logits_through_the_weights():
     logits = torch.randn(8, 5, dtype=f64, requires_grad=True)
     weights, chosen, _ = route(logits, torch.zeros(5, dtype=f64), 2, False)
     weight = torch.randn(8, 2, dtype=f64)
-    assert weights.requires_grad, "the weights know no gradient: the router could never learn"
+    assert weights.requires_grad, (
+        "given logits that require a gradient, got weights without one, wanted weights with one")
     got = torch.autograd.grad((weights * weight).sum(), logits)[0]
     want = torch.autograd.grad((F.softmax(logits.gather(-1, chosen), -1) * weight).sum(), logits)[0]
     agree(got, want, "random logits, the gradient", ask="scores keep their gradient")
@@ -158,7 +159,8 @@ def test_the_balance_is_a_sum_over_experts():
         want = want + 5 * (chosen == e).double().sum() / 80 * (scores[:, e] / scores.sum(-1)).mean()
     got = balance_of(scores, chosen)
     agree(got, want.detach(), "random scores of 40 tokens and 5 experts, 2 visits a token")
-    assert got.requires_grad, "the balance knows no gradient: it could not teach the router"
+    assert got.requires_grad, (
+        "given scores that require a gradient, got a balance without one, wanted it to have it")
     agree(*(torch.autograd.grad(x, scores)[0] for x in (got, want)), "the gradient of the same")
 
 
@@ -263,11 +265,11 @@ def test_no_key_or_value_of_full_size_is_built():
     layer.attend = lambda q, k, v, bias: (given.append((q.shape, k.shape, v.shape)), v[:, :, :1])[1]
     shapes = (3, 1, 4), (3, 1, 2), (1, 6, 5), (1, 6, 2)
     layer.mix_absorbed(*(torch.randn(1, *shape, dtype=f64) for shape in shapes))
-    assert given, "self.attend was not called"
+    assert given, "mix_absorbed called self.attend 0 times, wanted once"
     got = [tuple(s) for s in given[0]]
     assert got == [(1, 3, 1, 7), (1, 3, 6, 7), (1, 3, 6, 5)], (
         f"attend was given queries, keys and values of shapes {got}, "
-        "wanted [(1, 3, 1, 7), (1, 3, 6, 7), (1, 3, 6, 5)]: multiply the query by W_k instead of the latents"
+        "wanted [(1, 3, 1, 7), (1, 3, 6, 7), (1, 3, 6, 5)]"
     )
 
 

@@ -71,8 +71,8 @@ def test_the_groups_hold_the_weights_themselves():
     model = Toy()
     groups = call("a small model", group_parameters, model)
     if groups["matrix"].get("model.layers.0.mlp.weight") is not model.model.layers[0].mlp.weight:
-        pytest.fail("groups['matrix']['model.layers.0.mlp.weight'] is another tensor than the model's",
-                    pytrace=False)
+        pytest.fail("given a small model, got a copy as groups['matrix']['model.layers.0.mlp.weight'], "
+                    "wanted the model's own tensor", pytrace=False)
 
 
 def rows(n=7, C=4, V=6):
@@ -124,7 +124,7 @@ def test_sixteen_bits_are_summed_in_thirtytwo():
     want = F.cross_entropy(logits, targets, reduction="sum")
     same(loss, want, "40 rows in bf16, 300 words", "widen the logits with at_least_float32", rtol=1e-5)
     if d.dtype != torch.float32:
-        pytest.fail(f"the gradient is {d.dtype}, it should be float32", pytrace=False)
+        pytest.fail(f"given rows in bf16, got a gradient of {d.dtype}, wanted torch.float32", pytrace=False)
 
 
 def factors_of(finite, factor, quiet):
@@ -188,7 +188,7 @@ def test_the_mask_of_a_row():
              f"ids {ids.tolist()}, eos {eos}; 1 where the mask is False",
              "the eos belongs to the document after it")
         if mask.dtype != torch.bool:
-            pytest.fail(f"the mask is {mask.dtype}, it should be bool", pytrace=False)
+            pytest.fail(f"given {ids.tolist()}, got a mask of {mask.dtype}, wanted torch.bool", pytrace=False)
 
 
 @pytest.mark.ex("3.15")
@@ -254,5 +254,6 @@ def test_a_warm_up_that_ends_in_the_last_step():
     got = [call(f"step {i} of 4, warm-up of 3", linear, i, 4, 3, 0.2) for i in range(4)]
     same(got, [1 / 3, 2 / 3, 1.0, 1.0], "4 steps, n_warmup 3, floor 0.2",
          "one step is left, and it is step n_warmup")
-    if not math.isfinite(call("step 0 of 1", linear, 0, 1, 0, 0.2)):
-        pytest.fail("given a run of one step, got a number that is not finite", pytrace=False)
+    got = call("step 0 of 1", linear, 0, 1, 0, 0.2)
+    if not math.isfinite(got):
+        pytest.fail(f"given a run of one step, got {got}, wanted a finite number", pytrace=False)

@@ -70,7 +70,7 @@ def filled_by(sizes: list[int], bucket_bytes: int, dtype=torch.float32) -> list[
     assert type(got) is list and all(type(b) is list for b in got), (
         f"sizes {sizes}: got {got!r}, wanted a list of lists")
     assert all(any(p is q for q in parameters) for b in got for p in b), (
-        "the parameters themselves, not copies of them")
+        f"sizes {sizes}: got copies of the parameters, wanted the parameters themselves")
     return numbers(got)
 
 
@@ -178,7 +178,7 @@ def check_gather(x: torch.Tensor, p: int, shape=None) -> None:
         want = sum(sizes) - sizes[(r + 1) % p]
         same(sent, want, f"{given}: bytes that rank {r} sent",
              "each part once, all but that of the right neighbour")
-    assert all(map(torch.equal, before, parts)), f"given {given}: the caller's part has changed"
+    assert all(map(torch.equal, before, parts)), f"given {given}: the caller's part has changed, wanted not"
 
 
 @pytest.mark.ex("4.11")

@@ -164,7 +164,7 @@ def _root(sets: deduplicate.UnionFind, i: int) -> int:
         if sets.parent[i] == i:
             return i
         i = sets.parent[i]
-    raise AssertionError(f"the parents {sets.parent} run in a circle: join roots, not members")
+    raise AssertionError(f"got the parents {sets.parent}, which run in a circle from {i}; wanted a root")
 
 
 @pytest.mark.ex("6.6")
@@ -195,8 +195,9 @@ def test_impossible_recall_is_refused():
             ) from None
         raise AssertionError(
             f"given {n} functions, threshold {t}, recall 0.99: got {got}, wanted a ValueError: none is")
-    assert guarded("10 functions", lambda: deduplicate.choose_bands(10, 1.0, 1.0)) == (1, 10), (
-        "given 10 functions, threshold 1, recall 1: wanted (1, 10), one band of all rows")
+    got = guarded("10 functions", lambda: deduplicate.choose_bands(10, 1.0, 1.0))
+    assert got == (1, 10), (
+        f"given 10 functions, threshold 1, recall 1: got {got}, wanted (1, 10), one band of all rows")
 
 
 @pytest.mark.ex("6.7")
@@ -322,8 +323,8 @@ def test_signatures_do_not_depend_on_the_company():
     for limit in (1, 12, 1000):
         got = guarded(f"blocks of {limit}", lambda: deduplicate.signatures(docs, A, B, block=limit)).tolist()
         assert got == alone, (
-            f"given documents of 5, 0, 9, 4 and 0 shingles in blocks of {limit}: signatures differ from "
-            "those alone: where does each document start?")
+            f"given documents of 5, 0, 9, 4 and 0 shingles in blocks of {limit}: the signatures are "
+            f"{str(got)[:99]} ..., wanted {str(alone)[:99]} ..., those of each document alone")
 
 
 TEXTS = ["the cat sat on the mat", "the dog sat on the log", "a cat and a dog sat", "San Francisco",

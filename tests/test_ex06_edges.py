@@ -104,7 +104,7 @@ def test_long_chains_and_numbers_of_two_digits():
         for i, j in pairs:
             low, high = sorted((group[i], group[j]))
             group = [low if g == high else g for g in group]
-            assert call(f"join({i}, {j})", sets.join, i, j) is None, "join returns nothing"
+            same(call(f"join({i}, {j})", sets.join, i, j), None, f"join({i}, {j})", "it returns nothing")
         same([sets.find(i) for i in range(n)], group, f"{n} documents, joins {pairs[:4]} ...: the roots",
              "the smaller NUMBER stays root")
 

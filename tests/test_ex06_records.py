@@ -93,7 +93,7 @@ def check_cap(weights: dict, sizes: dict, total: float, most: float, hint: str =
     """cap_epochs against `shares`; the weights that came in stay as they were."""
     before, given = dict(weights), f"weights {weights}, sizes {sizes}, {total} tokens, at most {most} epochs"
     got = call(given, cap_epochs, weights, sizes, total, most)
-    assert weights == before, f"given {given}: the caller's weights have changed"
+    assert weights == before, f"given {given}: the caller's weights are now {weights}, wanted {before}"
     same(got, shares(weights, sizes, total, most), given, hint, rtol=1e-8, atol=1e-10, **more)
 
 
@@ -213,7 +213,7 @@ class Out:
 
     def write(self, data: bytes) -> int:
         """Append bytes."""
-        assert type(data) is bytes, f"write was given a {type(data).__name__}, a file takes bytes"
+        assert type(data) is bytes, f"out.write was given a {type(data).__name__}, wanted bytes"
         self.data += data
         return len(data)
 
@@ -229,14 +229,14 @@ def written(*pages: Page, **date) -> list[tuple[str, dict, bytes, bytes]]:
         try:
             data, left = one.decompress(left), one.unused_data
         except zlib.error as error:
-            raise AssertionError(f"{page.url}: not a gzip member: {error}") from None
-        assert one.eof, f"{page.url}: a gzip member that does not end"
+            raise AssertionError(f"{page.url}: got no gzip member: {error}, wanted one") from None
+        assert one.eof, f"{page.url}: got a gzip member without its end, wanted a whole one"
         head, blank, rest = data.partition(b"\r\n\r\n")
         lines = head.decode().split("\r\n")
         assert blank and "\n" not in "".join(lines), (
-            f"{page.url}: lines end with \\r\\n, the head with two: {head}")
+            f"{page.url}: got the head {head}, wanted \\r\\n behind each line and two behind the last")
         strange = [line for line in lines[1:] if ": " not in line]
-        assert not strange, f"{page.url}: not a field: {strange[0]!r}; a blank line ends the fields"
+        assert not strange, f"{page.url}: got the line {strange[0]!r} among the fields, wanted 'name: value'"
         fields = dict(line.split(": ", 1) for line in lines[1:])
         size = int(fields.get("Content-Length", 0))
         found.append((lines[0], fields, rest[:size], rest[size:]))
@@ -293,4 +293,5 @@ def test_records_follow_each_other_and_repeat_exactly():
     for out in (one, two):
         call("the same page twice", write_record, out, PAGE)
     assert one.data == two.data and one.data[4:8] == bytes(4), (
-        "given the same page twice: other bytes: gzip writes the time into bytes 4 to 7 unless mtime=0")
+        f"given the same page twice: got {one.data[4:8]} and {two.data[4:8]} as bytes 4 to 7, where gzip has "
+        f"the time, wanted {bytes(4)} and the same records")

@@ -183,7 +183,6 @@ def test_log_probabilities_have_a_gradient():
     log_p, _ = call("three answers", answer_log_probs, model, PROMPTS, ANSWERS, 0)
     if not log_p.requires_grad:
         pytest.fail(
-            "got log-probabilities without a gradient: no .detach(), no torch.no_grad(): they are to be "
-            "trained",
+            "given three answers, got log-probabilities without a gradient, wanted them to have one",
             pytrace=False,
         )

@@ -71,7 +71,7 @@ def test_top_k_leaves_the_callers_logits_alone():
     before = logits.clone()
     keep_top_k(logits, 2)
     assert torch.equal(logits, before), (
-        f"given {before.tolist()} and k = 2, the logits that were given are now {logits.tolist()}")
+        f"given {before.tolist()} and k = 2, the logits are now {logits.tolist()}, wanted them unchanged")
 
 
 # 8.5 top-p
@@ -85,8 +85,7 @@ def test_the_token_that_crosses_p_stays():
         given = logits.clone()
         got = keep_top_p(given, p)
         assert torch.equal(given, logits), (
-            "the logits that were given changed: writing to them in place (logits[...] = ..., masked_fill_) "
-            "spoils them for the caller; masked_fill makes a new tensor")
+            f"given {logits.tolist()} and p = {p}, the logits are now {given.tolist()}, wanted no change")
         shown = ", ".join(f"{v:.2f}" for v in logits.exp()[0])
         assert kept(got) == wanted, (
             f"given the probabilities ({shown}) and p = {p}, kept the columns {kept(got)}, "
@@ -188,8 +187,8 @@ def test_the_cache_returns_the_whole_sequence():
                     f"layer {layer}, after appending {T}: the {name} have shape {tuple(mine.shape)}, wanted "
                     f"{tuple(wanted.shape)}: all tokens so far, none of the empty room behind them")
                 assert torch.equal(mine, wanted), (
-                    f"layer {layer}, after appending {T}: the {name} are not those that were appended: is "
-                    "each layer's own count used, and are keys and values kept apart?")
+                    f"layer {layer}, after appending {T}: the {name} begin with "
+                    f"{mine[0, 0, :, 0].tolist()} in head 0, wanted {wanted[0, 0, :, 0].tolist()}")
 
 
 @pytest.mark.ex("8.6")
@@ -201,7 +200,7 @@ def test_an_overfull_cache_is_refused_with_a_sentence():
         cache.append(1, torch.zeros(1, 2, 2, 8), torch.zeros(1, 2, 2, 8))
     except ValueError as error:
         assert "4" in str(error), (
-            f"the error says '{error}': it should say how many tokens there is room for, 4")
+            f"5 tokens in a cache of 4: the error says '{error}', wanted the 4 in it")
     except (RuntimeError, IndexError) as error:
         pytest.fail(
             f"5 tokens in a cache of 4 raised {type(error).__name__}, wanted a ValueError with a sentence")
@@ -221,8 +220,7 @@ def test_append_copies_nothing_that_is_stored():
         got = append(cache, 2, torch.randn(1, 2, T, 8), torch.randn(1, 2, T, 8))
         for name, mine, room in zip(("keys", "values"), got, (cache.k, cache.v)):
             assert mine.untyped_storage().data_ptr() == room.untyped_storage().data_ptr(), (
-                f"the {name} are a copy: write into the room that was reserved and return a slice of it, no "
-                "cat, no clone")
+                f"after appending {T}, got {name} in memory of their own, wanted a view of the cache's")
 
 
 # 8.7 cached generation

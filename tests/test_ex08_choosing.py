@@ -34,7 +34,8 @@ def test_min_p_compares_with_the_likeliest():
             f"wanted {wanted}: compare each with p times the largest of its own row, as probabilities and "
             "not as logits")
         same = torch.equal(got[got != -INF], given[got != -INF])
-        assert same, "what is kept must stay the logit that was given"
+        assert same, (f"given the logits {given.tolist()}, kept {got[got != -INF].tolist()}, wanted "
+                      f"{given[got != -INF].tolist()}")
 
 
 @pytest.mark.ex("8.9")
@@ -56,7 +57,8 @@ def test_min_p_leaves_the_callers_logits_alone():
     row = torch.tensor([[0.0, -INF, 5.0]])
     before = row.clone()
     got = keep_min_p(row, 0.5)
-    assert torch.equal(row, before), "the logits that were given changed: masked_fill_ writes in place"
+    assert torch.equal(row, before), (
+        f"given {before.tolist()} and p = 0.5, the logits are now {row.tolist()}, wanted them unchanged")
     assert columns(got) == [[2]], f"given {before.tolist()} and p = 0.5, kept {columns(got)}, wanted [[2]]"
 
 

@@ -29,8 +29,8 @@ def asked(message, methods=None):
     try:
         return respond(message, METHODS if methods is None else methods)
     except Exception as problem:
-        pytest.fail(f"the message {message!r} made respond raise {type(problem).__name__}: {problem}; no "
-                    "message may end a server")
+        pytest.fail(f"the message {message!r} made respond raise {type(problem).__name__}: {problem}; wanted "
+                    "an answer")
 
 
 def refused(message, code: int, id) -> dict:
@@ -54,7 +54,8 @@ def test_a_request_gets_its_result_under_its_id():
             got = asked(message)
             assert got == wanted, f"{message} gave {got}, wanted {wanted}"
     got = asked({"jsonrpc": "2.0", "id": 1, "method": "echo"})
-    assert got == {"jsonrpc": "2.0", "id": 1, "result": {"got": {}}}, f"without params it gave {got}"
+    assert got == {"jsonrpc": "2.0", "id": 1, "result": {"got": {}}}, (
+        f"without params it gave {got}, wanted the result {{'got': {{}}}}")
 
 
 @pytest.mark.ex("8.18")
@@ -68,7 +69,7 @@ def test_a_notification_and_a_response_are_never_answered():
                     {"jsonrpc": "2.0", "id": "x", "error": {"code": 1, "message": ""}}):
         got = asked(message, methods)
         assert got is None, f"{message} gave {got}, wanted None"
-    assert called == [], "a notification called its method"
+    assert called == [], f"given a notification, its method was called {len(called)} times, wanted 0"
 
 
 @pytest.mark.ex("8.18")
@@ -101,7 +102,7 @@ def test_a_method_that_raises_is_answered_and_keeps_its_secrets():
     told = refused({"jsonrpc": "2.0", "id": 1, "method": "fussy"}, INVALID_PARAMS, 1)
     assert told["message"] == "n is missing", f"the message is {told['message']!r}, wanted 'n is missing'"
     told = refused({"jsonrpc": "2.0", "id": 2, "method": "broken"}, INTERNAL_ERROR, 2)
-    assert "secret" not in str(told), f"the error {told} tells what the exception said"
+    assert "secret" not in str(told), f"given a KeyError('secret'), the error is {told}, wanted no secret"
 
 
 # 8.19 condense a conversation
@@ -127,8 +128,10 @@ def kept(messages, room, digest=None) -> list[str]:
         got = condense(messages, room, letters, digest)
     except Exception as problem:
         pytest.fail(f"{shown(messages)} in {room}: raised {type(problem).__name__}: {problem}")
-    assert messages == before, f"{shown(before)} in {room}: the list that was given is now {shown(messages)}"
-    assert isinstance(got, list) and got is not messages, "wanted a new list"
+    assert messages == before, (
+        f"{shown(before)} in {room}: the list that was given is now {shown(messages)}, wanted it unchanged")
+    assert isinstance(got, list) and got is not messages, (
+        f"{shown(before)} in {room}: got {'the same list' if got is messages else got!r}, wanted a new list")
     return shown(got)
 
 
@@ -186,7 +189,9 @@ def test_a_digest_stands_for_what_was_dropped_if_it_fits():
         assert seen == [["u:cd", "a:ef"]], f"the digest was asked for {seen}, wanted [['u:cd', 'a:ef']]"
     seen.clear()
     length = 1
-    assert kept(messages, 100, digest) == shown(messages) and seen == [], "nothing was dropped: no digest"
+    got = kept(messages, 100, digest)
+    assert (got, seen) == (shown(messages), []), (
+        f"{shown(messages)} in 100: got {got} and digests of {seen}, wanted all messages and no digest")
     messages = talk("u:aaaa", "a:bb", "u:ccc", "u:d")
     got = kept(messages, 5, digest)
     assert got == ["s:x", "u:ccc", "u:d"], f"without a system message: {got}, wanted ['s:x', 'u:ccc', 'u:d']"

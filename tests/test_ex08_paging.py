@@ -44,7 +44,7 @@ def test_a_table_grows_by_whole_blocks_when_it_must():
             f"after reserving up to token {end} the table has {len(table.blocks)} blocks, wanted {wanted}; "
             f"copies {got}, "
             f"wanted none: {end} tokens need {end} / {BLOCK} blocks, rounded up")
-        assert len(set(table.blocks)) == wanted, f"the blocks {table.blocks} are not all different"
+        assert len(set(table.blocks)) == wanted, f"the blocks are {table.blocks}, wanted {wanted} different"
     assert table.pool.n_free == 0, f"4 of 4 blocks are in use but {table.pool.n_free} are free, wanted 0"
 
 
@@ -59,16 +59,17 @@ def test_a_block_that_others_hold_is_replaced_and_copied():
     other, before = ours.fork(), list(ours.blocks)
     got = reserve(ours, 2 * BLOCK + 3, 2 * BLOCK + 5)
     assert ours.blocks[:2] == before[:2], (
-        f"the table was {before}, is {ours.blocks}: only block number 2 is written, the first two stay as "
-        "they were")
+        f"tokens {2 * BLOCK + 3} and {2 * BLOCK + 4} lie in the third block: the table was {before}, is "
+        f"{ours.blocks}, wanted the first two unchanged")
     assert got == [(before[2], ours.blocks[2])] and ours.blocks[2] != before[2], (
         f"copies {got}, the table was {before}, is {ours.blocks}: wanted one copy from {before[2]} to a new "
         "block")
     counts = [pool.refs[b] for b in (*before, ours.blocks[2])]
     assert counts == [2, 2, 1, 1], f"holders of {(*before, ours.blocks[2])} are {counts}, wanted [2, 2, 1, 1]"
-    assert other.blocks == before, f"the other table changed to {other.blocks}"
+    assert other.blocks == before, f"the other table is now {other.blocks}, wanted {before}"
     got = reserve(other, 2 * BLOCK + 3, 2 * BLOCK + 4)
-    assert got == [] and other.blocks == before, f"now the block is its own, but it was copied: {got}"
+    assert got == [] and other.blocks == before, (
+        f"the other table's own block: copies {got}, wanted none")
 
 
 @pytest.mark.ex("8.12")
@@ -100,12 +101,10 @@ def test_all_or_nothing():
         except OutOfBlocks:
             pass
         else:
-            pytest.fail(f"tokens {begin} to {end - 1} with {free} free blocks: not refused")
+            pytest.fail(f"tokens {begin} to {end - 1}, {free} free blocks: not refused, wanted OutOfBlocks")
         assert (table.blocks, pool.refs) == before, (
-            f"tokens {begin} to {end - 1} with {free} free: refused, but the table changed from {before[0]} "
-            "to "
-            f"{table.blocks} or the counts from {before[1]} to {pool.refs}: count what is needed before "
-            "taking any")
+            f"tokens {begin} to {end - 1} with {free} free: refused; the table is {table.blocks} and the "
+            f"counts are {pool.refs}, wanted {before[0]} and {before[1]}, as before")
 
 
 # 8.13 share a prefix
@@ -125,8 +124,11 @@ def test_a_known_beginning_is_taken_over():
             f"{owner.blocks[:wanted]} and "
             f"{wanted * BLOCK} tokens")
         counts = [pool.refs[b] for b in owner.blocks]
-        assert counts == [2] * wanted + [1] * (4 - wanted), f"holders {counts}: a shared block has one more"
-        assert table.names == owner.names[:wanted], "the names of the shared blocks belong into self.names"
+        assert counts == [2] * wanted + [1] * (4 - wanted), (
+            f"{same} tokens are the same: the blocks have {counts} holders, wanted "
+            f"{[2] * wanted + [1] * (4 - wanted)}")
+        assert table.names == owner.names[:wanted], (
+            f"{same} tokens are the same: self.names is {table.names}, wanted {owner.names[:wanted]}")
 
 
 @pytest.mark.ex("8.13")
@@ -179,7 +181,8 @@ def test_the_owner_with_the_fewest_requests_is_next():
             f"waiting (owner, arrival, blocks) {queue}, running {running[:6]}, got {got}, not {wanted}: "
             "first the number of running requests of its owner, then the arrival")
     queue = [("ada", n, 1) for n in (12, 9, 100, 10)]
-    assert turn(queue, ["ada"], 1) == 1, f"waiting {queue}: arrivals are numbers, and the list is in no order"
+    got = turn(queue, ["ada"], 1)
+    assert got == 1, f"waiting {queue}, running ['ada'], got {got}, not 1: the earliest arrival"
 
 
 @pytest.mark.ex("8.17")
@@ -191,14 +194,17 @@ def test_nobody_overtakes_a_request_that_is_too_large():
         assert got == wanted, (
             f"waiting {queue}, running ['ada'], {n_free} free: got {got}, not {wanted}: "
             "1 is next and needs 5")
-    assert turn([("ada", 1, 0)], [], 0) == 0, "a request that needs no new block fits where none is free"
+    got = turn([("ada", 1, 0)], [], 0)
+    assert got == 0, f"waiting [('ada', 1, 0)], 0 free: got {got}, wanted 0: it needs no block"
 
 
 @pytest.mark.ex("8.17")
 def test_nobody_waits():
     """an empty queue has no next one"""
-    assert turn([("ada", 5, 1)], [], 1) == 0, "one request and one free block: it is next, at place 0"
-    assert turn([], ["ada"], 8) is None, "nobody waits: wanted None"
+    got = turn([("ada", 5, 1)], [], 1)
+    assert got == 0, f"waiting [('ada', 5, 1)], nobody running, 1 free: got {got}, wanted 0"
+    got = turn([], ["ada"], 8)
+    assert got is None, f"nobody waiting, running ['ada'], 8 free: got {got}, wanted None"
 
 
 @pytest.mark.ex("8.17")
