@@ -90,10 +90,8 @@ def start(student: Student, number: str) -> None:
     if student.elsewhere():
         raise ValueError(f"your work is on the branch {BRANCH}: git switch {BRANCH}, then start there")
     if not student.git:
-        raise ValueError(
-            "start needs git, to keep the reference and your work apart: clone the repository with git, "
-            "or in this folder run: git init && git add -A && git commit -m 'Begin'"
-        )
+        raise ValueError("start needs git, to keep the reference and your work apart: clone the repository "
+                         "with git, or in this folder run: git init && git add -A && git commit -m 'Begin'")
     names = {("c" if c == "csrc" else str(int(c[:2]))): c for c in chapters(ROOT)}
     chapter = names.get(number.lstrip("0"))
     if not any(e.chapter == chapter for e in student.exercises.values()):
@@ -101,10 +99,8 @@ def start(student: Student, number: str) -> None:
         raise ValueError(f"chapter {number} has no exercises: choose one of {', '.join(has)}")
     changed = git(ROOT, "diff", "HEAD", "--name-only").splitlines()
     if changed:
-        raise ValueError(
-            f"you have changes that are not committed ({', '.join(changed[:3])}): keep them with "
-            "git commit -am 'My work', then start again"
-        )
+        raise ValueError(f"you have changes that are not committed ({', '.join(changed[:3])}): keep them "
+                         "with git commit -am 'My work', then start again")
     here = git(ROOT, "rev-parse", "--abbrev-ref", "HEAD")
     if here != BRANCH:
         git(ROOT, "switch", "-c", BRANCH)
@@ -113,26 +109,20 @@ def start(student: Student, number: str) -> None:
         student = Student()
     reference = student.commit or git(ROOT, "rev-parse", "HEAD")
     given = student.given or {id: e.body for id, e in student.exercises.items()}
-    chosen = [
-        e
-        for e in student.exercises.values()
-        if e.chapter == chapter and digest(given.get(e.id, "")) == digest(e.body)
-    ]
+    chosen = [e for e in student.exercises.values() if e.chapter == chapter
+              and digest(given.get(e.id, "")) == digest(e.body)]
     if not chosen:
-        raise ValueError(
-            f"chapter {number} is already yours: blank one of its exercises with {command('reset ID')}"
-        )
+        raise ValueError(f"chapter {number} is already yours: blank one of its exercises with "
+                         f"{command('reset ID')}")
     for e in chosen:
         write(ROOT / e.path, graft((ROOT / e.path).read_text(encoding="utf-8"), e.id, e.stub))
     (ROOT / ".learn").mkdir(exist_ok=True)
-    known = subprocess.run(
-        ["git", "-C", str(ROOT), "config", "user.email"], capture_output=True, check=False
-    ).stdout
+    known = subprocess.run(["git", "-C", str(ROOT), "config", "user.email"], capture_output=True,
+                           check=False).stdout
     who = [] if known else ["-c", "user.name=learner", "-c", "user.email=learner@localhost"]
     student.remember("here", "chapter", chapter)
-    git(
-        ROOT, *who, "commit", "-qam", f"Start chapter {number}: blank its exercises\n\n{TRAILER}: {reference}"
-    )
+    git(ROOT, *who, "commit", "-qam",
+        f"Start chapter {number}: blank its exercises\n\n{TRAILER}: {reference}")
     print(f" {counted(chosen)} of {chapter} blank now, {duration(sum(e.minutes for e in chosen))}")
     status(Student())
 
@@ -199,10 +189,9 @@ def above_zero(kind: type):
 
 def read(words: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="learn.py", description=__doc__ + (f"\n{learn_teach.SAYS}" if learn_teach else ""),
-        formatter_class=argparse.RawTextHelpFormatter
-    )
+    says = __doc__ + (f"\n{learn_teach.SAYS}" if learn_teach else "")
+    parser = argparse.ArgumentParser(prog="learn.py", description=says,
+                                     formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     def add(name: str, says: str, *arguments, **options):
@@ -213,9 +202,8 @@ def read(words: list[str]) -> argparse.Namespace:
 
     add("start", "blank the exercises of chapter N on the branch 'mine'", "N")
     one = add("check", "test one exercise, a chapter, or all you wrote", "ID", nargs="?")
-    one.add_argument(
-        "--watch", action="store_true", help="again on every save, going on to the next when it passes"
-    )
+    one.add_argument("--watch", action="store_true",
+                     help="again on every save, going on to the next when it passes")
     one.add_argument("--seconds", type=above_zero(float), default=20,
                      help="when a test is stopped (default 20)")
     add("hint", "the next of three hints", "ID")
@@ -252,12 +240,8 @@ def main(words: list[str]) -> int:
         inside = [e for e in student.exercises.values() if asked.id and e.id.split(".")[0] == asked.id]
         wanted = inside or ([student.pick(asked.id)] if asked.id else mine)
         if not wanted:
-            raise ValueError(
-                "you have written nothing to check yet: "
-                + (f"begin with {student.next().id}"
-                   if student.open()
-                   else f"begin with {command('start 1')}")
-            )
+            first = student.next().id if student.open() else command("start 1")
+            raise ValueError(f"you have written nothing to check yet: begin with {first}")
         with bench_of(student) as bench:
             good = check(student, wanted, bench, asked.seconds)
         todo = student.open()

@@ -5,15 +5,8 @@ import torch
 from torch import Tensor
 
 
-def agree(
-    got,
-    wanted: Tensor,
-    given: str,
-    mistakes: dict[str, Tensor] | None = None,
-    ask: str = "",
-    atol: float = 1e-6,
-    rtol: float = 1e-5,
-) -> None:
+def agree(got, wanted: Tensor, given: str, mistakes: dict[str, Tensor] | None = None, ask: str = "",
+          atol: float = 1e-6, rtol: float = 1e-5) -> None:
     """Fail unless `got` is `wanted`, in shape, type and value (relative difference at most `rtol`).
 
     `mistakes` are the results of known wrong ways, by the sentence that tells the learner; `ask` is said when
@@ -37,7 +30,7 @@ def agree(
         return
     if got.isnan().any() and not wanted.isnan().any():
         fail(f"NaN (not a number) in {int(got.isnan().sum())} of {got.numel()} places", few(wanted),
-             ask or "is there an infinity, or a division by zero?")  # fmt: skip
+             ask or "is there an infinity, or a division by zero?")
     away = (got.detach().double() - wanted.detach().double()).abs()
     worst = tuple(int(i) for i in torch.unravel_index(away.nan_to_num(torch.inf).argmax(), away.shape))
     where = f"   (furthest off at {list(worst)}: {got[worst]:.5g}, not {wanted[worst]:.5g})"
@@ -66,15 +59,12 @@ def unchanged(function, *inputs: Tensor) -> None:
     function(*inputs)
     for i, (old, new) in enumerate(zip(before, inputs)):
         if not torch.equal(old, new):
-            pytest.fail(
-                f"argument {i + 1} was {few(old)} before the call and is {few(new)} after it: "
-                "make a new tensor instead of changing the caller's (no x += ..., no sub_, no x[...] = ...)"
-            )
+            pytest.fail(f"argument {i + 1} was {few(old)} before the call and is {few(new)} after it: make a "
+                        "new tensor instead of changing the caller's (no x += ..., no sub_, no x[...] = ...)")
 
 
-def same_gradients(
-    ours, theirs, *inputs: Tensor, ask: str = "is a .detach(), .data or .item() in the way?"
-) -> None:
+def same_gradients(ours, theirs, *inputs: Tensor,
+                   ask: str = "is a .detach(), .data or .item() in the way?") -> None:
     """Fail unless the gradients of a random projection of both functions agree, for every input."""
     inputs = [x.detach().requires_grad_() for x in inputs]
     a, b = ours(*inputs), theirs(*inputs)
@@ -82,9 +72,8 @@ def same_gradients(
     wanted = torch.autograd.grad((b * weight).sum(), inputs)
     if not a.requires_grad:
         pytest.fail(f"the result knows no gradient: {ask}")
-    for i, (ga, gb) in enumerate(
-        zip(torch.autograd.grad((a * weight).sum(), inputs, allow_unused=True), wanted)
-    ):
+    for i, (ga, gb) in enumerate(zip(torch.autograd.grad((a * weight).sum(), inputs, allow_unused=True),
+                                     wanted)):
         if ga is None:
             pytest.fail(f"no gradient reaches argument {i + 1}: {ask}")
         agree(ga, gb, f"random numbers, the gradient of argument {i + 1}", ask=ask)

@@ -76,11 +76,8 @@ def kind(value) -> str:
 def same(got, want, given: str, hint: str = "", mistakes: dict | None = None, **tolerance) -> None:
     """Fail unless `got` is `want`. `mistakes` maps a sentence to the value which that mistake would give."""
     if differs(got, want, **tolerance):
-        named = [
-            said
-            for said, value in (mistakes or {}).items()
-            if differs(value, want, **tolerance) and not differs(got, value, **tolerance)
-        ]
+        named = [said for said, value in (mistakes or {}).items() if differs(value, want, **tolerance)
+                 and not differs(got, value, **tolerance)]
         if got is None:
             named = ["it returned None: is the `return` missing?"]
         if not named and isinstance(want, torch.Tensor) and getattr(got, "shape", None) != want.shape:

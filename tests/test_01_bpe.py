@@ -311,10 +311,10 @@ def test_text_cannot_forge_a_special_token(tokenizer):
 def test_special_tokens_count_where_the_caller_allows_them(tokenizer):
     eos, user = tokenizer.special[EOS], tokenizer.special["<|user|>"]
     text = "low<|eos|> <|user|>low"
-    assert tokenizer.encode(text, allowed_special={EOS}) == (
-        tokenizer.encode("low") + [eos] + tokenizer.encode(" <|user|>low"))
-    assert tokenizer.encode(text, "all") == (
-        tokenizer.encode("low") + [eos] + tokenizer.encode(" ") + [user] + tokenizer.encode("low"))
+    assert tokenizer.encode(text, allowed_special={EOS}) == (tokenizer.encode("low") + [eos]
+                                                             + tokenizer.encode(" <|user|>low"))
+    assert tokenizer.encode(text, "all") == (tokenizer.encode("low") + [eos] + tokenizer.encode(" ") + [user]
+                                             + tokenizer.encode("low"))
     assert tokenizer.encode(text, ()) == tokenizer.encode(text, None) == tokenizer.encode(text)
     for bad, message in ((EOS, "all"), (["<|nobody|>"], "no special token")):
         with pytest.raises(ValueError, match=message):

@@ -156,8 +156,8 @@ def test_a_full_standard_output_ends_with_one_sentence(trained):
     command = [sys.executable, tokenizer_cli.__file__, "encode", "text.txt", "--tokenizer", "t.json"]
     with open("/dev/full", "wb") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 1 and done.stderr == (
-        "error: the disk is full: free some space and run the same command again, nothing is lost\n")
+    assert done.returncode == 1 and done.stderr == ("error: the disk is full: free some space and run the "
+                                                    "same command again, nothing is lost\n")
 
 
 def test_random_bytes_as_ids_survive_the_way(trained):

@@ -12,15 +12,12 @@ from safetensors_file import read_safetensors, write_safetensors
 from transformer import Config, Transformer
 
 SHAPE = dict(vocab_size=61, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=40, max_len=64)
-FAMILIES = {
-    "llama": dict(qk_norm=False, tied=False, rope_base=5e5),
-    "llama3": dict(qk_norm=False, rope_scaling="llama3", rope_factor=4.0, trained_len=16),
-    "qwen3": dict(head_width=10, norm_eps=1e-6),
-    "mixtral": dict(qk_norm=False, n_experts=4, top_k=3, expert_ff=24, attention="window", window=9),
-    "gpt2": dict(
-        positions="learned", norm="layer", activation="gelu_tanh", bias=True, qk_norm=False, n_kv_heads=4
-    ),
-}
+FAMILIES = {"llama": dict(qk_norm=False, tied=False, rope_base=5e5),
+            "llama3": dict(qk_norm=False, rope_scaling="llama3", rope_factor=4.0, trained_len=16),
+            "qwen3": dict(head_width=10, norm_eps=1e-6),
+            "mixtral": dict(qk_norm=False, n_experts=4, top_k=3, expert_ff=24, attention="window", window=9),
+            "gpt2": dict(positions="learned", norm="layer", activation="gelu_tanh", bias=True, qk_norm=False,
+                         n_kv_heads=4)}
 
 
 def build(name: str) -> Transformer:
@@ -100,7 +97,7 @@ def changed(tmp_path, name: str, **changes):
     ("llama", dict(model_type="qwen3"), "model.layers.0.self_attn.k_norm.weight is missing"),
     ("llama", dict(intermediate_size=44), r"has the shape \(40, 32\), but config.json says \(44, 32\)"),
     ("llama", dict(num_key_value_heads=3), "same number of query heads"),
-])  # fmt: skip
+])
 def test_a_folder_that_does_not_fit_is_refused_in_a_sentence(name, changes, sentence, tmp_path):
     with pytest.raises(ValueError, match=sentence):
         load_hf(changed(tmp_path, name, **changes))
@@ -118,18 +115,8 @@ def test_an_index_that_promises_too_much_or_leaves_its_folder_is_refused(tmp_pat
             load_hf(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        dict(positions="alibi"),
-        dict(softcap=3.0),
-        dict(attention="latent"),
-        dict(n_experts=4),
-        dict(placement="post"),
-        dict(sinks=True),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("options", [dict(positions="alibi"), dict(softcap=3.0), dict(attention="latent"),
+                                     dict(n_experts=4), dict(placement="post"), dict(sinks=True)], ids=str)
 def test_a_model_of_no_published_family_is_not_saved_as_one(options, tmp_path):
     with pytest.raises(ValueError, match="no published family"):
         save_hf(Transformer(Config(**options)), tmp_path / "new")

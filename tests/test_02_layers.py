@@ -19,9 +19,8 @@ TINY = dict(vocab_size=11, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ff
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     """Normal float64 numbers that ask for a gradient."""
-    return torch.randn(
-        shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    ).requires_grad_()
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed),
+                       dtype=torch.float64).requires_grad_()
 
 
 def same_values_and_gradients(ours, theirs, *inputs: torch.Tensor) -> None:
@@ -29,9 +28,8 @@ def same_values_and_gradients(ours, theirs, *inputs: torch.Tensor) -> None:
     a, b = ours(*inputs), theirs(*inputs)
     assert_close(a, b)
     weight = torch.randn(a.shape, generator=torch.Generator().manual_seed(9), dtype=a.dtype)
-    for ga, gb in zip(
-        torch.autograd.grad((a * weight).sum(), inputs), torch.autograd.grad((b * weight).sum(), inputs)
-    ):
+    for ga, gb in zip(torch.autograd.grad((a * weight).sum(), inputs),
+                      torch.autograd.grad((b * weight).sum(), inputs)):
         assert_close(ga, gb)
 
 
@@ -40,9 +38,8 @@ def test_softmax_agrees_with_torch_and_survives_large_scores():
     assert_close(softmax(torch.tensor([1e4, 1e4 - 1])), F.softmax(torch.tensor([1e4, 1e4 - 1]), -1))
 
 
-@pytest.mark.parametrize(
-    "ours, theirs", [(silu, F.silu), (gelu, F.gelu), (relu, F.relu), (relu2, lambda x: F.relu(x).square())]
-)
+@pytest.mark.parametrize("ours, theirs", [(silu, F.silu), (gelu, F.gelu), (relu, F.relu),
+                                          (relu2, lambda x: F.relu(x).square())])
 def test_activations_agree_with_torch(ours, theirs):
     same_values_and_gradients(ours, theirs, draw(4, 7))
     special = torch.tensor([0.0, -0.0, 1e-300, -1e-300, 40.0, -40.0, 700.0, -700.0], dtype=torch.float64)
@@ -67,56 +64,40 @@ def test_layer_norm_agrees_with_torch():
     same_values_and_gradients(
         lambda x, g, b: torch.func.functional_call(norm, {"weight": g, "bias": b}, (x,)),
         lambda x, g, b: F.layer_norm(x, (6,), g, b, eps=1e-3),
-        draw(2, 3, 6),
-        draw(6, seed=1),
-        draw(6, seed=2),
-    )
+        draw(2, 3, 6), draw(6, seed=1), draw(6, seed=2))
 
 
 def test_attend_agrees_with_torch():
     q, k, v = (draw(2, 3, 5, 4, seed=i) for i in range(3))
-    same_values_and_gradients(
-        attend, lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), q, k, v
-    )
+    same_values_and_gradients(attend, lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+                              q, k, v)
 
 
 def test_attend_with_a_bias_and_fewer_queries_than_keys_agrees_with_torch():
     q, k, v, bias = (draw(2, 3, 2, 4), draw(2, 3, 5, 4, seed=1), draw(2, 3, 5, 4, seed=2),
                      draw(3, 2, 5, seed=3))
-    future = torch.tensor(
-        [[0, 0, 0, 0, 1], [0, 0, 0, 0, 0]], dtype=torch.bool
-    )  # by hand: queries stand at 3 and 4
+    # by hand: queries stand at 3 and 4
+    future = torch.tensor([[0, 0, 0, 0, 1], [0, 0, 0, 0, 0]], dtype=torch.bool)
     assert torch.equal(causal_mask(2, 5), future)
-    same_values_and_gradients(
-        attend,
-        lambda q, k, v, bias: F.scaled_dot_product_attention(
-            q, k, v, attn_mask=bias.masked_fill(future, -math.inf)
-        ),
-        q,
-        k,
-        v,
-        bias,
-    )
+
+    def theirs(q, k, v, bias):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.masked_fill(future, -math.inf))
+    same_values_and_gradients(attend, theirs, q, k, v, bias)
 
 
 def test_grouped_heads_agree_with_torch():
     q, k, v = draw(2, 6, 4, 4), draw(2, 2, 4, 4, seed=1), draw(2, 2, 4, 4, seed=2)
     same_values_and_gradients(
         lambda q, k, v: attend(q, repeat_heads(k, 6), repeat_heads(v, 6)),
-        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True),
-        q,
-        k,
-        v,
-    )
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True), q, k, v)
 
 
 def test_the_attention_layer_agrees_with_torch_multi_head_attention():
     torch.manual_seed(0)
     ours = Attention(Config(**{**TINY, "n_kv_heads": 4, "positions": "none", "qk_norm": False}), 0).double()
     theirs = torch.nn.MultiheadAttention(16, 4, bias=False, batch_first=True).double()
-    theirs.in_proj_weight.data = torch.cat(
-        (ours.q_proj.weight, ours.k_proj.weight, ours.v_proj.weight)
-    ).detach()
+    theirs.in_proj_weight.data = torch.cat((ours.q_proj.weight, ours.k_proj.weight,
+                                            ours.v_proj.weight)).detach()
     theirs.out_proj.weight.data = ours.o_proj.weight.detach()
     future = torch.ones(5, 5, dtype=torch.bool).triu(1)
     same_values_and_gradients(lambda x: ours(x, None, None),

@@ -50,15 +50,9 @@ def test_order_matters_with_positions_and_not_without():
 
 
 def test_the_formula_counts_what_is_built():
-    for positions, norm, placement, activation, qk_norm, tied, (heads, kv_heads) in itertools.product(
-        POSITIONS,
-        ("rms", "layer"),
-        ("pre", "post"),
-        ("swiglu", "gelu"),
-        (True, False),
-        (True, False),
-        ((4, 2), (2, 2)),
-    ):
+    every = itertools.product(POSITIONS, ("rms", "layer"), ("pre", "post"), ("swiglu", "gelu"), (True, False),
+                              (True, False), ((4, 2), (2, 2)))
+    for positions, norm, placement, activation, qk_norm, tied, (heads, kv_heads) in every:
         config = Config(vocab_size=13, d_model=24, n_layers=2, n_heads=heads, n_kv_heads=kv_heads, d_ff=10,
                         max_len=7, positions=positions, norm=norm, placement=placement, activation=activation,
                         qk_norm=qk_norm, tied=tied)
@@ -73,21 +67,17 @@ def test_the_formula_counts_a_published_model():
     assert sum(count_parameters(llama).values()) == 8_030_261_248
 
 
-@pytest.mark.parametrize(
-    "options, sentence",
-    [
-        (dict(d_model=65), "choose 64 or 68"),
-        (dict(d_model=3, n_heads=4), "n_heads 4: choose 4, or head_width$"),
-        (dict(n_heads=6, n_kv_heads=4, d_model=48), "same number of query heads"),
-        (dict(n_layers=0), "n_layers is 0: it must be at least 1"),
-        (dict(positions="sinus"), "choose one of rope, learned, sinusoidal, alibi, none"),
-        (dict(norm="batch"), "choose one of rms, layer"),
-        (dict(placement="both"), "choose one of pre, post, parallel"),
-        (dict(activation="tanh"), "choose one of swiglu, gelu, gelu_tanh, relu, relu2"),
-        (dict(d_model=12, n_heads=4), "even head width, not 3"),
-        (dict(rope_base=float("nan")), "rope_base is nan: give a number above 1"),
-    ],
-)
+@pytest.mark.parametrize("options, sentence",
+                         [(dict(d_model=65), "choose 64 or 68"),
+                          (dict(d_model=3, n_heads=4), "n_heads 4: choose 4, or head_width$"),
+                          (dict(n_heads=6, n_kv_heads=4, d_model=48), "same number of query heads"),
+                          (dict(n_layers=0), "n_layers is 0: it must be at least 1"),
+                          (dict(positions="sinus"), "choose one of rope, learned, sinusoidal, alibi, none"),
+                          (dict(norm="batch"), "choose one of rms, layer"),
+                          (dict(placement="both"), "choose one of pre, post, parallel"),
+                          (dict(activation="tanh"), "choose one of swiglu, gelu, gelu_tanh, relu, relu2"),
+                          (dict(d_model=12, n_heads=4), "even head width, not 3"),
+                          (dict(rope_base=float("nan")), "rope_base is nan: give a number above 1")])
 def test_impossible_configurations_are_refused_with_a_sentence(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         Config(**options)
@@ -111,21 +101,17 @@ def test_weights_have_the_names_of_hugging_face():
     layer = ("input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
              "self_attn.o_proj", "self_attn.q_norm", "self_attn.k_norm", "post_attention_layernorm",
              "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-    names = {f"model.layers.{i}.{part}.weight" for i in range(2) for part in layer} | {
-        "model.embed_tokens.weight",
-        "model.norm.weight",
-    }
+    names = {f"model.layers.{i}.{part}.weight" for i in range(2) for part in layer}
+    names |= {"model.embed_tokens.weight", "model.norm.weight"}
     assert set(build().state_dict()) == names
     assert set(build(tied=False).state_dict()) == names | {"lm_head.weight"}
-    assert set(build(qk_norm=False).state_dict()) == {
-        n for n in names if "q_norm" not in n and "k_norm" not in n
-    }
+    without = {n for n in names if "q_norm" not in n and "k_norm" not in n}
+    assert set(build(qk_norm=False).state_dict()) == without
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, dict(tied=False), dict(norm="layer", placement="post", activation="relu2", positions="learned")],
-)
+@pytest.mark.parametrize("options", [{}, dict(tied=False),
+                                     dict(norm="layer", placement="post", activation="relu2",
+                                          positions="learned")])
 def test_every_parameter_gets_a_gradient(options):
     model = build(**options)
     model(torch.arange(8).view(1, 8)).square().mean().backward()

@@ -126,7 +126,7 @@ def test_layers_alternate_between_window_and_full():
 
 def test_a_window_cache_stops_growing_and_a_latent_cache_is_small():
     for options, numbers in ((dict(attention="window", window=3), 2 * 2 * 16 * 2), (dict(), 12 * 2 * 16 * 2),
-                             (dict(attention="latent", rope_width=4), 12 * (8 + 4) * 2)):  # fmt: skip
+                             (dict(attention="latent", rope_width=4), 12 * (8 + 4) * 2)):
         model, cache = build(**options), WindowCache(Config(**{**TINY, **options}))
         for t in range(12):
             model(torch.tensor([[t % 11]]), cache, t)
@@ -225,7 +225,7 @@ def test_a_token_uses_few_of_the_parameters():
     (dict(window=0), "window is 0: it must be at least 1"),
     (dict(softcap=-1.0), "softcap is -1.0: it must be at least 0"),
     (dict(norm_eps=0.0), "give a small positive number"),
-])  # fmt: skip
+])
 def test_impossible_variants_are_refused_with_the_fix(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         Config(**{**TINY, **options})

@@ -145,14 +145,14 @@ def test_a_checkpoint_of_another_configuration_says_which_field(tmp_path, model,
     weights = model.state_dict()
     less = {name: w for name, w in weights.items() if name != "model.norm.weight"}
     more = {**weights, "extra": weights["model.norm.weight"]}
-    for config, kept, said in (
-            ({**vars(CONFIG), "d_ff": 24}, weights,
-             r"down_proj.weight is \(16, 16\), by its configuration \(16, 24\)|"
-             r"gate_proj.weight is \(16, 16\), by its configuration \(24, 16\)"),
-            ({**vars(CONFIG), "colour": 1}, weights, "a field 'colour', which is unknown here"),
-            ({**vars(CONFIG), "n_heads": 3}, weights, "n_heads"),
-            (vars(CONFIG), less, "weight model.norm.weight is missing"),
-            (vars(CONFIG), more, "weight extra is unknown here")):
+    for config, kept, said in (({**vars(CONFIG), "d_ff": 24}, weights,
+                                r"down_proj.weight is \(16, 16\), by its configuration \(16, 24\)|"
+                                r"gate_proj.weight is \(16, 16\), by its configuration \(24, 16\)"),
+                               ({**vars(CONFIG), "colour": 1}, weights,
+                                "a field 'colour', which is unknown here"),
+                               ({**vars(CONFIG), "n_heads": 3}, weights, "n_heads"),
+                               (vars(CONFIG), less, "weight model.norm.weight is missing"),
+                               (vars(CONFIG), more, "weight extra is unknown here")):
         write(tmp_path / "m.pt", {"config": dict(config), "weights": kept})
         with pytest.raises(ValueError, match=said):
             load_model(tmp_path / "m.pt")

@@ -40,10 +40,10 @@ class Here(concurrent.futures.Executor):
 def crawl(tmp_path_factory):
     path = tmp_path_factory.mktemp("crawl") / "crawl.warc.gz"
     pages = planted.build(0, leak="\n".join([LEAK, *planted.articles()[0][:3]]))
-    some = {kind: [p for p in pages if p.kind == kind][:n] for kind, n in (
-        ("article", 30), ("near copy", 8), ("exact copy", 5), ("private data", 3), ("leak", 1),
-        ("language", 12), ("spam", 9),
-        ("facts", 8), ("broken", 13), ("code", 3))}
+    some = {kind: [p for p in pages if p.kind == kind][:n]
+            for kind, n in (("article", 30), ("near copy", 8), ("exact copy", 5), ("private data", 3),
+                            ("leak", 1), ("language", 12), ("spam", 9), ("facts", 8), ("broken", 13),
+                            ("code", 3))}
     with open(path, "wb") as file:
         for page in (page for kind in some.values() for page in kind):
             write_record(file, Page("http://web.example" + page.path, 200,

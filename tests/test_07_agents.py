@@ -222,8 +222,8 @@ def test_two_stages_are_compared_task_by_task():
     assert gain([{"rows": rows}], "a", "b") == "+50.0 ± 28.9 points on 4 tasks"
     other = {"a": {"each": [True] * 4}, "b": {"each": [False] * 4}}
     # by seed a half and one: mean 0.75, standard deviation 0.354, of which the root of 2 is the error
-    assert gain([{"rows": rows}, {"rows": other}], "b", "a") == (
-        "-75.0 ± 16.4 points on 8 tasks; by seed -50, -100, ± 25.0")
+    assert gain([{"rows": rows}, {"rows": other}], "b", "a") == ("-75.0 ± 16.4 points on 8 tasks; by seed "
+                                                                 "-50, -100, ± 25.0")
 
 
 def test_the_reward_at_both_ends_of_a_trial_is_a_mean_over_a_quarter_of_its_steps():

@@ -181,8 +181,8 @@ def test_critic_and_judges_learn_from_one_half_and_leave_the_model_they_start_fr
     for name in ("sloppy_loss", "critic_loss", "judge_loss"):
         monkeypatch.setattr(constitution, name, lambda model, tokenizer, questions, seed, *first, name=name: (
             shown.update({name: (questions, *first)}) or (lambda step: None)))
-    weights = [model.model.norm.weight[0].item() for model in (
-        study.critic, study.judge(0.8), study.sloppy, study.sft)]
+    weights = [model.model.norm.weight[0].item() for model in (study.critic, study.judge(0.8), study.sloppy,
+                                                               study.sft)]
     assert weights == [3, 3, 2, 1]
     assert shown == {"sloppy_loss": (NAMES,), "critic_loss": (study.taught,),
                      "judge_loss": (study.taught, 0.8)}

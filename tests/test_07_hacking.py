@@ -285,6 +285,6 @@ def test_a_run_is_measured_from_its_start_which_it_leaves_as_it_was(tmp_path):
         points = experiment.reinforce(reward, price, "test")
         assert [p["step"] for p in points] == [0, 1, 2]
         assert points[0]["kl"] == 0 and points[0]["alarms"] == []
-        assert points[0]["unseen"]["paid"] == pytest.approx(sum(
-            reward(*a) for a in experiment.before["unseen"]) / 2)
+        assert points[0]["unseen"]["paid"] == pytest.approx(sum(reward(*a)
+                                                                for a in experiment.before["unseen"]) / 2)
     torch.testing.assert_close(list(experiment.start.parameters()), start, rtol=0, atol=0)

@@ -31,8 +31,8 @@ def small():
 
 def test_adapters_are_merged_into_the_weights_that_they_changed(side, monkeypatch, tmp_path):
     vars(side.s).update(lora_rank=2, lora_steps=2, lora_lr=1e-2, sft_facts=1, sft_sums=1, sft_terse=0.5)
-    monkeypatch.setattr(side_branches, "sft_loss", lambda model, *given: lambda step: model(
-        torch.arange(4)[None]).square().mean())
+    monkeypatch.setattr(side_branches, "sft_loss",
+                        lambda model, *given: lambda step: model(torch.arange(4)[None]).square().mean())
     model, before = small(), small().state_dict()
     assert [row["step"] for row in side.adapt(model, tmp_path / "state.pt")] == [1, 2]
     after = model.state_dict()

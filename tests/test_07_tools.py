@@ -201,8 +201,8 @@ def test_several_ids_can_end_a_sampled_row():
 
 def test_the_control_is_shown_no_call(monkeypatch):
     shown = []
-    monkeypatch.setattr(tool_use, "said_loss", lambda model, rows, pad: shown.append(rows) or said_loss(
-        model, rows, pad))
+    monkeypatch.setattr(tool_use, "said_loss", lambda model, rows, pad: shown.append(rows)
+                        or said_loss(model, rows, pad))
     tasks = Tasks([Question("Which module has loads?", "json", "module", "")], [], [], [], 0)
     model = Transformer(Config(vocab_size=260, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=16,
                                max_len=200))

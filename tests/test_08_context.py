@@ -25,19 +25,19 @@ def spelled(ids: list[int]) -> str:
 
 def test_the_base_model_gets_lines_and_a_chat_model_earlier_turns():
     item = Item("300+4", "4030", SHOWN)
-    assert spelled(prompt(TOKENIZER, "base", item, 200)) == (
-        "EQuestion: What kind is glob?\nAnswer: function.\n001+120=1210\n003+400=")
-    assert spelled(prompt(TOKENIZER, "grpo", item, 200)) == (
-        "EUWhat kind is glob?B function.EU001+120B1210EU003+400B")
+    assert spelled(prompt(TOKENIZER, "base", item, 200)) == ("EQuestion: What kind is glob?\nAnswer: "
+                                                             "function.\n001+120=1210\n003+400=")
+    assert spelled(prompt(TOKENIZER, "grpo", item, 200)) == ("EUWhat kind is glob?B "
+                                                             "function.EU001+120B1210EU003+400B")
     assert spelled(prompt(TOKENIZER, "grpo", Item("300+4", "4030"), 200)) == "EU003+400B"
 
 
 def test_a_text_stands_on_its_own_line_before_the_question_and_behind_the_examples():
     item = Item("300+4", "4030", SHOWN[:1], "A sum.")
-    assert spelled(prompt(TOKENIZER, "base", item, 200)) == (
-        "EQuestion: What kind is glob?\nAnswer: function.\nA sum.\n003+400=")
-    assert spelled(prompt(TOKENIZER, "grpo", item, 200)) == (
-        "EUWhat kind is glob?B function.EUA sum.\n003+400B")
+    assert spelled(prompt(TOKENIZER, "base", item, 200)) == ("EQuestion: What kind is glob?\nAnswer: "
+                                                             "function.\nA sum.\n003+400=")
+    assert spelled(prompt(TOKENIZER, "grpo", item, 200)) == ("EUWhat kind is glob?B function.EUA "
+                                                             "sum.\n003+400B")
 
 
 def test_examples_that_do_not_fit_are_refused_with_a_sentence():
@@ -83,8 +83,8 @@ def test_each_way_asks_the_same_questions_and_only_the_orders_differ_in_the_orde
     for kind, asked in (("facts", facts), ("sums", {"1+2", "3+4", "5+6"})):
         made = ways(TASKS, kind, s, random.Random(0))
         first = [item.asked for item in made["nothing"][0]]
-        assert set(first) <= asked and all(
-            [item.asked for item in items] == first for orders in made.values() for items in orders)
+        assert set(first) <= asked and all([item.asked for item in items] == first for orders in made.values()
+                                           for items in orders)
         shown = [items[0].shown for items in made["2 examples"]]
         assert len(shown) == 5 and len({frozenset(x) for x in shown}) == 1 and len(set(shown)) == 2
         wanted = made["a tool's result"][0][0]

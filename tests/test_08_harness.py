@@ -291,8 +291,8 @@ def scripted():
     server.seen, server.waits = [], []
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    server.client = lambda **more: ChatClient(
-        Settings(server=f"http://127.0.0.1:{server.server_port}", **more), sleep=server.waits.append)
+    server.client = lambda **more: ChatClient(Settings(server=f"http://127.0.0.1:{server.server_port}",
+                                                       **more), sleep=server.waits.append)
     yield server
     server.shutdown()
     server.server_close()

@@ -250,9 +250,9 @@ def test_every_view_is_reached_by_the_keyboard_and_has_names(window):
         window.run("show('next')" if selector != "#lens" else "show('inside')")
         found, name = window.name(selector)
         assert found == role and name, selector
-    unnamed = window.run(
-        "return [...document.querySelectorAll('button, input, select, textarea')].filter(e => !("
-        "e.textContent || e.getAttribute('aria-label') || e.labels?.length)).map(e => e.outerHTML)")
+    unnamed = window.run("return [...document.querySelectorAll('button, input, select, textarea')]"
+                         ".filter(e => !(e.textContent || e.getAttribute('aria-label') || e.labels?.length))"
+                         ".map(e => e.outerHTML)")
     assert not unnamed
 
 

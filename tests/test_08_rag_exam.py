@@ -88,8 +88,8 @@ def test_marks_keep_kinds_apart():
 def test_verdicts_leave_kinds_out_and_add_up_to_one():
     given = answers(lambda i, q: (q.answer, "x", PLANTED)[i // 3])
     given[3] = UNKNOWN
-    assert verdicts(MANUAL, given, lambda i: PLANTED) == pytest.approx(
-        {"right": 2 / 6, "instead": 2 / 6, "unknown": 1 / 6, "other": 1 / 6})
+    assert verdicts(MANUAL, given, lambda i: PLANTED) == pytest.approx({"right": 2 / 6, "instead": 2 / 6,
+                                                                        "unknown": 1 / 6, "other": 1 / 6})
     same = verdicts(MANUAL, answers(lambda i, q: q.answer), lambda i: MANUAL.asked[i].answer)
     assert same["right"] == 1 and same["instead"] == same["other"] == 0
 

@@ -41,8 +41,8 @@ def reference(q, k, v, d_o, causal: bool) -> tuple:
 
 
 def assert_near(got, wanted, what: str) -> None:
-    torch.testing.assert_close(
-        got.cpu().double(), wanted, atol=1e-5, rtol=1e-5, msg=lambda text: f"{what}: {text}")
+    torch.testing.assert_close(got.cpu().double(), wanted, atol=1e-5, rtol=1e-5,
+                               msg=lambda text: f"{what}: {text}")
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -101,10 +101,10 @@ def test_tensors_that_are_not_contiguous_work(mode):
 @pytest.mark.skipif(bool(kernels.why_not()), reason=kernels.why_not() or "runs")
 def test_the_log_sum_exp_is_that_of_the_scores():
     q, k, v, _ = tensors(1, 2, 2, 50, 16, "fast")
-    _, lse = kernels.flash_forward(
-        kernels.load("flash_attention.cu", "fast", ("-DHEAD_WIDTH=16",)), q, k, v, False)
-    torch.testing.assert_close(
-        lse.double(), (q.double() @ k.double().mT / 4).logsumexp(-1), atol=1e-5, rtol=1e-5)
+    _, lse = kernels.flash_forward(kernels.load("flash_attention.cu", "fast", ("-DHEAD_WIDTH=16",)), q, k, v,
+                                   False)
+    torch.testing.assert_close(lse.double(), (q.double() @ k.double().mT / 4).logsumexp(-1), atol=1e-5,
+                               rtol=1e-5)
 
 
 def test_wrong_shapes_and_types_are_refused_with_a_sentence():
@@ -124,8 +124,8 @@ def test_without_a_compiler_one_sentence_is_said_and_torch_computes(monkeypatch)
     monkeypatch.setenv("CXX", "no-such-compiler")
     q, k, v, d_o = tensors(1, 4, 2, 9, 16, "fast")
     q.requires_grad_()
-    with pytest.warns(
-        UserWarning, match="no C\\+\\+ compiler found: install g\\+\\+ or clang\\+\\+.*plain torch computes"):
+    with pytest.warns(UserWarning, match="no C\\+\\+ compiler found: install g\\+\\+ or clang\\+\\+.*plain "
+                      "torch computes"):
         o = kernels.flash_attention(q, k, v)
     wanted, gradients = reference(q, k, v, d_o, True)
     assert_near(o.detach(), wanted, "output")

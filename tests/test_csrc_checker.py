@@ -75,8 +75,8 @@ NAMES = [name for name, *_ in KERNELS]
 
 def run(name: str, fault: bool, mode: str) -> torch.Tensor:
     y = torch.zeros(1024)
-    CudaLibrary(SOURCE, mode).call(
-        "tricky", x=X, y=y, out_scratch=torch.zeros(256), which=NAMES.index(name), fault=int(fault))
+    CudaLibrary(SOURCE, mode).call("tricky", x=X, y=y, out_scratch=torch.zeros(256), which=NAMES.index(name),
+                                   fault=int(fault))
     return y
 
 

@@ -10,9 +10,8 @@ from kernel_ladder import ladder, transpose
 pytestmark = pytest.mark.skipif(bool(kernels.why_not()), reason=kernels.why_not() or "runs")
 
 
-@pytest.mark.parametrize(
-    "T,D,causal",
-    [(64, 64, False), (100, 64, True), (77, 16, True), (77, 16, False), (70, 128, True), (40, 24, False)])
+@pytest.mark.parametrize("T,D,causal", [(64, 64, False), (100, 64, True), (77, 16, True), (77, 16, False),
+                                        (70, 128, True), (40, 24, False)])
 def test_flash_moves_exactly_the_bytes_of_the_formula(T, D, causal):
     wanted = traffic.flash_forward_bytes(T, D, causal), traffic.flash_backward_bytes(T, D, causal)
     assert traffic.count_flash(T, D, causal) == wanted
@@ -40,22 +39,17 @@ def test_the_advantage_grows_with_the_length_and_with_the_tile():
 def test_a_transpose_without_padding_waits_32_times_for_one_bank(pad, passes):
     transpose(torch.randn(64, 64), "check", (f"-DPAD={pad}",), profile=True)
     table = ladder("transpose", "check", (f"-DPAD={pad}",)).profile()
-    reads = [
-        cost / requests
-        for (_, _, space, access), (requests, cost, _) in table.items()
-        if (space, access) == ("shared", "read")
-    ]
+    reads = [cost / requests for (_, _, space, access), (requests, cost, _) in table.items()
+             if (space, access) == ("shared", "read")]
     assert reads == [passes]
 
 
 def test_a_write_down_a_column_touches_32_sectors(tmp_path):
     cu = tmp_path / "column.cu"
-    cu.write_text(
-        "#include <cuda_runtime.h>\n__global__ void k(const float* x, float* y) { y[threadIdx.x * 32] = "
-        "x[threadIdx.x]; }\n"
-        'extern "C" int go(const float* x, float* y, cudaStream_t) '
-        '{ k<<<1, 32>>>(x, y); return cudaGetLastError(); }\n'
-    )
+    cu.write_text("#include <cuda_runtime.h>\n__global__ void k(const float* x, float* y) { "
+                  "y[threadIdx.x * 32] = x[threadIdx.x]; }\n"
+                  'extern "C" int go(const float* x, float* y, cudaStream_t) '
+                  '{ k<<<1, 32>>>(x, y); return cudaGetLastError(); }\n')
     lib = kernels.CudaLibrary(cu, "check")
     lib.call("go", profile=True, x=torch.randn(32), y=torch.zeros(1024))
     assert lib.profile() == {

@@ -43,8 +43,7 @@ def test_long_pieces_and_large_ids_count():
     got = count_pairs([[300, 5_000] * 70_000, [300]])
     assert dict(got) == {(300, 5_000): 70_000, (5_000, 300): 69_999}, (
         f"given (300, 5000) 70,000 times in one piece, got {dict(got)}: ids may be larger than 255, and a "
-        f"count "
-        "has no upper end")
+        "count has no upper end")
 
 
 @pytest.mark.ex("1.1")
@@ -61,8 +60,7 @@ def test_pairs_of_many_pieces_add_up():
         mine, right = (counts.get(pair, "no count") for counts in (got, wanted))
         assert mine == right, (
             f"given {len(pieces)} pieces of ids from 0 to 3, got {mine} for {pair}, wanted {right}: do the "
-            "counts of a pair in several pieces add up, the same piece "
-            "twice included?")
+            "counts of a pair in several pieces add up, the same piece twice included?")
 
 
 # 1.2 merge a pair
@@ -71,9 +69,8 @@ def test_pairs_of_many_pieces_add_up():
 def test_each_occurrence_of_the_pair_is_replaced():
     """each occurrence of the pair is replaced, the first and the last too"""
     got = merge([1, 2, 3, 1, 2, 1, 2], (1, 2), 9)
-    assert got == [9, 3, 9, 9], (
-        f"merge([1, 2, 3, 1, 2, 1, 2], (1, 2), 9) gave {got}, wanted [9, 3, 9, 9]: go on after the first "
-        "one, do not stop before the last, and return a list")
+    assert got == [9, 3, 9, 9], (f"merge([1, 2, 3, 1, 2, 1, 2], (1, 2), 9) gave {got}, wanted [9, 3, 9, 9]: "
+                                 "go on after the first one, do not stop before the last, and return a list")
     got = merge([1_000, 2_000, 70_000, 1_000, 2_000], (1_000, 2_000), 300)
     assert got == [300, 70_000, 300], (
         f"merge([1000, 2000, 70000, 1000, 2000], (1000, 2000), 300) gave {got}, wanted [300, 70000, 300]: "
@@ -159,11 +156,9 @@ def test_the_most_frequent_pair_is_merged_first():
     wanted = [(101, 115), (256, 116), (108, 111), (258, 119)]   # es, est, lo, low
     kinds = type(got).__name__, {type(pair).__name__ for pair in got or ()}
     assert kinds == ("list", {"tuple"}), f"got a {kinds[0]} of {kinds[1]}, wanted a list of pairs (tuples)"
-    assert got == wanted, (
-        f"given {text!r}, cut into words, got {got}, wanted {wanted} (es 9 times, then es+t 9, lo 7, lo+w "
-        "7): are "
-        "all pieces counted, are equal counts settled by the smaller ids, and does merge number i create "
-        "token 256 + i?")
+    assert got == wanted, (f"given {text!r}, cut into words, got {got}, wanted {wanted} "
+                           "(es 9 times, then es+t 9, lo 7, lo+w 7): are all pieces counted, are equal "
+                           "counts settled by the smaller ids, and does merge number i create token 256 + i?")
 
 
 @pytest.mark.ex("1.6")
@@ -172,10 +167,8 @@ def test_the_smaller_pair_wins_a_tie():
     got = train_naive("d e \tn", 1, lambda text: text.split(" "))
     assert got == [(9, 110)], f"given the pieces d, e and a tab before n, got {got}, wanted [(9, 110)]"
     got = train_naive("dn \tn", 1, lambda text: text.split(" "))
-    assert got == [(9, 110)], (
-        f"given the pieces dn and a tab before n, got {got}, wanted [(9, 110)]: 9 is smaller than 100, "
-        f"though as "
-        "text it comes later")
+    assert got == [(9, 110)], (f"given the pieces dn and a tab before n, got {got}, wanted [(9, 110)]: 9 is "
+                               "smaller than 100, though as text it comes later")
     for text in ("xy ab az", "az xy ab"):
         got = train_naive(text, 3, str.split)
         larger = [(120, 121), (97, 122), (97, 98)]
@@ -192,9 +185,8 @@ def test_learning_stops_when_no_pair_is_left():
         try:
             got = train_naive(text, 5, str.split)
         except ValueError as error:
-            pytest.fail(
-                f"given the words of {text!r} and 5 merges, it raised '{error}': stop when there is no pair "
-                "to choose from")
+            pytest.fail(f"given the words of {text!r} and 5 merges, it raised '{error}': stop when there is "
+                        "no pair to choose from")
         assert got == wanted, f"given the words of {text!r} and 5 merges, got {got}, wanted {wanted}"
     got = train_naive("abcd", 0)
     assert got == [], f"given 'abcd' and 0 merges, got {got}, wanted an empty list"
@@ -223,12 +215,11 @@ def test_slow_and_fast_training_learn_the_same_merges():
             pieces = split(text)
             wanted = train(pieces, 256 + n, pattern=pattern)
         got = train_naive(text, n, split)
-        assert got == wanted, (
-            f"given {text!r} as the pieces {pieces}, got {got}, bpe.train learned {wanted}: "
-            + ("a piece is its bytes (piece.encode()), not its characters"
-               if any(ord("é") in pair for pair in got) else
-               "is the text cut by `split`, is each merged piece kept for the next count, are ties settled "
-               "by the smaller ids?"))
+        assert got == wanted, (f"given {text!r} as the pieces {pieces}, got {got}, bpe.train learned "
+                               f"{wanted}: " + ("a piece is its bytes (piece.encode()), not its characters"
+                                                if any(ord("é") in pair for pair in got)
+                                                else "is the text cut by `split`, is each merged piece kept "
+                                                "for the next count, are ties settled by the smaller ids?"))
 
 
 # 1.9 counts after a merge
@@ -282,11 +273,9 @@ def test_counts_after_a_merge_equal_counting_again():
         wanted = row_of(pieces, times).counts
         wrong = {p: (row.counts.get(p, 0), wanted.get(p, 0)) for p in {**row.counts, **wanted}
                  if row.counts.get(p, 0) != wanted.get(p, 0)}
-        assert not wrong, (
-            f"merging {pair} in {before} with times {times}, these pairs have (count, wanted count) "
-            f"{wrong}: the pair "
-            "with the neighbour on each side is gone, one with the new token has come, each `times` the "
-            "piece")
+        assert not wrong, (f"merging {pair} in {before} with times {times}, these pairs have "
+                           f"(count, wanted count) {wrong}: the pair with the neighbour on each side is "
+                           "gone, one with the new token has come, each `times` the piece")
 
 
 @pytest.mark.ex("1.9")
@@ -322,9 +311,8 @@ def test_where_finds_the_new_pairs():
     assert got == {(9, 3): [0, 4], (4, 9): [3]}, (
         f"after merging (1, 2) into 9 in [1, 2, 3], [4, 1, 2, 3], [3, 4, 3], where says {got} for pairs with "
         "9, wanted {(9, 3): [0, 4], (4, 9): [3]}: a pair is noted at the place of its left token")
-    assert (1, 2) not in row.where, (
-        f"after merging (1, 2) into 9 in the same pieces, where[1, 2] is {row.where[1, 2]}, wanted no entry: "
-        "the pair occurs nowhere now")
+    assert (1, 2) not in row.where, ("after merging (1, 2) into 9 in the same pieces, where[1, 2] is "
+                                     f"{row.where[1, 2]}, wanted no entry: the pair occurs nowhere now")
 
 
 @pytest.mark.ex("1.9")
@@ -337,9 +325,8 @@ def test_places_that_changed_meanwhile_are_passed_over():
         merge_everywhere(row, second, 10)
         got = pieces_in(row)
         assert got == wanted, (
-            f"[1, 2, 3], [1, 2, 7] and [2, 3] gave {got} after {first} became 9 and then {second} 10, "
-            f"wanted {wanted}: "
-            "look whether both tokens of the pair are still there")
+            f"[1, 2, 3], [1, 2, 7] and [2, 3] gave {got} after {first} became 9 and then {second} 10, wanted "
+            f"{wanted}: look whether both tokens of the pair are still there")
 
 
 class Watched(list):

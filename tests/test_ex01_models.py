@@ -33,9 +33,8 @@ def test_the_most_probable_segmentation_wins():
     """the segmentation with the highest sum wins, not the longest first token"""
     logp = {"a": -2.0, "b": -2.0, "c": -2.0, "ab": -3.0, "bc": -1.0, "abc": -4.0}
     got = viterbi("abc", logp, 3, -50.0)
-    assert got == ["a", "bc"], (
-        f"with {logp}, 'abc' gave {got}, wanted the list ['a', 'bc']: -2 - 1 = -3 beats abc's -4 and ab + "
-        f"c's -5")
+    assert got == ["a", "bc"], (f"with {logp}, 'abc' gave {got}, wanted the list ['a', 'bc']: -2 - 1 = -3 "
+                                "beats abc's -4 and ab + c's -5")
     logp |= {"a": -1.9999, "bc": -2.0}
     got = viterbi("abc", logp, 3, -50.0)
     assert got == ["a", "bc"], f"with {logp}, 'abc' gave {got}, wanted ['a', 'bc']: -3.9999 beats abc's -4"
@@ -65,13 +64,11 @@ def test_a_character_without_a_token_costs_the_unknown_price():
     got = viterbi("ab", {"a": -30.0, "b": -30.0, "ab": -50.0}, 2, -20.0)
     assert list(got) == ["ab"], (
         f"'ab' with a and b: -30, ab: -50 and unknown -20 gave {got}, wanted ['ab']: a character that is a "
-        f"token has "
-        "its own price, though it be worse than an unknown one's")
+        "token has its own price, though it be worse than an unknown one's")
     got = viterbi("?" * 900 + "ab", {"a": -1.0, "b": -1.0, "ab": -3.0}, 2, -20.0)
     assert got == ["?"] * 900 + ["a", "b"], (
-        f"900 unknown characters at -20 and 'ab' gave {len(got)} tokens that end in {got[-2:]}, wanted a, "
-        f"b: a long "
-        "text has a sum of -18,002, and it is still better than minus infinity")
+        f"900 unknown characters at -20 and 'ab' gave {len(got)} tokens that end in {got[-2:]}, wanted a, b: "
+        "a long text has a sum of -18,002, and it is still better than minus infinity")
     got = viterbi("a?b", {"a": -1.0, "b": -1.0}, 1, -20.0)
     assert list(got) == ["a", "?", "b"], f"'a?b' with tokens for a and b gave {got}, wanted ['a', '?', 'b']"
     got = viterbi("?a", {"a": -1.0, "?a": -5.0}, 2, -10.0)
@@ -171,9 +168,8 @@ def test_words_count_as_often_as_they_occur():
         assert math.isclose(five[token], 5 * one[token]), (
             f"given abba five times, the count of {token} is {five[token]}, wanted {5 * one[token]}, five "
             "times that of abba once")
-    assert math.isclose(fifth, 5 * first), (
-        f"given abba five times, the log-likelihood is {fifth}, wanted {5 * first}, five times that of abba "
-        "once")
+    assert math.isclose(fifth, 5 * first), (f"given abba five times, the log-likelihood is {fifth}, wanted "
+                                            f"{5 * first}, five times that of abba once")
 
 
 @pytest.mark.ex("1.12")

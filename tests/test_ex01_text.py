@@ -62,9 +62,8 @@ def test_documents_may_come_from_a_generator():
         else:
             document.append(i)
     short = [[text[:20] for text in some] for some in (texts, got)]
-    assert got == texts, (
-        f"given {short[0]}, the last of 70,000 letters, the row of {len(row)} ids decodes to {short[1]}, "
-        "wanted the same texts, each closed by <|eos|>")
+    assert got == texts, (f"given {short[0]}, the last of 70,000 letters, the row of {len(row)} ids decodes "
+                          f"to {short[1]}, wanted the same texts, each closed by <|eos|>")
 
 
 # 1.5 ids to bytes
@@ -96,9 +95,8 @@ def test_special_tokens_appear_by_name():
         try:
             got = tokenizer.decode_bytes([256, tokenizer.special[name], 98])
         except (ValueError, IndexError) as error:
-            pytest.fail(
-                f"the id {tokenizer.special[name]} of {name} raised '{error}': look in the special tokens "
-                "too")
+            pytest.fail(f"the id {tokenizer.special[name]} of {name} raised '{error}': look in the special "
+                        "tokens too")
         assert got == b"ab" + name.encode() + b"b", f"got {got!r}, wanted {name} between ab and b"
 
 
@@ -125,9 +123,8 @@ def test_the_pair_learned_first_is_merged_first():
     """the pair that was learned first goes first, not the leftmost"""
     tokenizer = Tokenizer([(98, 99), (97, 98)])   # bc is 256, ab is 257
     got = tokenizer.encode_piece([97, 98, 99])
-    assert list(got) == [97, 256], (
-        f"with bc learned before ab, 'abc' gave {got}, wanted [97, 256]: choose by rank, not by place, and "
-        "merge number i makes token 256 + i")
+    assert list(got) == [97, 256], (f"with bc learned before ab, 'abc' gave {got}, wanted [97, 256]: choose "
+                                    "by rank, not by place, and merge number i makes token 256 + i")
 
 
 @pytest.mark.ex("1.7")
@@ -210,9 +207,8 @@ def test_broken_bytes_do_not_hold_back_what_follows():
     """broken bytes hold nothing back once it is clear that they are broken"""
     decoder = StreamDecoder(Tokenizer([(97, 0x80)]))
     got = decoder.feed(0xE2) + decoder.feed(97)
-    assert got == "\ufffda", (
-        f"fed the first byte of €, then a, got {got!r} in all, wanted a mark and a: the a shows that no € "
-        "will come")
+    assert got == "\ufffda", (f"fed the first byte of €, then a, got {got!r} in all, wanted a mark and a: "
+                              "the a shows that no € will come")
     got = decoder.feed(256)
     assert got == "a\ufffd", f"fed a and a byte that continues nothing, got {got!r}, wanted 'a\ufffd' at once"
 
@@ -226,9 +222,8 @@ def test_bytes_that_begin_nothing_are_broken_at_once():
         got = [decoder.feed(b) for b in (97, byte, 0xC2, 0xA0, byte, 98)]
         wanted = [theirs.decode(bytes([b])) for b in (97, byte, 0xC2, 0xA0, byte, 98)]
         assert got == wanted, (
-            f"fed a, {byte:02X}, C2, A0, {byte:02X} and b one by one, got {got}, wanted {wanted}: "
-            f"{byte:02X} occurs "
-            "in no UTF-8, nothing that follows can complete it")
+            f"fed a, {byte:02X}, C2, A0, {byte:02X} and b one by one, got {got}, wanted {wanted}: {byte:02X} "
+            "occurs in no UTF-8, nothing that follows can complete it")
 
 
 @pytest.mark.ex("1.8")
@@ -242,9 +237,8 @@ def test_streamed_text_equals_decoding_everything():
         got = "".join(decoder.feed(i) for i in ids) + decoder.finish()
         wanted = tokenizer.decode_bytes(ids).decode("utf-8", errors="replace")
         at = next((i for i, (a, b) in enumerate(zip(got, wanted)) if a != b), min(len(got), len(wanted)))
-        assert got == wanted, (
-            f"fed {len(ids)} tokens; from character {at} on streamed {got[at:at + 8]!r}, "
-            f"wanted {wanted[at:at + 8]!r}: is every byte decoded once?")
+        assert got == wanted, (f"fed {len(ids)} tokens; from character {at} on streamed {got[at:at + 8]!r}, "
+                               f"wanted {wanted[at:at + 8]!r}: is every byte decoded once?")
 
 
 @pytest.mark.ex("1.8")
@@ -254,9 +248,8 @@ def test_the_end_shows_an_unfinished_character_as_a_mark():
         decoder = StreamDecoder(Tokenizer([]))
         got = [decoder.feed(byte) for byte in b"ok" + start] + [decoder.finish()]
         wanted = ["o", "k"] + [""] * len(start) + ["\ufffd"]
-        assert got == wanted, (
-            f"fed {b'ok' + start!r} byte by byte, then finish(), got {got}, wanted {wanted}: is what waits "
-            "kept in self._held?")
+        assert got == wanted, (f"fed {b'ok' + start!r} byte by byte, then finish(), got {got}, wanted "
+                               f"{wanted}: is what waits kept in self._held?")
 
 
 # 1.10 special tokens in text
@@ -298,9 +291,8 @@ def test_a_name_is_no_pattern():
     got = split_special("a<|a|>x[x]bb+B+<|A|>", names)
     wanted = [("a", False), ("<|a|>", True), ("x", False), ("[x]", True), ("b", False), ("b+", True),
               ("B+<|A|>", False)]
-    assert got == wanted, (
-        f"split_special('a<|a|>x[x]bb+B+<|A|>', {names}) gave {got}, wanted {wanted}: | and + and . mean "
-        "something to a regular expression, escape them; and B is not b")
+    assert got == wanted, (f"split_special('a<|a|>x[x]bb+B+<|A|>', {names}) gave {got}, wanted {wanted}: | "
+                           "and + and . mean something to a regular expression, escape them; and B is not b")
 
 
 @pytest.mark.ex("1.10")

@@ -20,16 +20,10 @@ f64 = torch.float64
 def test_softmax_of_the_worked_example():
     """the scores 0, ln 2, ln 3 become the weights 1/6, 2/6, 3/6"""
     x = torch.tensor([0, math.log(2), math.log(3)], dtype=f64)
-    agree(
-        softmax(x),
-        torch.tensor([1, 2, 3], dtype=f64) / 6,
-        "[0, ln 2, ln 3]",
-        {
-            "the exponentials are not divided by their sum": torch.tensor([1, 2, 3], dtype=f64),
-            "they are not divided by their sum": torch.tensor([1, 2, 3], dtype=f64) / 3,
-            "they are divided by their mean, not by their sum": torch.tensor([1, 2, 3], dtype=f64) / 2,
-        },
-    )
+    agree(softmax(x), torch.tensor([1, 2, 3], dtype=f64) / 6, "[0, ln 2, ln 3]",
+          {"the exponentials are not divided by their sum": torch.tensor([1, 2, 3], dtype=f64),
+           "they are not divided by their sum": torch.tensor([1, 2, 3], dtype=f64) / 3,
+           "they are divided by their mean, not by their sum": torch.tensor([1, 2, 3], dtype=f64) / 2})
 
 
 @pytest.mark.ex("2.1")
@@ -37,16 +31,10 @@ def test_softmax_works_along_the_last_dimension():
     """each row along the last dimension sums to one, whatever the number of dimensions"""
     for shape in ((5,), (4, 3), (2, 3, 4), (2, 3, 4, 5)):
         x = torch.randn(shape, dtype=f64)
-        agree(
-            softmax(x),
-            F.softmax(x, -1),
-            f"random scores of shape {shape}",
-            {
-                "the sum runs over the first dimension, not the last": F.softmax(x, 0),
-                "the sum runs over all numbers, not over each row": F.softmax(x.flatten(), 0).view(shape),
-            },
-            "each row must be divided by its own sum, and by no other row's",
-        )
+        agree(softmax(x), F.softmax(x, -1), f"random scores of shape {shape}",
+              {"the sum runs over the first dimension, not the last": F.softmax(x, 0),
+               "the sum runs over all numbers, not over each row": F.softmax(x.flatten(), 0).view(shape)},
+              "each row must be divided by its own sum, and by no other row's")
 
 
 @pytest.mark.ex("2.1")
@@ -78,36 +66,23 @@ def test_softmax_leaves_its_input_alone_and_has_a_gradient():
 def test_the_mask_hides_the_keys_after_each_query():
     """three tokens: each sees itself and those before it; True hides"""
     wanted = torch.tensor([[0, 1, 1], [0, 0, 1], [0, 0, 0]]).bool()
-    agree(
-        causal_mask(3, 3),
-        wanted,
-        "3 queries and 3 keys",
-        {
-            "a query must see its own key: the diagonal is False": wanted | torch.eye(3).bool(),
-            "True means hidden: this mask hides what should be seen": ~wanted,
-            "this hides the past instead of the future": wanted.T,
-        },
-    )
+    agree(causal_mask(3, 3), wanted, "3 queries and 3 keys",
+          {"a query must see its own key: the diagonal is False": wanted | torch.eye(3).bool(),
+           "True means hidden: this mask hides what should be seen": ~wanted,
+           "this hides the past instead of the future": wanted.T})
 
 
 @pytest.mark.ex("2.2")
 def test_the_newest_queries_stand_at_the_last_keys():
     """with fewer queries than keys (a cache) the last query stands at the last key"""
     for n_queries, n_keys in ((1, 4), (2, 5), (3, 4)):
-        wanted = torch.tensor(
-            [[key > n_keys - n_queries + i for key in range(n_keys)] for i in range(n_queries)]
-        )
+        wanted = torch.tensor([[key > n_keys - n_queries + i for key in range(n_keys)]
+                               for i in range(n_queries)])
         first = torch.tensor([[key > i for key in range(n_keys)] for i in range(n_queries)])
-        agree(
-            causal_mask(n_queries, n_keys),
-            wanted,
-            f"{n_queries} queries and {n_keys} keys",
-            {
-                "the queries are placed at the first keys; they are the newest tokens": first,
-                "a query must see its own key": wanted | wanted.roll(-1, 1) & ~first,
-                "this is off by one: the last query must see every key": wanted.roll(-1, 1),
-            },
-        )
+        agree(causal_mask(n_queries, n_keys), wanted, f"{n_queries} queries and {n_keys} keys",
+              {"the queries are placed at the first keys; they are the newest tokens": first,
+               "a query must see its own key": wanted | wanted.roll(-1, 1) & ~first,
+               "this is off by one: the last query must see every key": wanted.roll(-1, 1)})
 
 
 @pytest.mark.ex("2.2")
@@ -129,17 +104,11 @@ def normed(x: torch.Tensor, gain: torch.Tensor, eps: float) -> torch.Tensor:
 def test_rms_norm_of_the_worked_example():
     """(1, 7) has the root mean square 5 and becomes (0.2, 1.4); the gain (1, 10) then makes it (0.2, 14)"""
     x, gain = torch.tensor([1.0, 7], dtype=f64), torch.tensor([1.0, 10], dtype=f64)
-    agree(
-        normed(x, gain, 0.0),
-        torch.tensor([0.2, 14], dtype=f64),
-        "(1, 7), eps 0, gain (1, 10)",
-        {
-            "multiply by the gain, self.weight": x / 5,
-            "mean of the squares, not their sum": x * gain / 50**0.5,
-            "divide by the root of the mean square": x * gain / 25,
-            "subtract no mean: that is LayerNorm": F.layer_norm(x, (2,), gain, eps=0.0),
-        },
-    )
+    agree(normed(x, gain, 0.0), torch.tensor([0.2, 14], dtype=f64), "(1, 7), eps 0, gain (1, 10)",
+          {"multiply by the gain, self.weight": x / 5,
+           "mean of the squares, not their sum": x * gain / 50**0.5,
+           "divide by the root of the mean square": x * gain / 25,
+           "subtract no mean: that is LayerNorm": F.layer_norm(x, (2,), gain, eps=0.0)})
 
 
 @pytest.mark.ex("2.3")
@@ -147,35 +116,22 @@ def test_rms_norm_agrees_row_by_row():
     """every row along the last dimension is normalised by its own length"""
     for shape in ((6,), (3, 6), (2, 3, 6)):
         x, gain = torch.randn(shape, dtype=f64), torch.randn(6, dtype=f64)
-        agree(
-            normed(x, gain, 1e-3),
-            F.rms_norm(x, (6,), gain, 1e-3),
-            f"random numbers of shape {shape}",
-            {
-                "one mean for everything; each row needs its own": x
-                / (x.square().mean() + 1e-3).sqrt()
-                * gain,
-                "subtract no mean: that is LayerNorm": F.layer_norm(x, (6,), gain, eps=1e-3),
-                "eps of the layer is ignored": F.rms_norm(x, (6,), gain, 1e-5),
-            },
-            "take the mean over the last dimension and keep it (keepdim=True)",
-        )
+        agree(normed(x, gain, 1e-3), F.rms_norm(x, (6,), gain, 1e-3), f"random numbers of shape {shape}",
+              {"one mean for everything; each row needs its own":
+                   x / (x.square().mean() + 1e-3).sqrt() * gain,
+               "subtract no mean: that is LayerNorm": F.layer_norm(x, (6,), gain, eps=1e-3),
+               "eps of the layer is ignored": F.rms_norm(x, (6,), gain, 1e-5)},
+              "take the mean over the last dimension and keep it (keepdim=True)")
 
 
 @pytest.mark.ex("2.3")
 def test_rms_norm_adds_eps_inside_the_root():
     """eps stands inside the root: (3, 3) with eps 16 is divided by 5, and zeros stay zeros"""
     x, one = torch.full((2,), 3.0, dtype=f64), torch.ones(2, dtype=f64)
-    agree(
-        normed(x, one, 16.0),
-        x / 5,
-        "(3, 3), eps 16",
-        {
-            "eps is added after the root": x / 19,
-            "eps is left out": x / 3,
-            "eps is self.eps, not 1e-5": x / (9 + 1e-5) ** 0.5,
-        },
-    )
+    agree(normed(x, one, 16.0), x / 5, "(3, 3), eps 16",
+          {"eps is added after the root": x / 19,
+           "eps is left out": x / 3,
+           "eps is self.eps, not 1e-5": x / (9 + 1e-5) ** 0.5})
     agree(normed(x * 0, one, 1e-5), x * 0, "(0, 0), eps 1e-5", ask="without eps this is 0 / 0")
 
 
@@ -194,16 +150,9 @@ def test_rms_norm_has_gradients_and_leaves_its_input_alone():
 def test_neighbouring_query_heads_share_a_key_head():
     """key heads a, b for four query heads become a, a, b, b"""
     x = torch.tensor([1.0, 2]).view(1, 2, 1, 1)
-    agree(
-        repeat_heads(x, 4),
-        torch.tensor([1.0, 1, 2, 2]).view(1, 4, 1, 1),
-        "the heads 1, 2 and n_heads = 4",
-        {
-            "the order must be 1, 1, 2, 2: query heads 0 and 1 share key head 0": torch.tensor(
-                [1.0, 2, 1, 2]
-            ).view(1, 4, 1, 1)
-        },
-    )
+    agree(repeat_heads(x, 4), torch.tensor([1.0, 1, 2, 2]).view(1, 4, 1, 1), "the heads 1, 2 and n_heads = 4",
+          {"the order must be 1, 1, 2, 2: query heads 0 and 1 share key head 0":
+               torch.tensor([1.0, 2, 1, 2]).view(1, 4, 1, 1)})
 
 
 @pytest.mark.ex("2.4")
@@ -213,15 +162,9 @@ def test_heads_are_repeated_for_any_group():
         x = torch.randn(B, K, 3, 5)
         wanted = torch.stack([x[:, h * K // H] for h in range(H)], 1)
         tiled = torch.cat([x] * (H // K), 1)
-        agree(
-            repeat_heads(x, H),
-            wanted,
-            f"{K} key heads, {H} query heads, batch {B}",
-            {
-                "the copies of a head must be neighbours: a, a, b, b": tiled,
-                "the heads are dimension 1 of (B, K, T, D)": x.repeat_interleave(H // K, 2),
-            },
-        )
+        agree(repeat_heads(x, H), wanted, f"{K} key heads, {H} query heads, batch {B}",
+              {"the copies of a head must be neighbours: a, a, b, b": tiled,
+               "the heads are dimension 1 of (B, K, T, D)": x.repeat_interleave(H // K, 2)})
 
 
 @pytest.mark.ex("2.4")
@@ -230,8 +173,8 @@ def test_as_many_heads_as_queries_are_not_copied():
     x = torch.randn(1, 4, 2, 3)
     got = repeat_heads(x, 4)
     assert got.shape == x.shape and got.data_ptr() == x.data_ptr(), (
-        "given 4 heads for 4 query heads, got a copy, wanted x itself: copying all keys and values costs time"
-    )
+        "given 4 heads for 4 query heads, got a copy, wanted x itself: copying all keys and values costs "
+        "time")
 
 
 @pytest.mark.ex("2.4")

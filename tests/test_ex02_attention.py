@@ -28,9 +28,8 @@ def reference(q, k, v, bias=None, scale=None, causal=True, sink=None):
     T, S = q.shape[-2], k.shape[-2]
     mask = torch.zeros(T, S, dtype=q.dtype) if bias is None else bias
     if causal:
-        mask = mask.masked_fill(
-            torch.tensor([[j > S - T + i for j in range(S)] for i in range(T)]), -math.inf
-        )
+        mask = mask.masked_fill(torch.tensor([[j > S - T + i for j in range(S)] for i in range(T)]),
+                                -math.inf)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
 
 
@@ -45,17 +44,12 @@ def test_attention_of_the_worked_example():
     q = torch.tensor([[2.0, 0, 0, 0], [2, 0, 0, 0]], dtype=f64)[None, None]
     k = torch.tensor([[0.0, 0, 0, 0], [math.log(3), 0, 0, 0]], dtype=f64)[None, None]
     v = torch.tensor([[8.0, 8, 8, 8], [4, 4, 4, 4]], dtype=f64)[None, None]
-    agree(
-        attend(q, k, v),
-        torch.tensor([8.0, 5], dtype=f64).view(1, 1, 2, 1).expand(1, 1, 2, 4),
-        "q (2, 0, 0, 0) twice; k zeros and (ln 3, 0, 0, 0); v eights and fours",
-        {
-            "the scores are not divided by sqrt(D), which is 2": reference(q, k, v, scale=1.0),
-            "divide by sqrt(D), not by D": reference(q, k, v, scale=0.25),
-            "the mask is missing: token 0 sees token 1": reference(q, k, v, causal=False),
-            "mask the scores before the softmax, not the weights after it": masked_late(q, k, v),
-        },
-    )
+    agree(attend(q, k, v), torch.tensor([8.0, 5], dtype=f64).view(1, 1, 2, 1).expand(1, 1, 2, 4),
+          "q (2, 0, 0, 0) twice; k zeros and (ln 3, 0, 0, 0); v eights and fours",
+          {"the scores are not divided by sqrt(D), which is 2": reference(q, k, v, scale=1.0),
+           "divide by sqrt(D), not by D": reference(q, k, v, scale=0.25),
+           "the mask is missing: token 0 sees token 1": reference(q, k, v, causal=False),
+           "mask the scores before the softmax, not the weights after it": masked_late(q, k, v)})
 
 
 @pytest.mark.ex("2.12")
@@ -69,28 +63,20 @@ def test_a_token_does_not_see_the_future():
         moved = (attend(q, k2, v2) - before).abs().amax((0, 1, 3))
         assert moved[:changed].max() == 0, (
             f"changed key and value {changed}; output {int(moved[:changed].argmax())} moved by "
-            f"{float(moved[:changed].max()):.3g}, wanted 0: it stands before them"
-        )
+            f"{float(moved[:changed].max()):.3g}, wanted 0: it stands before them")
         assert moved[changed] > 0, (
-            f"changed key and value {changed}; output {changed} moved by 0, wanted more: a token sees itself"
-        )
+            f"changed key and value {changed}; output {changed} moved by 0, wanted more: a token sees itself")
 
 
 @pytest.mark.ex("2.12")
 def test_attention_agrees_with_torch():
     """values and gradients of random heads are torch's"""
     q, k, v = (torch.randn(2, 3, 5, 4, dtype=f64) for _ in range(3))
-    agree(
-        attend(q, k, v),
-        reference(q, k, v),
-        "random q, k, v of shape (2, 3, 5, 4)",
-        {
-            "the scores are not divided by sqrt(D)": reference(q, k, v, scale=1.0),
-            "D is the last dimension, not the number of tokens or heads": reference(q, k, v, scale=5**-0.5),
-            "the mask is missing": reference(q, k, v, causal=False),
-            "mask the scores before the softmax, not the weights after it": masked_late(q, k, v),
-        },
-    )
+    agree(attend(q, k, v), reference(q, k, v), "random q, k, v of shape (2, 3, 5, 4)",
+          {"the scores are not divided by sqrt(D)": reference(q, k, v, scale=1.0),
+           "D is the last dimension, not the number of tokens or heads": reference(q, k, v, scale=5**-0.5),
+           "the mask is missing": reference(q, k, v, causal=False),
+           "mask the scores before the softmax, not the weights after it": masked_late(q, k, v)})
     same_gradients(attend, reference, q, k, v)
 
 
@@ -101,18 +87,11 @@ def test_the_newest_queries_look_back_over_all_keys():
         q, k, v = (torch.randn(2, 2, T, 4, dtype=f64), torch.randn(2, 2, S, 4, dtype=f64),
                    torch.randn(2, 2, S, 4, dtype=f64))
         first = F.scaled_dot_product_attention(q, k, v, attn_mask=torch.ones(T, S).tril().bool())
-        agree(
-            attend(q, k, v),
-            reference(q, k, v),
-            f"{T} queries and {S} keys",
-            {
-                "the queries are placed at the first keys; they are the newest tokens": first,
-                "mask the scores before the softmax, not the weights after it": masked_late(q, k, v),
-                "the mask is left out when there are fewer queries than keys": reference(
-                    q, k, v, causal=False
-                ),
-            },
-        )
+        agree(attend(q, k, v), reference(q, k, v), f"{T} queries and {S} keys",
+              {"the queries are placed at the first keys; they are the newest tokens": first,
+               "mask the scores before the softmax, not the weights after it": masked_late(q, k, v),
+               "the mask is left out when there are fewer queries than keys":
+                   reference(q, k, v, causal=False)})
 
 
 @pytest.mark.ex("2.12")
@@ -122,18 +101,11 @@ def test_the_bias_is_added_to_the_scores():
         q, k, v = (torch.randn(2, 3, T, 4, dtype=f64), torch.randn(2, 3, S, 4, dtype=f64),
                    torch.randn(2, 3, S, 4, dtype=f64))
         bias = torch.randn(3, T, S, dtype=f64)
-        agree(
-            attend(q, k, v, bias),
-            reference(q, k, v, bias),
-            f"{T} queries, {S} keys and a bias",
-            {
-                "the bias is not used": reference(q, k, v),
-                "the bias is added, not subtracted": reference(q, k, v, -bias),
-                "the bias is added after the scaling, so it is not divided by sqrt(D)": reference(
-                    q, k, v, bias / 2
-                ),
-            },
-        )
+        agree(attend(q, k, v, bias), reference(q, k, v, bias), f"{T} queries, {S} keys and a bias",
+              {"the bias is not used": reference(q, k, v),
+               "the bias is added, not subtracted": reference(q, k, v, -bias),
+               "the bias is added after the scaling, so it is not divided by sqrt(D)":
+                   reference(q, k, v, bias / 2)})
 
 
 # 2.13 attention layer
@@ -201,18 +173,10 @@ MISTAKES = {
 
 
 @pytest.mark.ex("2.13")
-@pytest.mark.parametrize(
-    "options",
-    [
-        dict(qk_norm=False, positions="none", n_kv_heads=6),
-        dict(positions="none"),
-        dict(),
-        dict(qk_norm=False),
-        dict(positions="alibi", qk_norm=False),
-        dict(sinks=True),
-        dict(sinks=True, positions="alibi"),
-    ],
-)
+@pytest.mark.parametrize("options", [dict(qk_norm=False, positions="none", n_kv_heads=6),
+                                     dict(positions="none"), dict(), dict(qk_norm=False),
+                                     dict(positions="alibi", qk_norm=False), dict(sinks=True),
+                                     dict(sinks=True, positions="alibi")])
 def test_the_layer_computes_what_its_heads_compute_one_by_one(options):
     """all heads at once give what the heads give one by one, for every option"""
     layer, x, angle = make(**options), torch.randn(2, 5, 24, dtype=f64), torch.randn(5, 2, dtype=f64)
@@ -236,13 +200,10 @@ def test_the_layer_with_a_cache_gives_what_it_gives_at_once(positions, pieces):
         assert cache.calls, (
             f"given tokens {begin} to {end - 1} and a cache, append was called 0 times, wanted once")
         index, shape = cache.calls[-1]
-        assert index == 3, (
-            f"layer 3 stored its keys as layer {index}, wanted 3"
-        )
+        assert index == 3, f"layer 3 stored its keys as layer {index}, wanted 3"
         assert shape == (2, 2, end - begin, 4), (
-            f"stored keys of shape {shape}, wanted {(2, 2, end - begin, 4)}: store "
-            "the K key heads before they are repeated, that is what makes the cache small"
-        )
+            f"stored keys of shape {shape}, wanted {(2, 2, end - begin, 4)}: store the K key heads before "
+            "they are repeated, that is what makes the cache small")
         agree(got, whole[:, begin:end],
               f"tokens {begin} to {end - 1} after {begin} in the cache, positions {positions}",
               ask="go on with the keys and values that append returns, store keys that are already rotated, "

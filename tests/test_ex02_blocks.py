@@ -31,20 +31,14 @@ def test_swiglu_of_the_worked_example():
         return 5 * inside.expand(1, 2)
 
     gate, up = torch.tensor(2.0, dtype=f64), torch.tensor(3.0, dtype=f64)
-    agree(
-        mlp(x),
-        out(F.silu(gate) * up),
-        "x = (1, 0), gate weights 2, up weights 3, down weights 5",
-        {
-            "the activation belongs on the gate, not on up": out(gate * F.silu(up)),
-            "the activation comes before the product": out(F.silu(gate * up)),
-            "the gate needs its activation": out(gate * up),
-            "gate and up are multiplied, not added": out(F.silu(gate) + up),
-            "the gate is not used": out(F.silu(up)),
-            "silu is gate * sigmoid(gate); use self.act": out(gate.sigmoid() * up),
-            "the residual is added by the block, not here": out(F.silu(gate) * up) + x,
-        },
-    )
+    agree(mlp(x), out(F.silu(gate) * up), "x = (1, 0), gate weights 2, up weights 3, down weights 5",
+          {"the activation belongs on the gate, not on up": out(gate * F.silu(up)),
+           "the activation comes before the product": out(F.silu(gate * up)),
+           "the gate needs its activation": out(gate * up),
+           "gate and up are multiplied, not added": out(F.silu(gate) + up),
+           "the gate is not used": out(F.silu(up)),
+           "silu is gate * sigmoid(gate); use self.act": out(gate.sigmoid() * up),
+           "the residual is added by the block, not here": out(F.silu(gate) * up) + x})
 
 
 @pytest.mark.ex("2.5")
@@ -53,26 +47,17 @@ def test_the_other_activations_have_no_gate(activation):
     """without a gate: down(act(up(x))), with the activation of the configuration"""
     mlp, x = layer(activation), 3 * torch.randn(2, 3, 6, dtype=f64)
     act = {"gelu": F.gelu, "relu": F.relu, "relu2": lambda u: F.relu(u) ** 2}
-    wanted = {
-        name: F.linear(f(F.linear(x, mlp.up_proj.weight)), mlp.down_proj.weight) for name, f in act.items()
-    }
+    wanted = {name: F.linear(f(F.linear(x, mlp.up_proj.weight)), mlp.down_proj.weight)
+              for name, f in act.items()}
     try:
         got = mlp(x)
     except TypeError:
-        pytest.fail(
-            f"given activation {activation}, self.gate_proj (None) was called, wanted down(act(up(x)))"
-        )
-    agree(
-        got,
-        wanted[activation],
-        f"activation {activation}",
-        {
-            "the activation is missing": F.linear(F.linear(x, mlp.up_proj.weight), mlp.down_proj.weight),
-            **{
-                f"this is {name}: use self.act": wrong for name, wrong in wanted.items() if name != activation
-            },
-        },
-    )
+        pytest.fail(f"given activation {activation}, self.gate_proj (None) was called, wanted "
+                    "down(act(up(x)))")
+    agree(got, wanted[activation], f"activation {activation}",
+          {"the activation is missing": F.linear(F.linear(x, mlp.up_proj.weight), mlp.down_proj.weight),
+           **{f"this is {name}: use self.act": wrong for name, wrong in wanted.items()
+              if name != activation}})
 
 
 @pytest.mark.ex("2.5")
@@ -84,16 +69,9 @@ def test_swiglu_has_the_gradients_of_torch():
     def theirs(x):
         return F.linear(F.silu(F.linear(x, gate)) * F.linear(x, up), down)
 
-    agree(
-        mlp(x),
-        theirs(x),
-        "random numbers",
-        {
-            "the activation belongs on the gate, not on up": F.linear(
-                F.linear(x, gate) * F.silu(F.linear(x, up)), down
-            )
-        },
-    )
+    agree(mlp(x), theirs(x), "random numbers", {"the activation belongs on the gate, not on up":
+                                                    F.linear(F.linear(x, gate) * F.silu(F.linear(x, up)),
+                                                             down)})
     same_gradients(mlp, theirs, x)
 
 
@@ -155,8 +133,7 @@ def test_attention_gets_the_tables_and_the_cache():
         block(torch.ones(1, 1, 4), "cos", "sin", "cache")
         assert block.self_attn.others == ("cos", "sin", "cache"), (
             f"{placement}: attention got x and {block.self_attn.others}, wanted x, cos, sin and cache: "
-            "without the cache, generation silently forgets the prompt"
-        )
+            "without the cache, generation silently forgets the prompt")
 
 
 @pytest.mark.ex("2.6")

@@ -117,7 +117,7 @@ def test_draws_at_low_temperature_and_far_from_zero():
             pytest.fail(f"given the logits {logits[0].tolist()} and temperature 0.25, it raised '{error}'")
         agree(share, F.softmax(torch.tensor([0.0, 1.0]), -1)[1],
               f"logits {logits[0].tolist()}, temperature 0.25, the share of token 1", atol=0.03,
-              ask="0 alone is greedy; the differences of logits count, wherever they lie")  # fmt: skip
+              ask="0 alone is greedy; the differences of logits count, wherever they lie")
 
 
 @pytest.mark.ex("2.8")
@@ -155,7 +155,7 @@ def test_attention_over_many_keys_and_large_scores():
     agree(attend(q, k, v), reference(q, k, v), "scores of about 1000", ask="no score is cut off", atol=1e-9)
     q, k, v = (torch.randn(1, 2, 4, 4, dtype=f64) for _ in range(3))
     same_gradients(lambda bias: attend(q, k, v, bias), lambda bias: reference(q, k, v, bias),
-                   torch.randn(2, 4, 4, dtype=f64))  # fmt: skip
+                   torch.randn(2, 4, 4, dtype=f64))
 
 
 @pytest.mark.ex("2.13")
@@ -204,27 +204,25 @@ def test_absorbing_keeps_the_precision():
     made = latent_layer(3, 4, 5, 2)
     parts = [torch.randn(2, *shape, dtype=f64) for shape in ((3, 4, 4), (3, 4, 2), (1, 6, 5), (1, 6, 2))]
     agree(made.mix_absorbed(*parts), made.mix(*parts), "float64", ask="do not go through float32",
-          rtol=1e-9, atol=1e-9)  # fmt: skip
+          rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.ex("2.19")
-@pytest.mark.parametrize(
-    "case", [(8, 1e4, 4.0, 6, 32, 1), (64, 1e4, 8.0, 4096, 8, 2), (8, 1e4, 4.0, 1e6, 32, 1),
-             (8, 1e4, 4.0, 1e9, 1e8, 1)]
-)
+@pytest.mark.parametrize("case", [(8, 1e4, 4.0, 6, 32, 1), (64, 1e4, 8.0, 4096, 8, 2),
+                                  (8, 1e4, 4.0, 1e6, 32, 1), (8, 1e4, 4.0, 1e9, 1e8, 1)])
 def test_the_ramp_at_its_limits(case):
     """a ramp of no length, one that ends behind the last pair, and one that would leave 0 ... D - 1"""
     agree(yarn_frequencies(*case[:4], often=case[4], seldom=case[5]), yarn(*case), f"{case}",
-          ask="low is at least 0, high at most D - 1, and where they are equal divide by 0.001")  # fmt: skip
+          ask="low is at least 0, high at most D - 1, and where they are equal divide by 0.001")
 
 
 @pytest.mark.ex("2.21")
 def test_odd_names_and_shapes_have_their_places():
     """names that are no ASCII, a single number, no numbers at all, and an order that is not the alphabet's"""
     tensors = [("größe", torch.zeros(3)), ("b", torch.tensor(1.0, dtype=f64)), ("none", torch.zeros(0, 3)),
-               ("a", torch.zeros(2, dtype=torch.int16))]  # fmt: skip
+               ("a", torch.zeros(2, dtype=torch.int16))]
     want = {"größe": ("F32", [3], [0, 12]), "b": ("F64", [], [12, 20]), "none": ("F32", [0, 3], [20, 20]),
-            "a": ("I16", [2], [20, 24])}  # fmt: skip
+            "a": ("I16", [2], [20, 24])}
     got = pack_header(tensors)
     n = int.from_bytes(got[:8], "little")
     assert n == len(got) - 8 and n % 8 == 0, f"{len(got) - 8} bytes follow, the first say {n}: count bytes"

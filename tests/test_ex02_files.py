@@ -25,7 +25,7 @@ def test_the_header_of_the_worked_example():
     assert n % 8 == 0, f"w: the header has {n} bytes, wanted a multiple of 8"
     same(int.from_bytes(got[:8], "little"), n, "w: the first 8 bytes",
          mistakes={"little-endian: the smallest byte first": int.from_bytes(n.to_bytes(8, "little"), "big"),
-                   "the 8 bytes themselves do not count": n + 8})  # fmt: skip
+                   "the 8 bytes themselves do not count": n + 8})
     assert got.rstrip(b" ").endswith(b"}"), f"the header ends in {got[-6:]}: only spaces may follow the JSON"
     same(json.loads(got[8:]), json.loads(text), "w: the JSON")
 
@@ -71,13 +71,12 @@ def test_the_token_of_the_worked_example_costs_448():
         "the means of the values cost as much as the scores": 384,
         "the logits are a product too": 368,
         "K heads of keys and values, not H": 464,
-    })  # fmt: skip
+    })
 
 
 @pytest.mark.ex("2.22")
-@pytest.mark.parametrize(
-    "options", [{}, dict(n_kv_heads=1), dict(activation="gelu"), dict(tied=False), dict(n_layers=3)]
-)
+@pytest.mark.parametrize("options", [{}, dict(n_kv_heads=1), dict(activation="gelu"), dict(tied=False),
+                                     dict(n_layers=3)])
 def test_the_formula_is_what_torch_counts(options):
     """torch's own counter, over a forward pass of the real model"""
     shape = dict(vocab_size=19, d_model=12, n_layers=2, n_heads=2, n_kv_heads=2, d_ff=10, max_len=16)
@@ -86,4 +85,4 @@ def test_the_formula_is_what_torch_counts(options):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             Transformer(config)(torch.zeros(2, T, dtype=torch.int64))
         same(call(f"{options}, T {T}", flops_per_token, config, T), counter.get_total_flops() // (2 * T),
-             f"{options or 'the defaults'}, T {T}", "only the scores and means depend on T")  # fmt: skip
+             f"{options or 'the defaults'}, T {T}", "only the scores and means depend on T")

@@ -17,15 +17,10 @@ from transformer import Config, Transformer
 @pytest.mark.ex("2.7")
 def test_temperature_zero_takes_the_largest():
     """at temperature 0 each row gives its most likely token, as a column"""
-    agree(
-        choose(torch.tensor([[0.0, 2, 1], [5, 1, 4]])),
-        torch.tensor([[1], [0]]),
-        "the rows [0, 2, 1] and [5, 1, 4]",
-        {
-            "keep the dimension: one column, (B, 1)": torch.tensor([1, 0]),
-            "the largest logit, not the smallest": torch.tensor([[0], [1]]),
-        },
-    )
+    agree(choose(torch.tensor([[0.0, 2, 1], [5, 1, 4]])), torch.tensor([[1], [0]]),
+          "the rows [0, 2, 1] and [5, 1, 4]",
+          {"keep the dimension: one column, (B, 1)": torch.tensor([1, 0]),
+           "the largest logit, not the smallest": torch.tensor([[0], [1]])})
 
 
 @pytest.mark.ex("2.7")
@@ -50,11 +45,9 @@ def test_the_generator_decides():
     first, second = (choose(logits, 1.0, torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(first, second), (
         f"given 20 rows and generators of one seed, got {first.flatten()[:4].tolist()} ... and "
-        f"{second.flatten()[:4].tolist()} ..., wanted the same twice"
-    )
+        f"{second.flatten()[:4].tolist()} ..., wanted the same twice")
     assert torch.equal(before, torch.get_rng_state()), (
-        "given a generator, the state of torch's global one has changed, wanted it unchanged"
-    )
+        "given a generator, the state of torch's global one has changed, wanted it unchanged")
 
 
 @pytest.mark.ex("2.7")
@@ -85,54 +78,30 @@ def test_the_worked_example_has_176_parameters():
 
 
 @pytest.mark.ex("2.10")
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        dict(tied=False),
-        dict(positions="learned"),
-        dict(norm="layer"),
-        dict(placement="post"),
-        dict(activation="gelu"),
-        dict(qk_norm=False),
-        dict(positions="alibi"),
-        dict(n_kv_heads=1),
-        dict(n_layers=1),
-        dict(positions="learned", tied=False, norm="layer", placement="post"),
-    ],
-)
+@pytest.mark.parametrize("options", [{}, dict(tied=False), dict(positions="learned"), dict(norm="layer"),
+                                     dict(placement="post"), dict(activation="gelu"), dict(qk_norm=False),
+                                     dict(positions="alibi"), dict(n_kv_heads=1), dict(n_layers=1),
+                                     dict(positions="learned", tied=False, norm="layer", placement="post")])
 def test_each_part_is_as_large_as_the_one_that_is_built(options):
     """the count of each part equals the parameters of the model that is built, option by option"""
-    config = Config(
-        **{
-            **dict(vocab_size=13, d_model=20, n_layers=3, n_heads=2, n_kv_heads=2, d_ff=5, max_len=7),
-            **options,
-        }
-    )
+    config = Config(**{**dict(vocab_size=13, d_model=20, n_layers=3, n_heads=2, n_kv_heads=2, d_ff=5,
+                              max_len=7), **options})
     names = {"self_attn": "attention", "mlp": "feed-forward", "norm": "norms", "": "embedding"}
     wanted = dict.fromkeys(names.values(), 0)
     for name, p in Transformer(config).named_parameters():
         wanted[next(part for word, part in names.items() if word in name)] += p.numel()
     got = count_parameters(config)
     for part in wanted:
-        assert got[part] == wanted[part], (
-            f"given {options or 'the defaults'}, part {part}: got {got[part]}, "
-            f"the built model has {wanted[part]}"
-        )
+        assert got[part] == wanted[part], (f"given {options or 'the defaults'}, part {part}: got "
+                                           f"{got[part]}, the built model has {wanted[part]}")
         assert isinstance(got[part], int), (
-            f"part {part}: got {got[part]!r}, wanted a whole number: divide by //"
-        )
+            f"part {part}: got {got[part]!r}, wanted a whole number: divide by //")
 
 
 @pytest.mark.ex("2.10")
 def test_a_published_model_is_counted():
     """Llama 3.1 8B has 8,030,261,248 parameters"""
-    got = sum(
-        count_parameters(
-            Config(vocab_size=128_256, d_model=4096, n_layers=32, n_heads=32, n_kv_heads=8, d_ff=14_336,
-                   qk_norm=False, tied=False)
-        ).values()
-    )
+    got = sum(count_parameters(Config(vocab_size=128_256, d_model=4096, n_layers=32, n_heads=32, n_kv_heads=8,
+                                      d_ff=14_336, qk_norm=False, tied=False)).values())
     assert got == 8_030_261_248, (
-        f"got {got:,}, wanted 8,030,261,248: it is untied, has 8 key heads and no q/k norm"
-    )
+        f"got {got:,}, wanted 8,030,261,248: it is untied, has 8 key heads and no q/k norm")

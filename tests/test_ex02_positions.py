@@ -21,20 +21,13 @@ def test_the_rope_tables_of_the_worked_example():
     angle = torch.tensor([[0, 0], [1, 0.01], [2, 0.02]], dtype=f64)
     given = "3 positions, head width 4, base 10,000"
     for got, f, name, other in ((cos, torch.cos, "cos", torch.sin), (sin, torch.sin, "sin", torch.cos)):
-        agree(
-            got,
-            f(angle).float(),
-            f"{given}: {name}",
-            {
-                "cos comes first, then sin": other(angle).float(),
-                "the exponent is minus 2i/D: later pairs turn more slowly": f(
-                    angle * torch.tensor([1, 1e4])
-                ).float(),
-                "the first position is 0, not 1": f(angle + angle[1]).float(),
-                "a table has D/2 columns, one a pair": f(angle.repeat(1, 2)).float(),
-                "the exponent is 2i/D with i counting pairs": f(angle * torch.tensor([1, 10])).float(),
-            },
-        )
+        agree(got, f(angle).float(), f"{given}: {name}",
+              {"cos comes first, then sin": other(angle).float(),
+               "the exponent is minus 2i/D: later pairs turn more slowly":
+                   f(angle * torch.tensor([1, 1e4])).float(),
+               "the first position is 0, not 1": f(angle + angle[1]).float(),
+               "a table has D/2 columns, one a pair": f(angle.repeat(1, 2)).float(),
+               "the exponent is 2i/D with i counting pairs": f(angle * torch.tensor([1, 10])).float()})
 
 
 @pytest.mark.ex("2.8")
@@ -64,12 +57,8 @@ def test_the_rope_tables_are_exact_far_out():
 
 def penalty(H: int, T: int, S: int) -> torch.Tensor:
     """The bias, number by number."""
-    return torch.tensor(
-        [
-            [[-(2 ** (-8 * (h + 1) / H)) * max(S - T + i - j, 0) for j in range(S)] for i in range(T)]
-            for h in range(H)
-        ]
-    )
+    return torch.tensor([[[-(2 ** (-8 * (h + 1) / H)) * max(S - T + i - j, 0) for j in range(S)]
+                          for i in range(T)] for h in range(H)])
 
 
 @pytest.mark.ex("2.9")
@@ -78,20 +67,14 @@ def test_alibi_of_the_worked_example():
     wanted = penalty(2, 3, 3)
     away = torch.tensor([[0.0, -1, -2], [1, 0, -1], [2, 1, 0]])
     slopes = torch.tensor([1 / 16, 1 / 256])[:, None, None]
-    agree(
-        alibi_bias(2, 3, 3),
-        wanted,
-        "2 heads, 3 queries, 3 keys",
-        {
-            "a far key gets less: the bias is below zero": -wanted,
-            "the first slope is 2^(-8/H), not 1": wanted * 16,
-            "the slopes fall from head to head": wanted.flip(0),
-            "a query's own key has distance 0": -slopes * (away.tril() + 1).tril(),
-            "the slopes depend on the number of heads, 2^(-8h/H)": wanted
-            * torch.tensor([8.0, 64])[:, None, None],
-            "keys after the query get 0; attention masks them anyway": -slopes * away.abs(),
-        },
-    )
+    agree(alibi_bias(2, 3, 3), wanted, "2 heads, 3 queries, 3 keys",
+          {"a far key gets less: the bias is below zero": -wanted,
+           "the first slope is 2^(-8/H), not 1": wanted * 16,
+           "the slopes fall from head to head": wanted.flip(0),
+           "a query's own key has distance 0": -slopes * (away.tril() + 1).tril(),
+           "the slopes depend on the number of heads, 2^(-8h/H)":
+               wanted * torch.tensor([8.0, 64])[:, None, None],
+           "keys after the query get 0; attention masks them anyway": -slopes * away.abs()})
 
 
 @pytest.mark.ex("2.9")
@@ -100,15 +83,9 @@ def test_alibi_slopes_follow_the_number_of_heads():
     for H in (1, 3, 4, 8, 16):
         wanted = penalty(H, 4, 4)
         eight = -(0.5 ** torch.arange(1.0, H + 1))[:, None, None] * (wanted / wanted[:, 1:2, :1])
-        agree(
-            alibi_bias(H, 4, 4),
-            wanted,
-            f"{H} heads, 4 tokens",
-            {
-                "1/2, 1/4, 1/8 ... are the slopes of 8 heads; for H heads they are 2^(-8h/H)": eight,
-                "every head needs a slope of its own": wanted.mean(0, keepdim=True).expand(H, 4, 4),
-            },
-        )
+        agree(alibi_bias(H, 4, 4), wanted, f"{H} heads, 4 tokens",
+              {"1/2, 1/4, 1/8 ... are the slopes of 8 heads; for H heads they are 2^(-8h/H)": eight,
+               "every head needs a slope of its own": wanted.mean(0, keepdim=True).expand(H, 4, 4)})
 
 
 @pytest.mark.ex("2.9")
@@ -152,15 +129,9 @@ def test_the_rotation_of_the_worked_example():
 def test_each_position_is_turned_by_its_own_angle():
     """every position turns by its own angle, in every head and row of the batch"""
     x, angle = torch.randn(2, 3, 5, 8, dtype=f64), torch.randn(5, 4, dtype=f64)
-    agree(
-        apply_rope(x, angle.cos(), angle.sin()),
-        turned(x, angle),
-        "random numbers (2, 3, 5, 8)",
-        {
-            "this turns the other way": turned(x, -angle),
-            "all positions are turned by the last one's angle": turned(x, angle[-1:].expand(5, 4)),
-        },
-    )
+    agree(apply_rope(x, angle.cos(), angle.sin()), turned(x, angle), "random numbers (2, 3, 5, 8)",
+          {"this turns the other way": turned(x, -angle),
+           "all positions are turned by the last one's angle": turned(x, angle[-1:].expand(5, 4))})
     same_gradients(lambda x: apply_rope(x, angle.cos(), angle.sin()), lambda x: turned(x, angle), x)
     unchanged(apply_rope, x, angle.cos(), angle.sin())
 

@@ -24,20 +24,12 @@ f64 = torch.float64
 def test_the_window_of_the_worked_example():
     """2 queries, 5 keys, a window of 2: keys 0 and 1 are too far for the first, 0 to 2 for the second"""
     want = torch.tensor([[True, True, False, False, False], [True, True, True, False, False]])
-    agree(
-        window_mask(2, 5, 2),
-        want,
-        "2 queries, 5 keys, window 2",
-        {
-            "a window of 2 holds the query's own key and one more": torch.tensor(
-                [[True, False, False, False, False], [True, True, False, False, False]]
-            ),
-            "True where a query may NOT look": ~want,
-            "the queries are the newest tokens: the last one stands at the last key": torch.tensor(
-                [[False] * 5] * 2
-            ),
-        },
-    )
+    agree(window_mask(2, 5, 2), want, "2 queries, 5 keys, window 2",
+          {"a window of 2 holds the query's own key and one more":
+               torch.tensor([[True, False, False, False, False], [True, True, False, False, False]]),
+           "True where a query may NOT look": ~want,
+           "the queries are the newest tokens: the last one stands at the last key":
+               torch.tensor([[False] * 5] * 2)})
 
 
 @pytest.mark.ex("2.14")
@@ -79,26 +71,14 @@ def test_the_bias_moves_the_choice_and_not_the_weights(sigmoid):
     weights, chosen, scores = route(logits, bias, 3, sigmoid)
     want = logits.sigmoid() if sigmoid else F.softmax(logits, -1)
     agree(scores, want, f"the scores, sigmoid={sigmoid}", {"the other kind of score": F.softmax(logits, -1)})
-    agree(
-        chosen,
-        (want + bias).topk(3).indices,
-        "the experts that are chosen",
-        {
-            "the bias takes no part in the choice": want.topk(3).indices,
-            "the bias is added to the scores, not to the logits": (logits + bias).topk(3).indices,
-        },
-    )
+    agree(chosen, (want + bias).topk(3).indices, "the experts that are chosen",
+          {"the bias takes no part in the choice": want.topk(3).indices,
+           "the bias is added to the scores, not to the logits": (logits + bias).topk(3).indices})
     picked = torch.stack([want[i, chosen[i]] for i in range(30)])
     biased = torch.stack([(want + bias)[i, chosen[i]] for i in range(30)])
-    agree(
-        weights,
-        picked / picked.sum(-1, keepdim=True),
-        "the weights",
-        {
-            "the bias is for the choice only": biased / biased.sum(-1, keepdim=True),
-            "divide by the sum of the chosen scores": picked,
-        },
-    )
+    agree(weights, picked / picked.sum(-1, keepdim=True), "the weights",
+          {"the bias is for the choice only": biased / biased.sum(-1, keepdim=True),
+           "divide by the sum of the chosen scores": picked})
 
 
 @pytest.mark.ex("2.15")
@@ -121,15 +101,10 @@ def test_gradients_reach_the_logits_through_the_weights():
 def test_the_balance_of_the_worked_example():
     """2 experts, scores 0.8 and 0.2 for each of 2 tokens, both to expert 0: 2 * (1 * 0.8 + 0 * 0.2) = 1.6"""
     scores, chosen = torch.tensor([[0.8, 0.2], [0.8, 0.2]], dtype=f64), torch.tensor([[0], [0]])
-    agree(
-        balance_of(scores, chosen),
-        torch.tensor(1.6, dtype=f64),
-        "scores (0.8, 0.2) twice, both tokens to expert 0",
-        {
-            "times the number of experts": torch.tensor(0.8, dtype=f64),
-            "the load is a share of all visits": torch.tensor(3.2, dtype=f64),
-        },
-    )
+    agree(balance_of(scores, chosen), torch.tensor(1.6, dtype=f64),
+          "scores (0.8, 0.2) twice, both tokens to expert 0",
+          {"times the number of experts": torch.tensor(0.8, dtype=f64),
+           "the load is a share of all visits": torch.tensor(3.2, dtype=f64)})
 
 
 @pytest.mark.ex("2.16")
@@ -138,12 +113,9 @@ def test_the_balance_is_one_when_even_and_grows_with_favourites():
     even = torch.full((6, 3), 1 / 3, dtype=f64)
     chosen = torch.tensor([[0, 1], [1, 2], [2, 0]] * 2)
     agree(balance_of(even, chosen), torch.tensor(1.0, dtype=f64), "even scores, each expert visited 4 times")
-    agree(
-        balance_of(5 * even, chosen),
-        torch.tensor(1.0, dtype=f64),
-        "the same scores, five times as large",
-        {"divide each token's scores by their sum: sigmoids do not sum to one": torch.tensor(5.0, dtype=f64)},
-    )
+    agree(balance_of(5 * even, chosen), torch.tensor(1.0, dtype=f64), "the same scores, five times as large",
+          {"divide each token's scores by their sum: sigmoids do not sum to one":
+               torch.tensor(5.0, dtype=f64)})
     worst = torch.tensor([[1.0, 0, 0]] * 6, dtype=f64)
     got = balance_of(worst, torch.zeros(6, 1, dtype=torch.int64))
     agree(got, torch.tensor(3.0, dtype=f64), "everything on expert 0 of 3")
@@ -181,15 +153,9 @@ def test_the_biases_of_the_worked_example():
     made = mixture([0.5, 0.25, 0.25, 0.0])
     move_biases(made, 0.1)
     want = torch.tensor([-0.1, 0, 0, 0.1])
-    agree(
-        made.e_score_correction_bias,
-        want,
-        "loads 0.5, 0.25, 0.25 and 0",
-        {
-            "busy experts must become less attractive": -want,
-            "the step is the rate, whatever the distance": 0.1 * torch.tensor([-0.25, 0, 0, 0.25]),
-        },
-    )
+    agree(made.e_score_correction_bias, want, "loads 0.5, 0.25, 0.25 and 0",
+          {"busy experts must become less attractive": -want,
+           "the step is the rate, whatever the distance": 0.1 * torch.tensor([-0.25, 0, 0, 0.25])})
 
 
 @pytest.mark.ex("2.17")
@@ -268,9 +234,8 @@ def test_no_key_or_value_of_full_size_is_built():
     assert given, "mix_absorbed called self.attend 0 times, wanted once"
     got = [tuple(s) for s in given[0]]
     assert got == [(1, 3, 1, 7), (1, 3, 6, 7), (1, 3, 6, 5)], (
-        f"attend was given queries, keys and values of shapes {got}, "
-        "wanted [(1, 3, 1, 7), (1, 3, 6, 7), (1, 3, 6, 5)]"
-    )
+        f"attend was given queries, keys and values of shapes {got}, wanted "
+        "[(1, 3, 1, 7), (1, 3, 6, 7), (1, 3, 6, 5)]")
 
 
 # 2.19 YaRN
@@ -281,19 +246,12 @@ def test_the_frequencies_of_the_worked_example():
     """width 8, base 10,000, trained on 2,048 tokens, factor 4: pairs 0 and 1 stay, 3 is a quarter"""
     # pairs that turn 32 and 1 times have the indices 1.007 and 2.512: the ramp runs from 1 to 3
     want = torch.tensor([1.0, 0.1, (1 + 1 / 4) / 2 * 0.01, 0.001 / 4], dtype=f64)
-    agree(
-        yarn_frequencies(8, 10_000.0, 4.0, 2048),
-        want,
-        "width 8, base 10,000, factor 4, trained on 2,048 tokens",
-        {
-            "fast pairs keep their frequency, slow ones are divided": torch.tensor(
-                [0.25, 0.025, 0.00625, 0.001], dtype=f64
-            ),
-            "all pairs are divided: that is position interpolation": torch.tensor(
-                [0.25, 0.025, 0.0025, 0.00025], dtype=f64
-            ),
-        },
-    )
+    agree(yarn_frequencies(8, 10_000.0, 4.0, 2048), want,
+          "width 8, base 10,000, factor 4, trained on 2,048 tokens",
+          {"fast pairs keep their frequency, slow ones are divided":
+               torch.tensor([0.25, 0.025, 0.00625, 0.001], dtype=f64),
+           "all pairs are divided: that is position interpolation":
+               torch.tensor([0.25, 0.025, 0.0025, 0.00025], dtype=f64)})
 
 
 def yarn(width: int, base: float, factor: float, length: float, often: float, seldom: float) -> torch.Tensor:
@@ -311,14 +269,13 @@ def yarn(width: int, base: float, factor: float, length: float, often: float, se
 
 
 @pytest.mark.ex("2.19")
-@pytest.mark.parametrize(
-    "case", [(64, 1e4, 8.0, 4096, 32, 1), (32, 5e5, 4.0, 256, 32, 1), (16, 1e3, 2.0, 100, 8, 0.5)]
-)
+@pytest.mark.parametrize("case", [(64, 1e4, 8.0, 4096, 32, 1), (32, 5e5, 4.0, 256, 32, 1),
+                                  (16, 1e3, 2.0, 100, 8, 0.5)])
 def test_yarn_is_its_definition_pair_by_pair(case):
     """three shapes, against the formulas written out for each pair"""
     width, base, factor, length, often, seldom = case
     agree(yarn_frequencies(*case[:4], often=often, seldom=seldom), yarn(*case), f"{case}",
-          ask="low is rounded down, high up, and neither leaves 0 ... width - 1")  # fmt: skip
+          ask="low is rounded down, high up, and neither leaves 0 ... width - 1")
 
 
 @pytest.mark.ex("2.19")
@@ -338,16 +295,11 @@ def test_a_factor_of_one_changes_nothing():
 def test_the_gradient_of_the_worked_example():
     """weights 0.5, 0.3, 0.2 and gradient 1, 2, 4: the mean is 1.9, so -0.45, 0.03 and 0.42"""
     p, grad = torch.tensor([0.5, 0.3, 0.2], dtype=f64), torch.tensor([1.0, 2, 4], dtype=f64)
-    agree(
-        softmax_gradient(p, grad),
-        torch.tensor([-0.45, 0.03, 0.42], dtype=f64),
-        "p (0.5, 0.3, 0.2), gradient (1, 2, 4)",
-        {
-            "raising one score lowers the other weights too": p * grad,
-            "each entry is multiplied by its weight": grad - 1.9,
-            "subtract the mean under p, not the plain sum": p * (grad - grad.sum()),
-        },
-    )
+    agree(softmax_gradient(p, grad), torch.tensor([-0.45, 0.03, 0.42], dtype=f64),
+          "p (0.5, 0.3, 0.2), gradient (1, 2, 4)",
+          {"raising one score lowers the other weights too": p * grad,
+           "each entry is multiplied by its weight": grad - 1.9,
+           "subtract the mean under p, not the plain sum": p * (grad - grad.sum())})
 
 
 @pytest.mark.ex("2.20")

@@ -23,19 +23,12 @@ def test_the_target_is_the_token_after(shape):
     x = torch.tensor([row[:-1] for row in rows.tolist()])
     y = torch.tensor([row[1:] for row in rows.tolist()])
     got = call(f"rows {rows.tolist()}", inputs_and_targets, rows)
-    same(
-        got,
-        (x, y),
-        f"rows {rows.tolist()}",
-        "each row of T + 1 tokens gives T inputs and T targets",
-        {
-            "inputs and targets are swapped": (y, x),
-            "the targets are not shifted": (x, x),
-            "the rows were shifted, not the tokens: the time is the second axis": (rows[:-1], rows[1:]),
-            "the last target wraps around to the first token": (rows, rows.roll(-1, 1)),
-            "the targets are two tokens ahead": (rows[:, :-2], rows[:, 2:]),
-        },
-    )
+    same(got, (x, y), f"rows {rows.tolist()}", "each row of T + 1 tokens gives T inputs and T targets",
+         {"inputs and targets are swapped": (y, x),
+          "the targets are not shifted": (x, x),
+          "the rows were shifted, not the tokens: the time is the second axis": (rows[:-1], rows[1:]),
+          "the last target wraps around to the first token": (rows, rows.roll(-1, 1)),
+          "the targets are two tokens ahead": (rows[:, :-2], rows[:, 2:])})
 
 
 @pytest.mark.ex("3.1")
@@ -72,12 +65,9 @@ def test_rows_of_an_epoch_do_not_overlap():
     for epoch in range(4):
         got = sorted(starts(epoch))
         if len(got) != n_rows or any(b - a != 10 for a, b in zip(got, got[1:])):
-            pytest.fail(
-                f"given {given}, epoch {epoch}\n got sorted starts {got}\n"
-                f" wanted {n_rows} of them, 10 apart: one offset for the whole epoch plus length times a "
-                "permutation (not draws with replacement)",
-                pytrace=False,
-            )
+            pytest.fail(f"given {given}, epoch {epoch}\n got sorted starts {got}\n wanted {n_rows} of them, "
+                        "10 apart: one offset for the whole epoch plus length times a permutation "
+                        "(not draws with replacement)", pytrace=False)
 
 
 @pytest.mark.ex("3.6")
@@ -86,11 +76,8 @@ def test_rows_come_in_random_order():
     n_rows, starts, given = starts_of(400)
     got = starts(1)
     if got == sorted(got) or got == sorted(got, reverse=True):
-        pytest.fail(
-            f"given {given}\n got {got}\n wanted a random order: neighbours in a file are alike, so a batch "
-            "of them sees little",
-            pytrace=False,
-        )
+        pytest.fail(f"given {given}\n got {got}\n wanted a random order: neighbours in a file are alike, so "
+                    "a batch of them sees little", pytrace=False)
 
 
 @pytest.mark.ex("3.6")
@@ -114,23 +101,16 @@ def test_order_depends_on_seed_and_epoch_alone():
     want = [starts(epoch) for epoch in range(4)]
     np.random.rand()
     again = starts_of(400)[1]
-    same(
-        [again(2), again(0), again(3)],
-        [want[2], want[0], want[3]],
-        given + "; epochs 2, 0 and 3 asked again",
-        "a killed run must continue with the same data: seed a new generator with [seed, epoch] in each call",
-    )
+    same([again(2), again(0), again(3)], [want[2], want[0], want[3]], given + "; epochs 2, 0 and 3 asked "
+         "again", "a killed run must continue with the same data: seed a new generator with [seed, epoch] in "
+         "each call")
     if len({tuple(w) for w in want}) < 4:
-        pytest.fail(
-            f"given {given}\n got the same order in two epochs: put the epoch into the seed", pytrace=False
-        )
+        pytest.fail(f"given {given}\n got the same order in two epochs: put the epoch into the seed",
+                    pytrace=False)
     _, other, given = starts_of(400, seed=1)
     if any(other(a) == want[b] for a in range(3) for b in range(4)):
-        pytest.fail(
-            f"given {given}\n got an order that seed 0 has, too: seed the generator with the list [seed, "
-            "epoch], not with one of them or with their sum",
-            pytrace=False,
-        )
+        pytest.fail(f"given {given}\n got an order that seed 0 has, too: seed the generator with the list "
+                    "[seed, epoch], not with one of them or with their sum", pytrace=False)
 
 
 # 3.7 bits per byte
@@ -155,9 +135,8 @@ def bits(model, tokens):
 
 
 @pytest.mark.ex("3.7")
-@pytest.mark.parametrize(
-    "n, length", [(41, 10), (43, 10), (90, 10), (7, 10), (6, 10), (26, 7), (20, 7), (28, 7)]
-)
+@pytest.mark.parametrize("n, length", [(41, 10), (43, 10), (90, 10), (7, 10), (6, 10), (26, 7), (20, 7),
+                                       (28, 7)])
 def test_bits_add_up_over_the_stream(n, length):
     """the bits of all predictions are added and divided by the bytes"""
     model, tokens = Bigram(), np.random.randint(0, 5, n)
@@ -165,20 +144,12 @@ def test_bits_add_up_over_the_stream(n, length):
     given = f"{n} tokens that encode {n_bytes} bytes, length {length}, batch 2"
     got = call(given, bits_per_byte, model, tokens, n_bytes, length=length, batch=2)
     full = (n - 1) // length * length
-    same(
-        got,
-        sum(each) / n_bytes,
-        given,
-        "sum of all losses in nats / log 2 / n_bytes",
-        {
-            "nats, not bits: divide by log 2": sum(each) * math.log(2) / n_bytes,
-            "multiplied by log 2: divide by it": sum(each) * math.log(2) ** 2 / n_bytes,
-            "bits a token, not a byte": sum(each) / n,
-            "bits a prediction, not a byte": sum(each) / (n - 1),
-            "the last, shorter window is missing": sum(each[:full]) / n_bytes,
-        },
-        rtol=1e-4,
-    )
+    same(got, sum(each) / n_bytes, given, "sum of all losses in nats / log 2 / n_bytes",
+         {"nats, not bits: divide by log 2": sum(each) * math.log(2) / n_bytes,
+          "multiplied by log 2: divide by it": sum(each) * math.log(2) ** 2 / n_bytes,
+          "bits a token, not a byte": sum(each) / n,
+          "bits a prediction, not a byte": sum(each) / (n - 1),
+          "the last, shorter window is missing": sum(each[:full]) / n_bytes}, rtol=1e-4)
 
 
 @pytest.mark.ex("3.7")
@@ -188,16 +159,10 @@ def test_each_token_is_predicted_once(n):
     model = Bigram()
     call(f"{n} tokens", bits_per_byte, model, np.random.randint(0, 5, n), n, length=10, batch=3)
     given = f"{n} tokens, length 10, batch 3; the model was given ids of shapes {model.shapes}"
-    same(
-        sum(b * t for b, t in model.shapes),
-        n - 1,
-        given + "; predictions made",
-        "n tokens make n - 1 predictions",
-        {
-            "the last, shorter window is missing": (n - 1) // 10 * 10,
-            "the last, smaller batch is missing": (n - 1) // 30 * 30 + (n - 1) % 10,
-        },
-    )
+    same(sum(b * t for b, t in model.shapes), n - 1, given + "; predictions made",
+         "n tokens make n - 1 predictions",
+         {"the last, shorter window is missing": (n - 1) // 10 * 10,
+          "the last, smaller batch is missing": (n - 1) // 30 * 30 + (n - 1) % 10})
     if any(not b * t for b, t in model.shapes):
         pytest.fail(f"given {given}\n got an empty window: a real model cannot read it", pytrace=False)
     if any(b > 3 or t > 10 for b, t in model.shapes):

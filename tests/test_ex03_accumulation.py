@@ -71,31 +71,18 @@ def compare(shapes, ignored, given):
     def mixed(weights):
         return [sum(w * g[i] for w, (_, g) in zip(weights, parts)) for i in range(2)]
 
-    same(
-        grads(model),
-        want,
-        given + "; the gradients",
-        "weigh each piece by its share of all counted targets",
-        {
-            "a mean of means: pieces that count more targets must weigh more": mixed(
-                [1 / len(parts)] * len(parts)
-            ),
-            "the pieces are added up, not averaged": mixed([1] * len(parts)),
-            "ignored targets count in the weights": mixed(rows),
-            "only the last piece is left": parts[-1][1],
-        },
-    )
-    same(
-        got,
-        loss,
-        given + "; the loss returned",
-        "add up the losses of all pieces, each weighed once, as a float",
-        {
-            "the loss of the last piece": parts[-1][0],
-            "the sum of the pieces' losses": sum(p[0] for p in parts),
-            "the mean of the pieces' means": sum(p[0] for p in parts) / len(parts),
-        },
-    )
+    same(grads(model), want, given + "; the gradients",
+         "weigh each piece by its share of all counted targets",
+         {"a mean of means: pieces that count more targets must weigh more":
+              mixed([1 / len(parts)] * len(parts)),
+          "the pieces are added up, not averaged": mixed([1] * len(parts)),
+          "ignored targets count in the weights": mixed(rows),
+          "only the last piece is left": parts[-1][1]})
+    same(got, loss, given + "; the loss returned",
+         "add up the losses of all pieces, each weighed once, as a float",
+         {"the loss of the last piece": parts[-1][0],
+          "the sum of the pieces' losses": sum(p[0] for p in parts),
+          "the mean of the pieces' means": sum(p[0] for p in parts) / len(parts)})
 
 
 @pytest.mark.ex("3.10")

@@ -22,17 +22,11 @@ def test_a_uniform_model_pays_log_v():
     """a model that knows nothing pays log V a token"""
     for vocab in (2, 10):
         got = call("equal logits", cross_entropy_naive, torch.zeros(3, vocab), torch.tensor([0, 1, 1]))
-        same(
-            got,
-            torch.tensor(math.log(vocab)),
-            f"3 rows of {vocab} equal logits",
-            "the mean of -log(1 / V) is log V",
-            {
-                "the sign: a loss is positive": torch.tensor(-math.log(vocab)),
-                "the sum, not the mean": torch.tensor(3 * math.log(vocab)),
-                "the softmax runs over the rows, not over the vocabulary": torch.tensor(math.log(3)),
-            },
-        )
+        same(got, torch.tensor(math.log(vocab)), f"3 rows of {vocab} equal logits",
+             "the mean of -log(1 / V) is log V",
+             {"the sign: a loss is positive": torch.tensor(-math.log(vocab)),
+              "the sum, not the mean": torch.tensor(3 * math.log(vocab)),
+              "the softmax runs over the rows, not over the vocabulary": torch.tensor(math.log(3))})
 
 
 @pytest.mark.ex("3.5")
@@ -42,18 +36,11 @@ def test_the_loss_is_that_of_torch():
     logits.requires_grad_()
     want = F.cross_entropy(logits, targets)
     got = call("random logits (6, 5)", cross_entropy_naive, logits, targets)
-    same(
-        got,
-        want,
-        "random logits (6, 5)",
-        "the mean over rows of logsumexp(logits) - logits[target]",
-        {
-            "the logits are not normalized: subtract their logsumexp": -logits[range(6), targets].mean(),
-            "the softmax runs over the rows": -logits.log_softmax(0)[range(6), targets].mean(),
-            "the sign": -want,
-            "the sum, not the mean": want * 6,
-        },
-    )
+    same(got, want, "random logits (6, 5)", "the mean over rows of logsumexp(logits) - logits[target]",
+         {"the logits are not normalized: subtract their logsumexp": -logits[range(6), targets].mean(),
+          "the softmax runs over the rows": -logits.log_softmax(0)[range(6), targets].mean(),
+          "the sign": -want,
+          "the sum, not the mean": want * 6})
     same(call("the same", torch.autograd.grad, got, logits), torch.autograd.grad(want, logits),
          "random logits (6, 5); the gradient", "use tensor operations all the way, no .item() or .detach()")
 
@@ -65,18 +52,12 @@ def test_ignored_targets_do_not_count():
     targets[[1, 2, 4]] = IGNORE
     want, nll = F.cross_entropy(logits, targets), F.cross_entropy(logits, targets, reduction="none")
     all_rows = -logits.log_softmax(-1)[range(6), targets.clamp(min=0)]
-    same(
-        call("3 of 6 targets ignored", cross_entropy_naive, logits, targets),
-        want,
-        "6 rows, 3 of them ignored",
-        "divide by the number of targets that are not IGNORE",
-        {
-            "ignored rows count in the number: divide by kept.sum()": nll.sum() / 6,
-            "ignored rows count as if their target were 0": all_rows.sum() / 3,
-            "nothing is ignored": all_rows.mean(),
-            "the sum, not the mean": nll.sum(),
-        },
-    )
+    same(call("3 of 6 targets ignored", cross_entropy_naive, logits, targets), want,
+         "6 rows, 3 of them ignored", "divide by the number of targets that are not IGNORE",
+         {"ignored rows count in the number: divide by kept.sum()": nll.sum() / 6,
+          "ignored rows count as if their target were 0": all_rows.sum() / 3,
+          "nothing is ignored": all_rows.mean(),
+          "the sum, not the mean": nll.sum()})
 
 
 @pytest.mark.ex("3.5")
@@ -86,9 +67,8 @@ def test_one_target_is_its_own_mean():
     targets = torch.tensor([IGNORE, IGNORE, 3, IGNORE, IGNORE, IGNORE])
     want = F.cross_entropy(logits[2:3], targets[2:3])
     got = call("one target of 6 counts", cross_entropy_naive, logits, targets)
-    same(
-        got, want, "one target of 6 counts", "divide by 1 here", {"divided by 2": want / 2, "by 6": want / 6}
-    )
+    same(got, want, "one target of 6 counts", "divide by 1 here",
+         {"divided by 2": want / 2, "by 6": want / 6})
 
 
 @pytest.mark.ex("3.5")
@@ -125,19 +105,13 @@ def test_the_gradient_is_softmax_minus_one_hot():
     got = call("random logits (6, 5)", grad_of_logits, logits, log_z, safe, kept, torch.tensor(1.0).double())
     p = logits.softmax(-1)
     one = F.one_hot(safe, 5)
-    same(
-        got,
-        want,
-        "random logits (6, 5), upstream gradient 1",
-        "(softmax - one at the target) / number of kept targets",
-        {
-            "the mean was forgotten: divide by the number of kept targets": p - one,
-            "the sign": -want,
-            "plus one at the target, not minus": (p + one) / 6,
-            "the target has lost its probability: p - 1, not -1": torch.where(one.bool(), -1.0, p) / 6,
-            "nothing is subtracted at the target": p / 6,
-        },
-    )
+    same(got, want, "random logits (6, 5), upstream gradient 1",
+         "(softmax - one at the target) / number of kept targets",
+         {"the mean was forgotten: divide by the number of kept targets": p - one,
+          "the sign": -want,
+          "plus one at the target, not minus": (p + one) / 6,
+          "the target has lost its probability: p - 1, not -1": torch.where(one.bool(), -1.0, p) / 6,
+          "nothing is subtracted at the target": p / 6})
 
 
 @pytest.mark.ex("3.9")
@@ -153,19 +127,11 @@ def test_one_kept_row_is_its_own_mean():
 def test_ignored_rows_get_no_gradient():
     """ignored rows get no gradient and do not count in the mean"""
     (logits, log_z, safe, kept), want = gradient_case(ignored=(0, 3))
-    got = call(
-        "2 of 6 targets ignored", grad_of_logits, logits, log_z, safe, kept, torch.tensor(1.0).double()
-    )
-    same(
-        got,
-        want,
-        "6 rows, 0 and 3 ignored",
-        "multiply each row by kept and divide by kept.sum()",
-        {
-            "the mean is over all 6 rows, it should be over the 4 kept": want * 4 / 6,
-            "ignored rows are not masked": (logits.softmax(-1) - F.one_hot(safe, 5)) / 4,
-        },
-    )
+    got = call("2 of 6 targets ignored", grad_of_logits, logits, log_z, safe, kept,
+               torch.tensor(1.0).double())
+    same(got, want, "6 rows, 0 and 3 ignored", "multiply each row by kept and divide by kept.sum()",
+         {"the mean is over all 6 rows, it should be over the 4 kept": want * 4 / 6,
+          "ignored rows are not masked": (logits.softmax(-1) - F.one_hot(safe, 5)) / 4})
 
 
 @pytest.mark.ex("3.9")
@@ -173,9 +139,8 @@ def test_the_upstream_gradient_is_passed_on():
     """the upstream gradient is passed on"""
     (logits, log_z, safe, kept), want = gradient_case()
     for up in (0.25, -3.0):
-        got = call(
-            f"upstream gradient {up}", grad_of_logits, logits, log_z, safe, kept, torch.tensor(up).double()
-        )
+        got = call(f"upstream gradient {up}", grad_of_logits, logits, log_z, safe, kept,
+                   torch.tensor(up).double())
         same(got, up * want, f"upstream gradient {up}", "the chain rule: multiply by grad",
              {"grad is not used": want})
 

@@ -43,21 +43,12 @@ def test_the_end_is_a_straight_line(n_steps, decay):
     given, got = factors(constant_then_decay, n_steps, n_warmup=2, decay=decay, floor=0.0)
     want = [line(i, n_steps, 2, decay, 0.0) for i in range(n_steps)]
     n = int(n_steps * decay)
-    same(
-        got,
-        want,
-        given,
-        f"at step s of the last n_decay = {n} the factor is (n_steps - s) / n_decay",
-        {
-            "one step too early: the last factor should be 1 / n_decay": [
-                max(min(w, (n_steps - 1 - i) / n), 0) for i, w in enumerate(want)
-            ],
-            "the decay takes 1 - decay of the steps, not decay": [
-                line(i, n_steps, 2, 1 - decay, 0.0) for i in range(n_steps)
-            ],
-            "the decay takes all the steps": [line(i, n_steps, 2, 1.0, 0.0) for i in range(n_steps)],
-        },
-    )
+    same(got, want, given, f"at step s of the last n_decay = {n} the factor is (n_steps - s) / n_decay",
+         {"one step too early: the last factor should be 1 / n_decay":
+              [max(min(w, (n_steps - 1 - i) / n), 0) for i, w in enumerate(want)],
+          "the decay takes 1 - decay of the steps, not decay":
+              [line(i, n_steps, 2, 1 - decay, 0.0) for i in range(n_steps)],
+          "the decay takes all the steps": [line(i, n_steps, 2, 1.0, 0.0) for i in range(n_steps)]})
 
 
 @pytest.mark.ex("3.2")
@@ -99,10 +90,8 @@ def test_cosine_follows_the_formula():
     """every step follows the formula"""
     n, w, floor = 50 + int(torch.randint(50, ())), int(torch.randint(1, 10, ())), 0.05
     given, got = factors(cosine, n, n_warmup=w, floor=floor)
-    want = [
-        (i + 1) / w if i < w else floor + (1 - floor) * math.cos(math.pi / 2 * (i - w) / (n - 1 - w)) ** 2
-        for i in range(n)
-    ]
+    want = [(i + 1) / w if i < w else floor + (1 - floor) * math.cos(math.pi / 2 * (i - w) / (n - 1 - w)) ** 2
+            for i in range(n)]
     same(got, want, given, "floor + (1 - floor) * (1 + cos(pi * progress)) / 2", atol=1e-7)
 
 
@@ -148,23 +137,15 @@ def test_long_gradients_are_scaled_together():
     parameters, before, norm = with_gradients(4, 3, 2)
     limit, given = norm / 3, f"gradients of joint length {norm:.4f}, max_norm {norm / 3:.4f}"
     call(given, clip_gradients, iter(parameters), limit)
-    same(
-        gradients(parameters),
-        [g / 3 for g in before],
-        given,
-        "multiply every gradient in place by max_norm / norm",
-        {
-            "nothing has changed: scale the gradients in place": before,
-            "each gradient has its own factor: the length is that of all of them together": [
-                g * limit / g.norm() for g in before
-            ],
-            "lengths were added: the joint length is the root of the sum of squares": [
-                g * limit / sum(b.norm() for b in before) for g in before
-            ],
-            "elements were cut off, which changes the direction": [g.clamp(-limit, limit) for g in before],
-        },
-        rtol=1e-5,
-    )
+    same(gradients(parameters), [g / 3 for g in before], given,
+         "multiply every gradient in place by max_norm / norm",
+         {"nothing has changed: scale the gradients in place": before,
+          "each gradient has its own factor: the length is that of all of them together":
+              [g * limit / g.norm() for g in before],
+          "lengths were added: the joint length is the root of the sum of squares":
+              [g * limit / sum(b.norm() for b in before) for g in before],
+          "elements were cut off, which changes the direction": [g.clamp(-limit, limit) for g in before]},
+         rtol=1e-5)
 
 
 @pytest.mark.ex("3.4")
@@ -184,18 +165,11 @@ def test_the_length_before_is_returned():
     if not (isinstance(got, torch.Tensor) and got.ndim == 0):
         pytest.fail(f"got {show(got)}, wanted a tensor of no dimensions: .item() would make a GPU wait",
                     pytrace=False)
-    same(
-        got.double(),
-        torch.tensor(norm, dtype=torch.float64),
-        "gradients of lengths " + show_lengths(before),
-        "the root of the sum of the squared lengths",
-        {
-            "the length after clipping was returned": norm / 2,
-            "lengths were added": sum(g.norm().item() for g in before),
-            "only the longest counts": max(g.norm().item() for g in before),
-        },
-        rtol=1e-6,
-    )
+    same(got.double(), torch.tensor(norm, dtype=torch.float64), "gradients of lengths "
+         + show_lengths(before), "the root of the sum of the squared lengths",
+         {"the length after clipping was returned": norm / 2,
+          "lengths were added": sum(g.norm().item() for g in before),
+          "only the longest counts": max(g.norm().item() for g in before)}, rtol=1e-6)
 
 
 def show_lengths(grads):

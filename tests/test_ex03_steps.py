@@ -26,19 +26,12 @@ def test_the_first_step_is_the_sign():
     """the first step is the sign of the gradient, whatever its size"""
     grad = torch.tensor([3.0, -0.01, 1e-4, -500.0], dtype=torch.float64)
     (got,), _, _ = directions([grad.clone()], (0.9, 0.95), 1e-12)
-    same(
-        got,
-        grad.sign(),
-        f"gradient {grad.tolist()}, step 1, betas (0.9, 0.95)",
-        "with both corrections m_hat = g and v_hat = g^2, so m_hat / sqrt(v_hat) = sign(g)",
-        {
-            "m is not corrected for starting at zero: divide by 1 - b1^t": 0.1 * grad.sign(),
-            "v is not corrected for starting at zero: divide by 1 - b2^t": 0.05**-0.5 * grad.sign(),
-            "neither m nor v is corrected for starting at zero": 0.1 * 0.05**-0.5 * grad.sign(),
-            "the root of v is missing": 1 / grad,
-        },
-        rtol=1e-4,
-    )
+    same(got, grad.sign(), f"gradient {grad.tolist()}, step 1, betas (0.9, 0.95)",
+         "with both corrections m_hat = g and v_hat = g^2, so m_hat / sqrt(v_hat) = sign(g)",
+         {"m is not corrected for starting at zero: divide by 1 - b1^t": 0.1 * grad.sign(),
+          "v is not corrected for starting at zero: divide by 1 - b2^t": 0.05**-0.5 * grad.sign(),
+          "neither m nor v is corrected for starting at zero": 0.1 * 0.05**-0.5 * grad.sign(),
+          "the root of v is missing": 1 / grad}, rtol=1e-4)
 
 
 @pytest.mark.ex("3.8")
@@ -52,21 +45,15 @@ def test_five_steps_follow_the_formula(b1, b2):
         m = sum((1 - b1) * b1 ** (t - 1 - i) * grads[i] for i in range(t))
         v = sum((1 - b2) * b2 ** (t - 1 - i) * grads[i] ** 2 for i in range(t))
         m_hat, v_hat = m / (1 - b1**t), v / (1 - b2**t)
-        same(
-            got[t - 1],
-            m_hat / (v_hat.sqrt() + eps),
-            f"5 random gradients, betas ({b1}, {b2}), eps {eps}; step {t}",
-            "m_hat / (sqrt(v_hat) + eps), with the corrections 1 - b^t where t = self.steps",
-            {
-                "eps is inside the root": m_hat / (v_hat + eps).sqrt(),
-                "the corrections are those of step 1 in every step": m
-                / (1 - b1)
-                / ((v / (1 - b2)).sqrt() + eps),
-                "m is not corrected": m / (v_hat.sqrt() + eps),
-                "v is not corrected": m_hat / (v.sqrt() + eps),
-                "v is corrected as in step 1 in every step": m_hat / ((v / (1 - b2)).sqrt() + eps),
-            },
-        )
+        same(got[t - 1], m_hat / (v_hat.sqrt() + eps),
+             f"5 random gradients, betas ({b1}, {b2}), eps {eps}; step {t}",
+             "m_hat / (sqrt(v_hat) + eps), with the corrections 1 - b^t where t = self.steps",
+             {"eps is inside the root": m_hat / (v_hat + eps).sqrt(),
+              "the corrections are those of step 1 in every step":
+                  m / (1 - b1) / ((v / (1 - b2)).sqrt() + eps),
+              "m is not corrected": m / (v_hat.sqrt() + eps),
+              "v is not corrected": m_hat / (v.sqrt() + eps),
+              "v is corrected as in step 1 in every step": m_hat / ((v / (1 - b2)).sqrt() + eps)})
 
 
 @pytest.mark.ex("3.8")
@@ -77,28 +64,13 @@ def test_moments_are_kept_in_place():
     _, m, v = directions(given, (0.6, 0.8), 1e-8)
     want_m = sum(0.4 * 0.6 ** (2 - i) * g for i, g in enumerate(grads))
     want_v = sum(0.2 * 0.8 ** (2 - i) * g * g for i, g in enumerate(grads))
-    same(
-        m,
-        want_m,
-        "3 gradients, betas (0.6, 0.8); m",
-        "m <- b1 m + (1 - b1) g, with in-place operations",
-        {
-            "m is still zero: `m = ...` makes a new tensor, m.mul_(...) changes the one that is kept":
-            torch.zeros(3)
-        },
-    )
-    same(
-        v,
-        want_v,
-        "3 gradients, betas (0.6, 0.8); v",
-        "v <- b2 v + (1 - b2) g^2, with in-place operations",
-        {
-            "v is still zero: `v = ...` makes a new tensor": torch.zeros(3),
-            "v averages the size of g, not its square": sum(
-                0.2 * 0.8 ** (2 - i) * g.abs() for i, g in enumerate(grads)
-            ),
-        },
-    )
+    same(m, want_m, "3 gradients, betas (0.6, 0.8); m", "m <- b1 m + (1 - b1) g, with in-place operations",
+         {"m is still zero: `m = ...` makes a new tensor, m.mul_(...) changes the one that is kept":
+              torch.zeros(3)})
+    same(v, want_v, "3 gradients, betas (0.6, 0.8); v", "v <- b2 v + (1 - b2) g^2, with in-place operations",
+         {"v is still zero: `v = ...` makes a new tensor": torch.zeros(3),
+          "v averages the size of g, not its square": sum(0.2 * 0.8 ** (2 - i) * g.abs()
+                                                          for i, g in enumerate(grads))})
     same(given, grads, "3 gradients; the gradients afterwards",
          "an operation with an underscore wrote into the gradient")
 
@@ -108,17 +80,10 @@ def test_eps_is_added_after_the_root():
     """a vanishing gradient makes a vanishing step: eps is added after the root"""
     grad = torch.tensor([1e-6, -2e-6], dtype=torch.float64)
     (got,), _, _ = directions([grad.clone()], (0.9, 0.95), 1e-3)
-    same(
-        got,
-        grad / (grad.abs() + 1e-3),
-        f"gradient {grad.tolist()}, eps 0.001, step 1",
-        "sqrt(v_hat) + eps",
-        {
-            "eps is inside the root": grad / (grad.square() + 1e-3).sqrt(),
-            "eps is not used": grad.sign(),
-            "neither m nor v is corrected for starting at zero": 0.1 * grad / (0.05**0.5 * grad.abs() + 1e-3),
-        },
-    )
+    same(got, grad / (grad.abs() + 1e-3), f"gradient {grad.tolist()}, eps 0.001, step 1", "sqrt(v_hat) + eps",
+         {"eps is inside the root": grad / (grad.square() + 1e-3).sqrt(),
+          "eps is not used": grad.sign(),
+          "neither m nor v is corrected for starting at zero": 0.1 * grad / (0.05**0.5 * grad.abs() + 1e-3)})
 
 
 # 3.11 the iteration of Muon
@@ -148,40 +113,23 @@ def check_iteration(G, given, **steps):
     if isinstance(got, torch.Tensor) and not got.isfinite().all():
         pytest.fail(f"given {given}\n got  {show(got)}\n likely: X is not divided by its norm first: "
                     "singular values above 1 grow without end", pytrace=False)
-    same(
-        got,
-        by_svd(G, **steps),
-        given,
-        "X <- aX + (bA + cAA)X with A = XX^T, on X divided by its Frobenius norm",
-        {
-            "the number of steps is not used":
-            by_svd(G),
-            "nothing is iterated":
-            G / G.norm(),
-            "X is not divided by its norm first":
-            by_polynomial(G, 1.0, **steps),
-            "X is divided by its largest singular value, not by its Frobenius norm":
-            by_polynomial(G,
-                          torch.linalg.matrix_norm(G, 2).max(), **steps),
-            "cA in place of cAA: the last term is of the fifth power":
-            by_polynomial(G, powers=(1, 3, 3), **steps),
-            "the term bA is missing":
-            by_polynomial(G, numbers=(3.4445, 0, 2.0315), **steps),
-            "b and c are exchanged":
-            by_polynomial(G, numbers=(3.4445, 2.0315, -4.7750), **steps),
-            "one step too many":
-            by_svd(G,
-                   steps.get("steps", 5) + 1),
-            "one step too few":
-            by_svd(G, max(steps.get("steps", 5) - 1, 0)),
-            "the result has the transposed shape: transpose it back":
-            by_svd(G).mT.contiguous(),
-            "all matrices share one norm: take it over the last two dimensions":
-            torch.stack([by_svd(M / G.norm() * 1.0) for M in G]) if G.ndim == 3 else G,
-        },
-        rtol=1e-5,
-        atol=1e-7,
-    )
+    same(got, by_svd(G, **steps), given,
+         "X <- aX + (bA + cAA)X with A = XX^T, on X divided by its Frobenius norm",
+         {"the number of steps is not used": by_svd(G),
+          "nothing is iterated": G / G.norm(),
+          "X is not divided by its norm first": by_polynomial(G, 1.0, **steps),
+          "X is divided by its largest singular value, not by its Frobenius norm":
+              by_polynomial(G, torch.linalg.matrix_norm(G, 2).max(), **steps),
+          "cA in place of cAA: the last term is of the fifth power":
+              by_polynomial(G, powers=(1, 3, 3), **steps),
+          "the term bA is missing": by_polynomial(G, numbers=(3.4445, 0, 2.0315), **steps),
+          "b and c are exchanged": by_polynomial(G, numbers=(3.4445, 2.0315, -4.7750), **steps),
+          "one step too many": by_svd(G, steps.get("steps", 5) + 1),
+          "one step too few": by_svd(G, max(steps.get("steps", 5) - 1, 0)),
+          "the result has the transposed shape: transpose it back": by_svd(G).mT.contiguous(),
+          "all matrices share one norm: take it over the last two dimensions":
+              torch.stack([by_svd(M / G.norm() * 1.0) for M in G]) if G.ndim == 3 else G}, rtol=1e-5,
+         atol=1e-7)
 
 
 @pytest.mark.ex("3.11")

@@ -149,9 +149,8 @@ def test_buckets_start_in_order():
     """a bucket that is complete early waits for the ones before it, then all go"""
     for order, want in (([2, 3, 0, 1, 4, 5], [0, 0, 0, 2, 2, 3]), ([4, 5, 2, 3, 0, 1], [0, 0, 0, 0, 0, 3])):
         got = sent_after(order)
-        assert got == want, (
-            f"gradients arrive in order {order}, two a bucket: started {got}, want {want}. All ranks must "
-            "start the same buckets in the same order")
+        assert got == want, (f"gradients arrive in order {order}, two a bucket: started {got}, want {want}. "
+                             "All ranks must start the same buckets in the same order")
 
 
 @pytest.mark.ex("4.3")
@@ -167,8 +166,8 @@ def test_accumulation_sends_nothing():
 
 def scattered(inputs):
     """What each rank of a ring returns for its tensor of `inputs`."""
-    return attempt(lambda: run_threads(
-        lambda team: ring_reduce_scatter(inputs[team.rank].clone(), team), len(inputs), ring=True))
+    return attempt(lambda: run_threads(lambda team: ring_reduce_scatter(inputs[team.rank].clone(), team),
+                                       len(inputs), ring=True))
 
 
 def check_parts(inputs):
@@ -177,11 +176,8 @@ def check_parts(inputs):
     parts = sum(inputs).tensor_split(p)
     for r, got in enumerate(scattered(inputs)):
         mistakes = {f"rank {r} ends with part {i} of the sum": parts[i] for i in range(p) if i != r}
-        mistakes |= {
-            f"that is rank {s}'s own part, nothing is added to it: has the sum grown in another part?":
-            inputs[s].tensor_split(p)[r]
-            for s in range(p)
-        }
+        alone = "that is rank {}'s own part, nothing is added to it: has the sum grown in another part?"
+        mistakes |= {alone.format(s): inputs[s].tensor_split(p)[r] for s in range(p)}
         same(got, parts[r], f"{p} ranks with {shown}: rank {r} must return part {r}", mistakes=mistakes,
              hint="which part does a rank pass on in each step, and is what arrives added to its own share?")
 

@@ -82,8 +82,7 @@ def test_many_symbols_and_long_contexts_do_not_collide(n_symbols, order, kind):
     got = call(f"{len(symbols)} symbols of {kind.__name__}", entropy_rate, symbols, order, n_symbols)
     assert abs(got - counted(symbols, order)) < 1e-9, (
         f"given {n_symbols} symbols as {kind.__name__}, order {order}: got {got}, wanted "
-        f"{counted(symbols, order)}. "
-        "A window's number may need 63 bits, and the text's own type may have 8.")
+        f"{counted(symbols, order)}. A window's number may need 63 bits, and the text's own type may have 8.")
 
 
 @pytest.mark.ex("5.5")

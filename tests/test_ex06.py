@@ -190,11 +190,10 @@ def test_impossible_recall_is_refused():
         except ValueError:
             continue
         except Exception as error:
-            raise AssertionError(
-                f"given {n} functions, threshold {t}: {type(error).__name__}, wanted the ValueError"
-            ) from None
-        raise AssertionError(
-            f"given {n} functions, threshold {t}, recall 0.99: got {got}, wanted a ValueError: none is")
+            raise AssertionError(f"given {n} functions, threshold {t}: {type(error).__name__}, wanted the "
+                                 "ValueError") from None
+        raise AssertionError(f"given {n} functions, threshold {t}, recall 0.99: got {got}, wanted a "
+                             "ValueError: none is")
     got = guarded("10 functions", lambda: deduplicate.choose_bands(10, 1.0, 1.0))
     assert got == (1, 10), (
         f"given 10 functions, threshold 1, recall 1: got {got}, wanted (1, 10), one band of all rows")
@@ -206,11 +205,8 @@ def test_repeated_ngrams_are_those_that_came_before():
     for text, n in (("a b c a b c", 2), ("a a a a a", 2), ("x y z", 2), ("one two one two one two", 3),
                     ("aa b aa b", 1)):
         words = text.split()
-        covered = {
-            k
-            for i in range(len(words) - n + 1)
-            for j in range(i) if words[i:i + n] == words[j:j + n] for k in range(i, i + n)
-        }
+        covered = {k for i in range(len(words) - n + 1) for j in range(i) if words[i:i + n] == words[j:j + n]
+                   for k in range(i, i + n)}
         wanted = sum(len(words[k]) for k in covered) / sum(map(len, words))
         got = guarded(f"{text!r}, n={n}", lambda: filters.repeated_ngram_share(words, n))
         close(f"{text!r}, n={n}", got, wanted,
@@ -265,9 +261,8 @@ def test_a_third_of_links_is_the_limit():
     for links, wanted in ((20, True), (21, False)):
         this = extract.Block("x" * 400, 60, links, False, False)
         got = guarded(f"{links} of 60 words in links", lambda: extract.is_content(long, this, long))
-        assert bool(got) == wanted, (
-            f"given {links} of 60 words in links: got {bool(got)}, wanted {wanted}: the limit is 1/3 of "
-            "the words")
+        assert bool(got) == wanted, (f"given {links} of 60 words in links: got {bool(got)}, wanted {wanted}: "
+                                     "the limit is 1/3 of the words")
 
 
 @pytest.mark.ex("6.8")
@@ -293,9 +288,8 @@ def test_each_limit_is_where_the_task_says():
             args = (before2 if side and before2 else before, this[side] if isinstance(this, tuple) else this,
                     after[side] if isinstance(after, tuple) else after)
             got.append(bool(guarded(name, lambda: extract.is_content(*args))))
-        assert tuple(got) == wanted, (
-            f"given {name}: below or at the limit {got[0]}, just above {got[1]}; wanted {wanted[0]} and "
-            f"{wanted[1]}")
+        assert tuple(got) == wanted, (f"given {name}: below or at the limit {got[0]}, just above {got[1]}; "
+                                      f"wanted {wanted[0]} and {wanted[1]}")
 
 
 A, B = deduplicate.hash_functions(32, seed=3)
@@ -309,9 +303,8 @@ def test_signatures_agree_with_the_definition():
     wanted = [deduplicate.signature_naive(doc.tolist(), A, B) for doc in docs]
     got = guarded("4 documents", lambda: deduplicate.signatures(docs, A, B)).tolist()
     for i, (g, w) in enumerate(zip(got, wanted)):
-        assert g == w, (
-            f"given document {i} of {len(docs[i])} shingles: entries start {g[:3]}, wanted {w[:3]}; "
-            "multiply, add, and take the smallest of each document")
+        assert g == w, (f"given document {i} of {len(docs[i])} shingles: entries start {g[:3]}, wanted "
+                        f"{w[:3]}; multiply, add, and take the smallest of each document")
 
 
 @pytest.mark.ex("6.9")
@@ -366,10 +359,9 @@ def test_probabilities_follow_the_formula():
             words = tuple(before.split())[1 - order:]
             known = [w if w in model.vocabulary or w == "<s>" else "<unk>" for w in (*words, word)]
             got = guarded(f"p({word} | {before})", lambda: model.p(word, words))
-            close(
-                f"order {order}, p({word} | {before})", got, by_hand(model, known[-1], tuple(known[:-1])),
-                "start from 1/|V| and go up one order at a time; unknown words are <unk>; a context never "
-                "seen keeps the shorter answer")
+            close(f"order {order}, p({word} | {before})", got, by_hand(model, known[-1], tuple(known[:-1])),
+                  "start from 1/|V| and go up one order at a time; unknown words are <unk>; a context never "
+                  "seen keeps the shorter answer")
 
 
 @pytest.mark.ex("6.10")

@@ -76,17 +76,11 @@ def test_user_starts_as_a_line_break():
     """<|user|> starts as a line break"""
     before, after = tables()
     user = BYTES.special[USER]
-    same(
-        after[user],
-        before[ord("\n")],
-        "a tiny model; row <|user|> of the table",
-        "table[id] = table[id of the newline]",
-        {
-            "nothing was written into the table: index the weight itself, not a copy of it": before[user],
-            "it is the row of ':'": before[ord(":")],
-            "it is the row of <|bot|>": (before[ord(":")] + before[ord("=")]) / 2,
-        },
-    )
+    same(after[user], before[ord("\n")], "a tiny model; row <|user|> of the table",
+         "table[id] = table[id of the newline]",
+         {"nothing was written into the table: index the weight itself, not a copy of it": before[user],
+          "it is the row of ':'": before[ord(":")],
+          "it is the row of <|bot|>": (before[ord(":")] + before[ord("=")]) / 2})
 
 
 @pytest.mark.ex("7.2")
@@ -94,19 +88,13 @@ def test_bot_starts_as_the_mean_of_colon_and_equals():
     """<|bot|> starts as the mean of ':' and '='"""
     before, after = tables()
     bot, colon, equals = BYTES.special[BOT], before[ord(":")], before[ord("=")]
-    same(
-        after[bot],
-        (colon + equals) / 2,
-        "a tiny model; row <|bot|> of the table",
-        "(table[colon] + table[equals]) / 2",
-        {
-            "nothing was written into the table": before[bot],
-            "the sum, not the mean: divide by 2": colon + equals,
-            "':' alone": colon,
-            "'=' alone": equals,
-            "it is the line break": before[ord("\n")],
-        },
-    )
+    same(after[bot], (colon + equals) / 2, "a tiny model; row <|bot|> of the table",
+         "(table[colon] + table[equals]) / 2",
+         {"nothing was written into the table": before[bot],
+          "the sum, not the mean: divide by 2": colon + equals,
+          "':' alone": colon,
+          "'=' alone": equals,
+          "it is the line break": before[ord("\n")]})
 
 
 @pytest.mark.ex("7.2")

@@ -31,25 +31,19 @@ def test_dpo_loss_follows_the_formula():
             return -F.logsigmoid(beta * margin).mean()
 
         want, margin = mean(c - rc - r + rr), c - rc - r + rr
-        same(
-            call(f"beta {beta}", dpo_loss, c, r, rc, rr, beta),
-            want,
-            f"random log-probabilities of 4 pairs, beta {beta}",
-            "margin: beta times (what chosen gained over ref_chosen - what rejected gained over "
-            "ref_rejected); "
-            "then the mean of log(1 + exp(-margin))",
-            {
-                "the sign of the margin": mean(-margin),
-                "the reference is not used": mean(c - r),
-                "the reference is added, not subtracted": mean(c + rc - r - rr),
-                "beta is not used": mean(margin / beta),
-                "beta is written in": mean(0.1 / beta * margin),
-                "the sum, not the mean": 4 * want,
-                "the mean was taken before the logarithm": -F.logsigmoid(beta * margin.mean()),
-                "the probability, not its -log": (beta * margin).sigmoid().mean(),
-                "the sign of the loss": -want,
-            },
-        )
+        same(call(f"beta {beta}", dpo_loss, c, r, rc, rr, beta), want,
+             f"random log-probabilities of 4 pairs, beta {beta}", "margin: beta times "
+             "(what chosen gained over ref_chosen - what rejected gained over ref_rejected); then the mean "
+             "of log(1 + exp(-margin))",
+             {"the sign of the margin": mean(-margin),
+              "the reference is not used": mean(c - r),
+              "the reference is added, not subtracted": mean(c + rc - r - rr),
+              "beta is not used": mean(margin / beta),
+              "beta is written in": mean(0.1 / beta * margin),
+              "the sum, not the mean": 4 * want,
+              "the mean was taken before the logarithm": -F.logsigmoid(beta * margin.mean()),
+              "the probability, not its -log": (beta * margin).sigmoid().mean(),
+              "the sign of the loss": -want})
 
 
 @pytest.mark.ex("7.6")
@@ -68,19 +62,13 @@ def test_dpo_gradient_at_the_reference():
     chosen, rejected = c.clone().requires_grad_(), r.clone().requires_grad_()
     loss = call("the reference itself", dpo_loss, chosen, rejected, c, r, 0.4)
     half = torch.tensor([0.1, 0.1]).double()
-    same(
-        call("its gradient", torch.autograd.grad, loss, (chosen, rejected)),
-        (-half, half),
-        "2 pairs, chosen = ref_chosen, rejected = ref_rejected, beta 0.4; the gradients of chosen and "
-        "rejected",
-        "by hand: -beta * sigmoid(0) / B = -0.1 for the chosen, 0.1 for the rejected",
-        {
-            "two kinks meet at margin 0 (a clamp and an abs): autograd takes one side of "
-            "each": (-2 * half, 2 * half),
-            "two kinks meet at margin 0 (a relu or max, and an abs), and autograd finds no "
-            "slope": (0 * half, 0 * half),
-        },
-    )
+    same(call("its gradient", torch.autograd.grad, loss, (chosen, rejected)), (-half, half),
+         "2 pairs, chosen = ref_chosen, rejected = ref_rejected, beta 0.4; the gradients of chosen and "
+         "rejected", "by hand: -beta * sigmoid(0) / B = -0.1 for the chosen, 0.1 for the rejected",
+         {"two kinks meet at margin 0 (a clamp and an abs): autograd takes one side of each":
+              (-2 * half, 2 * half),
+          "two kinks meet at margin 0 (a relu or max, and an abs), and autograd finds no slope":
+              (0 * half, 0 * half)})
 
 
 @pytest.mark.ex("7.6")
@@ -132,18 +120,11 @@ def test_each_answer_token_has_its_log_probability():
             targets[i, j] = every[j].log_softmax(-1)[(p + a)[j]]
             unmasked[i, j] = every[j][token]
     given = f"prompts {PROMPTS}, answers {ANSWERS}; log_p"
-    same(
-        log_p,
-        want,
-        given,
-        "log_p[i, t] = log softmax(logits[i, t])[y[i, t]], 0 where y is IGNORE",
-        {
-            "logits, not log-probabilities: subtract logsumexp": unmasked,
-            "probabilities, not their logarithms": want.exp() * (want != 0),
-            "the input tokens were scored, not the targets": targets,
-            "the sign": -want,
-        },
-    )
+    same(log_p, want, given, "log_p[i, t] = log softmax(logits[i, t])[y[i, t]], 0 where y is IGNORE",
+         {"logits, not log-probabilities: subtract logsumexp": unmasked,
+          "probabilities, not their logarithms": want.exp() * (want != 0),
+          "the input tokens were scored, not the targets": targets,
+          "the sign": -want})
     same(mask, (want != 0).double(), given + "; the mask", "1 where the target is not IGNORE")
 
 
@@ -182,7 +163,5 @@ def test_log_probabilities_have_a_gradient():
     model = tiny()
     log_p, _ = call("three answers", answer_log_probs, model, PROMPTS, ANSWERS, 0)
     if not log_p.requires_grad:
-        pytest.fail(
-            "given three answers, got log-probabilities without a gradient, wanted them to have one",
-            pytrace=False,
-        )
+        pytest.fail("given three answers, got log-probabilities without a gradient, wanted them to have one",
+                    pytrace=False)

@@ -16,22 +16,17 @@ def test_advantages_by_hand():
     """one right answer in four gets 1.5, the others -0.5"""
     rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 0.0]]).double()
     half = math.sqrt(0.75)
-    same(
-        call("two groups", group_advantages, rewards, 0.0),
-        torch.tensor([[1.5, -0.5, -0.5, -0.5], [-half, half, half, -half]]).double(),
-        f"rewards {rewards.tolist()}, eps 0",
-        "subtract the mean of the group, divide by its standard deviation (torch's, with G - 1)",
-        {
-            "not divided by the standard deviation": rewards - rewards.mean(1, keepdim=True),
-            "the standard deviation with G, not G - 1": (rewards - rewards.mean(1, keepdim=True))
-            / rewards.std(1, keepdim=True, correction=0),
-            "the sign": (rewards.mean(1, keepdim=True) - rewards) / rewards.std(1, keepdim=True),
-            "the mean is not subtracted": rewards / rewards.std(1, keepdim=True),
-            "divided by the variance": (rewards - rewards.mean(1, keepdim=True))
-            / rewards.var(1, keepdim=True),
-        },
-        rtol=1e-5,
-    )
+    same(call("two groups", group_advantages, rewards, 0.0),
+         torch.tensor([[1.5, -0.5, -0.5, -0.5], [-half, half, half, -half]]).double(),
+         f"rewards {rewards.tolist()}, eps 0",
+         "subtract the mean of the group, divide by its standard deviation (torch's, with G - 1)",
+         {"not divided by the standard deviation": rewards - rewards.mean(1, keepdim=True),
+          "the standard deviation with G, not G - 1": (rewards - rewards.mean(1, keepdim=True))
+          / rewards.std(1, keepdim=True, correction=0),
+          "the sign": (rewards.mean(1, keepdim=True) - rewards) / rewards.std(1, keepdim=True),
+          "the mean is not subtracted": rewards / rewards.std(1, keepdim=True),
+          "divided by the variance": (rewards - rewards.mean(1, keepdim=True))
+          / rewards.var(1, keepdim=True)}, rtol=1e-5)
 
 
 @pytest.mark.ex("7.3")
@@ -40,22 +35,15 @@ def test_each_group_is_its_own_measure():
     rewards = torch.randn(3, 5).double() + torch.tensor([[0.0], [10.0], [-10.0]])
     rewards[1] *= 7
     want = torch.stack([(r - r.mean()) / (r.std() + 0.01) for r in rewards])
-    same(
-        call("three groups", group_advantages, rewards, 0.01),
-        want,
-        "random rewards (3, 5), group 1 larger, eps 0.01",
-        "mean and standard deviation over dimension 1, kept as (K, 1)",
-        {
-            "mean and std of the whole batch": (rewards - rewards.mean()) / (rewards.std() + 0.01),
-            "the mean is of the whole batch": (rewards - rewards.mean())
-            / (rewards.std(1, keepdim=True) + 0.01),
-            "the std is of the whole batch": (rewards - rewards.mean(1, keepdim=True))
-            / (rewards.std() + 0.01),
-            "the axis: over the samples of a group, not over the groups": (rewards - rewards.mean(0))
-            / (rewards.std(0) + 0.01),
-        },
-        rtol=1e-5,
-    )
+    same(call("three groups", group_advantages, rewards, 0.01), want,
+         "random rewards (3, 5), group 1 larger, eps 0.01",
+         "mean and standard deviation over dimension 1, kept as (K, 1)",
+         {"mean and std of the whole batch": (rewards - rewards.mean()) / (rewards.std() + 0.01),
+          "the mean is of the whole batch": (rewards - rewards.mean())
+          / (rewards.std(1, keepdim=True) + 0.01),
+          "the std is of the whole batch": (rewards - rewards.mean(1, keepdim=True)) / (rewards.std() + 0.01),
+          "the axis: over the samples of a group, not over the groups":
+              (rewards - rewards.mean(0)) / (rewards.std(0) + 0.01)}, rtol=1e-5)
 
 
 @pytest.mark.ex("7.3")
@@ -70,13 +58,10 @@ def test_a_group_that_agrees_teaches_nothing():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rounding_is_no_difference(dtype):
     """rewards that are equal up to rounding give zeros, exactly"""
-    for rewards in (
-        torch.full((1, 7), 0.7, dtype=dtype),
-        torch.tensor([[1 / 3] * 3, [0.0] * 3], dtype=dtype),
-        torch.full((1, 5), 1e8 / 3, dtype=dtype),
-        torch.full((2, 3), 0.3, dtype=dtype) + torch.tensor([0, 1, 2]) * torch.finfo(dtype).eps / 2,
-        -torch.full((2, 3), 1e6, dtype=dtype) * (1 + torch.tensor([0, 1, 2]) * torch.finfo(dtype).eps),
-    ):
+    tiny = torch.tensor([0, 1, 2]) * torch.finfo(dtype).eps
+    for rewards in (torch.full((1, 7), 0.7, dtype=dtype), torch.tensor([[1 / 3] * 3, [0.0] * 3], dtype=dtype),
+                    torch.full((1, 5), 1e8 / 3, dtype=dtype), torch.full((2, 3), 0.3, dtype=dtype) + tiny / 2,
+                    -torch.full((2, 3), 1e6, dtype=dtype) * (1 + tiny)):
         got = call(f"rewards {rewards.tolist()}", group_advantages, rewards)
         same(got, torch.zeros_like(rewards),
              f"rewards {rewards.tolist()} in {dtype}, which differ by rounding at most",
@@ -141,31 +126,23 @@ def test_policy_loss_follows_the_formula(shape):
 
         A = a[:, None]
         gain = torch.minimum(r * A, clipped * A)
-        same(
-            got,
-            by_loop(new, old, a, mask, clip),
-            given,
-            "r = exp(log_p - old_log_p), A is one number a row",
-            {
-                "nothing is clipped": loss(r * A),
-                "always clipped: take the smaller of both": loss(clipped * A),
-                "the larger, not the smaller": loss(torch.maximum(r * A, clipped * A)),
-                "the sign": -loss(gain),
-                "the ratio upside down": by_loop(old, new, a, mask, clip),
-                "padding counts: multiply by the mask": -gain.sum() / n,
-                "the mean is over padding, too": -(gain * mask).mean(),
-                "clip is written in": by_loop(new, old, a, mask, 0.2),
-                "a mean of means: each token counts alike, not each row": (
-                    -((gain * mask).sum(1) / mask.sum(1)).mean()
-                ),
-            },
-        )
+        same(got, by_loop(new, old, a, mask, clip), given,
+             "r = exp(log_p - old_log_p), A is one number a row",
+             {"nothing is clipped": loss(r * A),
+              "always clipped: take the smaller of both": loss(clipped * A),
+              "the larger, not the smaller": loss(torch.maximum(r * A, clipped * A)),
+              "the sign": -loss(gain),
+              "the ratio upside down": by_loop(old, new, a, mask, clip),
+              "padding counts: multiply by the mask": -gain.sum() / n,
+              "the mean is over padding, too": -(gain * mask).mean(),
+              "clip is written in": by_loop(new, old, a, mask, 0.2),
+              "a mean of means: each token counts alike, not each row":
+                  (-((gain * mask).sum(1) / mask.sum(1)).mean())})
 
 
 @pytest.mark.ex("7.8")
-@pytest.mark.parametrize(
-    "ratio, advantage, want", [(1.5, 1.0, -1.2), (0.5, 1.0, -0.5), (1.5, -1.0, 1.5), (0.5, -1.0, 0.8)]
-)
+@pytest.mark.parametrize("ratio, advantage, want", [(1.5, 1.0, -1.2), (0.5, 1.0, -0.5), (1.5, -1.0, 1.5),
+                                                    (0.5, -1.0, 0.8)])
 def test_the_clip_takes_the_smaller_gain(ratio, advantage, want):
     """beyond the clip the gain stops growing, the loss does not"""
     new = torch.tensor([[math.log(ratio)]]).double()

@@ -31,9 +31,8 @@ def test_the_k_largest_of_each_row_stay():
     for k in (1, 2, 5):
         got = keep_top_k(logits.clone(), k)
         wanted = [sorted(sorted(range(7), key=lambda i: -row[i])[:k]) for row in logits.tolist()]
-        assert kept(got) == wanted, (
-            f"given {logits} and k = {k}, kept the columns {kept(got)}, wanted {wanted}: -inf for all "
-            "others, row by row; is the k-th itself kept?")
+        assert kept(got) == wanted, (f"given {logits} and k = {k}, kept the columns {kept(got)}, wanted "
+                                     f"{wanted}: -inf for all others, row by row; is the k-th itself kept?")
         assert_close(got[got != -INF], logits[got != -INF], msg="what is kept must not change")
 
 
@@ -87,10 +86,9 @@ def test_the_token_that_crosses_p_stays():
         assert torch.equal(given, logits), (
             f"given {logits.tolist()} and p = {p}, the logits are now {given.tolist()}, wanted no change")
         shown = ", ".join(f"{v:.2f}" for v in logits.exp()[0])
-        assert kept(got) == wanted, (
-            f"given the probabilities ({shown}) and p = {p}, kept the columns {kept(got)}, "
-            f"wanted {wanted}: the token with which the sum reaches p is kept too, and the mask must go back "
-            "to the order of the vocabulary")
+        assert kept(got) == wanted, (f"given the probabilities ({shown}) and p = {p}, kept the columns "
+                                     f"{kept(got)}, wanted {wanted}: the token with which the sum reaches p "
+                                     "is kept too, and the mask must go back to the order of the vocabulary")
 
 
 @pytest.mark.ex("8.5")
@@ -98,9 +96,8 @@ def test_top_p_stops_when_p_is_reached_exactly():
     """two of four equally likely tokens reach 0.5 exactly, no third is kept"""
     for n, p, wanted in ((4, 0.5, 2), (8, 0.25, 2), (2, 0.5, 1)):
         got = len(kept(keep_top_p(torch.zeros(1, n), p))[0])
-        assert got == wanted, (
-            f"of {n} equally likely tokens, p = {p} kept {got}, wanted {wanted}: a token goes when the "
-            "likelier ones alone already reach p")
+        assert got == wanted, (f"of {n} equally likely tokens, p = {p} kept {got}, wanted {wanted}: a token "
+                               "goes when the likelier ones alone already reach p")
 
 
 @pytest.mark.ex("8.5")
@@ -117,9 +114,8 @@ def test_p_of_one_keeps_the_unlikeliest_token():
     """p = 1 keeps everything, however unlikely"""
     logits = torch.tensor([[100.0, 0.0, -5.0]])
     got = keep_top_p(logits.clone(), 1.0)
-    assert kept(got) == [[0, 1, 2]], (
-        f"given {logits.tolist()} and p = 1, kept {kept(got)}, wanted all: rounded sums reach 1 too early, "
-        "so treat p = 1 apart")
+    assert kept(got) == [[0, 1, 2]], (f"given {logits.tolist()} and p = 1, kept {kept(got)}, wanted all: "
+                                      "rounded sums reach 1 too early, so treat p = 1 apart")
 
 
 @pytest.mark.ex("8.5")
@@ -165,9 +161,8 @@ def append(cache: KVCache, layer: int, k: torch.Tensor, v: torch.Tensor) -> tupl
     try:
         return cache.append(layer, k, v)
     except (ValueError, RuntimeError, IndexError, TypeError) as error:
-        pytest.fail(
-            f"append to layer {layer}, which held {cache.filled[layer]} of {cache.k.shape[3]} tokens, "
-            f"{k.shape[2]} more raised '{error}'")
+        pytest.fail(f"append to layer {layer}, which held {cache.filled[layer]} of {cache.k.shape[3]} "
+                    f"tokens, {k.shape[2]} more raised '{error}'")
 
 
 @pytest.mark.ex("8.6")
@@ -199,11 +194,10 @@ def test_an_overfull_cache_is_refused_with_a_sentence():
     try:
         cache.append(1, torch.zeros(1, 2, 2, 8), torch.zeros(1, 2, 2, 8))
     except ValueError as error:
-        assert "4" in str(error), (
-            f"5 tokens in a cache of 4: the error says '{error}', wanted the 4 in it")
+        assert "4" in str(error), f"5 tokens in a cache of 4: the error says '{error}', wanted the 4 in it"
     except (RuntimeError, IndexError) as error:
-        pytest.fail(
-            f"5 tokens in a cache of 4 raised {type(error).__name__}, wanted a ValueError with a sentence")
+        pytest.fail(f"5 tokens in a cache of 4 raised {type(error).__name__}, wanted a ValueError with a "
+                    "sentence")
     else:
         pytest.fail("a cache with room for 4 took 5 tokens, wanted a ValueError")
     k, v = append(cache, 1, one, one)
@@ -336,8 +330,7 @@ def test_generation_fills_the_context_to_the_end():
         try:
             got = generate_cached(model, ids, n_new)
         except (ValueError, RuntimeError) as error:
-            pytest.fail(
-                f"20 + {n_new} tokens of {CONFIG.max_len} raised '{error}': is a token run that nobody "
-                "needs?")
+            pytest.fail(f"20 + {n_new} tokens of {CONFIG.max_len} raised '{error}': is a token run that "
+                        "nobody needs?")
         assert torch.equal(got, generate(model, ids, n_new)), (
             f"20 + {n_new} tokens: {got.tolist()} is not what comes without a cache")

@@ -74,9 +74,8 @@ def test_the_cache_is_filled_to_its_last_place_but_one():
     rooms, ids = set(), torch.randint(40, (2, 6))
     got = generate_cached(Looking(), ids, 4)
     assert torch.equal(got, added(ids, 4)), f"got {got.tolist()}, wanted {added(ids, 4).tolist()}"
-    assert rooms == {(3, 2, 2, 10, 8)}, (
-        f"for ids (2, 6) and 4 new tokens the cache's keys were {rooms}, wanted (3, 2, 2, 10, 8): room for "
-        f"10 tokens")
+    assert rooms == {(3, 2, 2, 10, 8)}, (f"for ids (2, 6) and 4 new tokens the cache's keys were {rooms}, "
+                                         "wanted (3, 2, 2, 10, 8): room for 10 tokens")
 
 
 @pytest.mark.ex("8.8")
@@ -86,8 +85,7 @@ def test_halves_go_to_the_even_neighbour_and_scales_are_float32():
     integers, scales = quantize_groups(weight, 4, 4)
     assert integers.tolist() == [[7, -7, 7, 2], [7, -7, 7, 0]], (
         f"given {weight.tolist()}, got {integers.tolist()}, wanted [7, -7, 7, 2] and [7, -7, 7, 0]: a half "
-        f"rounds to "
-        "the even neighbour, as .round() does")
+        "rounds to the even neighbour, as .round() does")
     assert scales.dtype == torch.float32 and scales.tolist() == [[1.0], [1.0]], (
         f"the scales are {scales.tolist()} in {scales.dtype}, wanted 1 and 1 in float32")
 

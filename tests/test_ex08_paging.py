@@ -42,8 +42,7 @@ def test_a_table_grows_by_whole_blocks_when_it_must():
         got = reserve(table, begin, end)
         assert len(table.blocks) == wanted and got == [], (
             f"after reserving up to token {end} the table has {len(table.blocks)} blocks, wanted {wanted}; "
-            f"copies {got}, "
-            f"wanted none: {end} tokens need {end} / {BLOCK} blocks, rounded up")
+            f"copies {got}, wanted none: {end} tokens need {end} / {BLOCK} blocks, rounded up")
         assert len(set(table.blocks)) == wanted, f"the blocks are {table.blocks}, wanted {wanted} different"
     assert table.pool.n_free == 0, f"4 of 4 blocks are in use but {table.pool.n_free} are free, wanted 0"
 
@@ -68,8 +67,7 @@ def test_a_block_that_others_hold_is_replaced_and_copied():
     assert counts == [2, 2, 1, 1], f"holders of {(*before, ours.blocks[2])} are {counts}, wanted [2, 2, 1, 1]"
     assert other.blocks == before, f"the other table is now {other.blocks}, wanted {before}"
     got = reserve(other, 2 * BLOCK + 3, 2 * BLOCK + 4)
-    assert got == [] and other.blocks == before, (
-        f"the other table's own block: copies {got}, wanted none")
+    assert got == [] and other.blocks == before, f"the other table's own block: copies {got}, wanted none"
 
 
 @pytest.mark.ex("8.12")
@@ -121,8 +119,7 @@ def test_a_known_beginning_is_taken_over():
         got = table.share_prefix(tokens)
         assert table.blocks == owner.blocks[:wanted] and got == wanted * BLOCK, (
             f"{same} tokens are the same: took over {table.blocks} and returned {got}, wanted "
-            f"{owner.blocks[:wanted]} and "
-            f"{wanted * BLOCK} tokens")
+            f"{owner.blocks[:wanted]} and {wanted * BLOCK} tokens")
         counts = [pool.refs[b] for b in owner.blocks]
         assert counts == [2] * wanted + [1] * (4 - wanted), (
             f"{same} tokens are the same: the blocks have {counts} holders, wanted "
@@ -140,8 +137,7 @@ def test_the_last_token_is_left_to_compute():
         got = BlockTable(pool).share_prefix(list(range(length)))
         assert got == wanted * BLOCK, (
             f"{length} tokens, all known: returned {got}, wanted {wanted * BLOCK}: the logits of the last "
-            "one are needed, so "
-            "it goes through the model again")
+            "one are needed, so it goes through the model again")
 
 
 @pytest.mark.ex("8.13")
@@ -153,8 +149,7 @@ def test_nothing_is_taken_from_behind_a_gap():
     got = table.share_prefix(list(range(3 * BLOCK + 1)))
     assert (got, table.blocks) == (BLOCK, owner.blocks[:1]), (
         f"of three known blocks the second is lost: shared {got} tokens, blocks {table.blocks}, wanted "
-        f"{BLOCK} tokens and "
-        f"{owner.blocks[:1]}: token i must be in block i // BLOCK of the table")
+        f"{BLOCK} tokens and {owner.blocks[:1]}: token i must be in block i // BLOCK of the table")
 
 
 # 8.17 admission
@@ -191,9 +186,8 @@ def test_nobody_overtakes_a_request_that_is_too_large():
     queue = [("ada", 1, 1), ("cy", 2, 5), ("cy", 3, 2)]
     for n_free, wanted in ((5, 1), (4, None), (2, None), (0, None), (6, 1)):
         got = turn(queue, ["ada"], n_free)
-        assert got == wanted, (
-            f"waiting {queue}, running ['ada'], {n_free} free: got {got}, not {wanted}: "
-            "1 is next and needs 5")
+        assert got == wanted, (f"waiting {queue}, running ['ada'], {n_free} free: got {got}, not {wanted}: 1 "
+                               "is next and needs 5")
     got = turn([("ada", 1, 0)], [], 0)
     assert got == 0, f"waiting [('ada', 1, 0)], 0 free: got {got}, wanted 0: it needs no block"
 
@@ -230,9 +224,8 @@ def test_a_request_is_let_in_if_it_and_its_next_token_fit():
             scheduler, r = Scheduler(BlockPool(free), 4, 64), request(n)
             scheduler.add(r)
             got = scheduler._admit()
-            assert bool(got) == (free >= blocks), (
-                f"{n} tokens, blocks of {BLOCK}, {free} free: let in {got}, but {n} + 1 tokens need {blocks} "
-                "blocks")
+            assert bool(got) == (free >= blocks), (f"{n} tokens, blocks of {BLOCK}, {free} free: let in "
+                                                   f"{got}, but {n} + 1 tokens need {blocks} blocks")
             assert (r in scheduler.running) == (free >= blocks)
 
 
@@ -245,9 +238,8 @@ def test_shared_blocks_are_no_new_ones():
             owner.free()
         scheduler, r = Scheduler(pool, 4, 64), request(2 * BLOCK + 9)
         scheduler.add(r)
-        assert scheduler._admit(), (
-            f"{2 * BLOCK + 9} tokens, of which {2 * BLOCK} are in the cache, need one new block of {BLOCK}; "
-            "2 are free: refused")
+        assert scheduler._admit(), (f"{2 * BLOCK + 9} tokens, of which {2 * BLOCK} are in the cache, need "
+                                    f"one new block of {BLOCK}; 2 are free: refused")
         assert r.table is not None and len(r.table.blocks) == 2 and r.computed == 2 * BLOCK, (
             f"computed is {r.computed}, wanted {2 * BLOCK}, and the table holds the two shared blocks")
 
@@ -262,6 +254,5 @@ def test_who_is_not_let_in_holds_nothing():
     got = scheduler._admit()
     assert not got and pool.refs == before and r.table is None and r.computed == 0, (
         f"let in {got}, counts were {before}, are {pool.refs}, table {r.table}, computed {r.computed}: give "
-        "back what was "
-        "shared before you say no")
+        "back what was shared before you say no")
     owner.free()

@@ -33,9 +33,8 @@ def test_the_group_size_follows_from_the_shapes():
         try:
             got = dequantize(integers, scales)
         except RuntimeError as error:
-            pytest.fail(
-                f"{groups} groups of {group} raised '{error}': the size of a group follows from the two "
-                "shapes")
+            pytest.fail(f"{groups} groups of {group} raised '{error}': the size of a group follows from the "
+                        "two shapes")
         wide = scales.numpy().astype(np.float32)[..., None]
         wanted = integers.numpy().astype(np.float32).reshape(4, groups, group) * wide
         assert got.dtype == torch.float32, (
@@ -78,9 +77,8 @@ def test_a_byte_gives_its_two_integers():
     """240 gives [-8, 7] and 15 gives [7, -8]"""
     for byte, wanted in ((240, [-8, 7]), (15, [7, -8]), (0, [-8, -8]), (24, [0, -7]), (255, [7, 7])):
         got = unpack_nibbles(torch.tensor([[byte]], dtype=torch.uint8)).tolist()
-        assert got == [wanted], (
-            f"given {byte} (bits {byte:08b}), got {got}, wanted [{wanted}]: the low four bits first, then "
-            "the high four, 8 subtracted from each")
+        assert got == [wanted], (f"given {byte} (bits {byte:08b}), got {got}, wanted [{wanted}]: the low "
+                                 "four bits first, then the high four, 8 subtracted from each")
 
 
 @pytest.mark.ex("8.4")

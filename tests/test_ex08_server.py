@@ -48,8 +48,7 @@ def test_a_text_arrives_as_it_was_sent():
         got = made(text)
         assert parsed(got) == [text], (
             f"event({text!r}) gave {got!r}; a browser reads the events {parsed(got)}, wanted [{text!r}]: an "
-            "empty line ends "
-            "an event, so each line needs its own `data: `")
+            "empty line ends an event, so each line needs its own `data: `")
 
 
 @pytest.mark.ex("8.15")

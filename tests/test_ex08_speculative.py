@@ -66,10 +66,8 @@ def test_the_place_of_a_refused_token_goes_to_what_the_draft_neglected():
             counts[got[0]] += 1
         else:
             behind.add(got[1])
-    assert behind == {2, 3}, (
-        f"behind all proposed tokens came {behind}, wanted 2 three times in ten and else 3: a draw from "
-        f"the last row "
-        "of p")
+    assert behind == {2, 3}, (f"behind all proposed tokens came {behind}, wanted 2 three times in ten and "
+                              "else 3: a draw from the last row of p")
     share = counts / counts.sum()
     assert abs(share[1] - 0.6) < 0.15 and counts[0] == 0 and counts[3] == 0, (
         f"after a refusal tokens came with shares {share.tolist()}, wanted [0, 0.6, 0.4, 0]: p - q is [-0.5, "
@@ -83,10 +81,8 @@ def test_each_of_four_tokens_has_its_own_row():
     p, q = rows(*([s, 1 - s] for s in share), [1.0, 0.0]), rows(*[[1.0, 0.0]] * 4)
     for n, last in enumerate(share):
         got = called(p, q, [0] * 4, Dice(*[0.05] * n, last + 0.01, 0.5))
-        assert got == [0] * n + [1], (
-            f"p {p.tolist()}, q {q.tolist()}, four times token 0, {n} numbers of 0.05, then "
-            f"{last + 0.01:.2f}: got "
-            f"{got}, wanted {[0] * n + [1]}")
+        assert got == [0] * n + [1], (f"p {p.tolist()}, q {q.tolist()}, four times token 0, {n} numbers of "
+                                      f"0.05, then {last + 0.01:.2f}: got {got}, wanted {[0] * n + [1]}")
 
 
 @pytest.mark.ex("8.14")

@@ -47,10 +47,8 @@ def test_vector_add_moves_twelve_bytes_an_element():
     checked(vector_add, normal(300), normal(300))
     counts = ladder("vector_add").counts()
     got = counts["global_read"], counts["global_write"]
-    assert got == (2400, 1200), (
-        f"given 300 elements: {got[0]} bytes read and {got[1]} written, wanted 2400 and 1200: how many "
-        f"threads work on each?"
-    )
+    assert got == (2400, 1200), (f"given 300 elements: {got[0]} bytes read and {got[1]} written, wanted 2400 "
+                                 "and 1200: how many threads work on each?")
 
 
 @pytest.mark.ex("c.2")
@@ -87,11 +85,9 @@ def test_transpose_is_coalesced_and_free_of_conflicts():
     """neighbouring threads write neighbouring addresses, and read different banks"""
     checked(transpose, normal(64, 64), profile=True)
     for (_, line, space, access), (requests, cost, least) in ladder("transpose").profile().items():
-        assert cost == least, (
-            f"transpose.cu:{line}: a warp's {access} of {space} memory costs {cost / requests:.0f} "
-            f"{'passes' if space == 'shared' else 'sectors'}, wanted {least / requests:.0f}: let "
-            f"threadIdx.x run along a row of y"
-        )
+        assert cost == least, (f"transpose.cu:{line}: a warp's {access} of {space} memory costs "
+                               f"{cost / requests:.0f} {'passes' if space == 'shared' else 'sectors'}, "
+                               f"wanted {least / requests:.0f}: let threadIdx.x run along a row of y")
 
 
 @pytest.mark.ex("c.4")
@@ -108,10 +104,8 @@ def test_matmul_fetches_each_number_once_per_tile():
     """global memory is read once per tile, not once per product"""
     checked(matmul, normal(48, 32), normal(32, 64))
     got, wanted = ladder("matmul").counts()["global_read"], 4 * (4 * 48 * 32 + 3 * 32 * 64)
-    assert got == wanted, (
-        f"given A (48, 32), B (32, 64), tiles of 16: {got} bytes read, wanted {wanted}: read products from "
-        f"the shared tiles"
-    )
+    assert got == wanted, (f"given A (48, 32), B (32, 64), tiles of 16: {got} bytes read, wanted {wanted}: "
+                           "read products from the shared tiles")
 
 
 @pytest.mark.ex("c.5")
@@ -142,8 +136,8 @@ def test_softmax_reads_its_row_twice():
 
 def attention(T: int, causal: bool, H: int = 2, K: int = 1, scale: float = 1.0) -> tuple:
     """Our output, log-sum-exp and gradients, and torch's in float64, for head width 16."""
-    q, k, v, d_o = (
-        scale * normal(1, heads, T, 16 + i)[..., :16].contiguous() for i, heads in enumerate((H, K, K, H)))
+    q, k, v, d_o = (scale * normal(1, heads, T, 16 + i)[..., :16].contiguous()
+                    for i, heads in enumerate((H, K, K, H)))
     lib = traffic.flash_library(16)
     o, lse = checked(kernels.flash_forward, lib, q, k, v, causal)
     leaves = [x.double().requires_grad_() for x in (q, k, v)]
@@ -181,13 +175,10 @@ def test_a_flash_row_cannot_see_the_future():
     k[:, :, 50:], v[:, :, 50:] = 3.0, 100.0
     after, _ = checked(kernels.flash_forward, lib, q, k, v, True)
     moved = (before - after).abs()[0, 0].amax(-1)
-    assert moved[:50].max() == 0, (
-        f"changed keys from 50 on: output {int(moved[:50].argmax())} moved by {moved[:50].max():.3g}, "
-        f"wanted 0: which keys does a row keep?"
-    )
-    assert moved[50:].min() > 0, (
-        f"changed keys from 50 on: output {50 + int(moved[50:].argmin())} moved by {moved[50:].min():.3g}, "
-        "wanted more than 0: a token sees itself")
+    assert moved[:50].max() == 0, (f"changed keys from 50 on: output {int(moved[:50].argmax())} moved by "
+                                   f"{moved[:50].max():.3g}, wanted 0: which keys does a row keep?")
+    assert moved[50:].min() > 0, (f"changed keys from 50 on: output {50 + int(moved[50:].argmin())} moved by "
+                                  f"{moved[50:].min():.3g}, wanted more than 0: a token sees itself")
 
 
 @pytest.mark.ex("c.7")
@@ -195,8 +186,8 @@ def test_a_flash_row_cannot_see_the_future():
 def test_flash_gradients_are_those_of_attention(T, causal):
     """dQ, dK and dV equal those of torch in float64"""
     lib, saved, _, _, wanted = attention(T, causal)
-    for name, got, want in zip(
-        ("dQ", "dK", "dV"), checked(kernels.flash_backward, lib, *saved, causal), wanted):
+    for name, got, want in zip(("dQ", "dK", "dV"), checked(kernels.flash_backward, lib, *saved, causal),
+                               wanted):
         same(got, want, f"T = {T}, causal {causal}, {name}",
              "P = exp(scale S - L), dS = P (dO V^T - delta) scale")
 

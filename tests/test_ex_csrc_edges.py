@@ -176,8 +176,8 @@ def test_numbers_of_any_size_and_sign_are_packed_as_they_are():
     left, right = (normal(32, 4 + i)[:, :4].contiguous() * 10.0 ** (torch.arange(128).view(32, 4) % 61 - 30)
                    for i in range(2))
     packed = torch.zeros(32, 4, dtype=torch.int32)
-    lib = CudaLibrary(
-        Path(__file__).parent / "fragment_probe.cu", "fast", (f"-I{HERE / 'flash'}", "-DHEAD_WIDTH=32"))
+    lib = CudaLibrary(Path(__file__).parent / "fragment_probe.cu", "fast",
+                      (f"-I{HERE / 'flash'}", "-DHEAD_WIDTH=32"))
     checked(lib.call, "fragments", left=left, right=right, out_packed=packed)
     wanted = torch.cat([left, right], 1).bfloat16().view(torch.int32)
     exactly(packed, wanted, "numbers from 1e-30 to 1e30", "pack(first, second), four times, and nothing else")
@@ -201,9 +201,8 @@ def test_every_eight_rows_of_a_tall_tile_are_reordered(width):
     for first in range(0, 64, 8):
         for c in range(width // 8):
             columns = {place % 64 // 8 for place in table[first:first + 8, c].tolist()}
-            assert len(columns) == 8, (
-                f"width {width}: piece {c} of rows {first} to {first + 7} lies in the bank "
-                f"columns {sorted(columns)}, wanted 8 different ones")
+            assert len(columns) == 8, (f"width {width}: piece {c} of rows {first} to {first + 7} lies in the "
+                                       f"bank columns {sorted(columns)}, wanted 8 different ones")
 
 
 @pytest.mark.ex("c.11")

@@ -5,11 +5,8 @@ import pytest
 from learn_bodies import audit, blanked, course, digest, find, graft, is_stub
 from tiny_course import FILES, make
 
-TEXT = (
-    "def f():\n    # EXERCISE 1.1 add\n    return 1\n    # END EXERCISE 1.1\n\n\n"
-    "def g():\n    # EXERCISE 1.2 more\n    x = 2\n"
-    "    return x\n    # END EXERCISE 1.2\n"
-)
+TEXT = ("def f():\n    # EXERCISE 1.1 add\n    return 1\n    # END EXERCISE 1.1\n\n\n"
+        "def g():\n    # EXERCISE 1.2 more\n    x = 2\n    return x\n    # END EXERCISE 1.2\n")
 
 
 def test_an_exercise_is_what_stands_between_its_markers():
@@ -37,14 +34,10 @@ def test_a_blank_says_which_exercise_it_is():
     assert all(is_stub(e.body) for e in find(blanked(TEXT)))
 
 
-@pytest.mark.parametrize(
-    "gone, says",
-    [
-        ("    # END EXERCISE 1.1\n", "exercise 1.1 has no END line"),
-        ("    # EXERCISE 1.1 add\n", "END EXERCISE 1.1 has no EXERCISE line"),
-        ("    # END EXERCISE 1.2\n", "put back '# END EXERCISE 1.2'"),
-    ],
-)
+@pytest.mark.parametrize("gone, says",
+                         [("    # END EXERCISE 1.1\n", "exercise 1.1 has no END line"),
+                          ("    # EXERCISE 1.1 add\n", "END EXERCISE 1.1 has no EXERCISE line"),
+                          ("    # END EXERCISE 1.2\n", "put back '# END EXERCISE 1.2'")])
 def test_a_missing_marker_is_named(gone, says):
     with pytest.raises(ValueError, match=says):
         find(TEXT.replace(gone, ""))
@@ -71,34 +64,23 @@ def test_a_course_that_agrees_has_nothing_to_say(tmp_path):
     assert audit(make(tmp_path / "tiny", with_git=False)) == []
 
 
-@pytest.mark.parametrize(
-    "file, old, new, says",
-    [
-        ("01_first/EXERCISES.md", "## 1.1 count", "## 1.3 count", "the ids must run 1.1, 1.2"),
-        (
-            "01_first/EXERCISES.md",
-            "## 1.1 count pairs",
-            "## 1.1 Count pairs",
-            "EXERCISES.md says 'Count pairs'",
-        ),
-        ("01_first/EXERCISES.md", "`count_pairs`", "`count`", "has no `count`"),
-        ("01_first/EXERCISES.md", "Hint 3", "Hint 4", "must give Hint 1, Hint 2 and Hint 3"),
-        ("01_first/EXERCISES.md", "**Worked example.**", "", "gives no **Worked example.**"),
-        ("01_first/pairs.py", "EXERCISE 1.2 most", "EXERCISE 1.7 most", "1.2: in EXERCISES.md but no code"),
-        (
-            "02_second/blend.py",
-            find(FILES["02_second/blend.py"])[0].body.rsplit("    return", 1)[0],
-            "",
-            "body has 1 lines",
-        ),
-        (
-            "tests/test_ex02.py",
-            'ex("2.1")',
-            'ex("2.2")',
-            "tests are marked with it but there is no such exercise",
-        ),
-    ],
-)
+@pytest.mark.parametrize("file, old, new, says",
+                         [("01_first/EXERCISES.md", "## 1.1 count", "## 1.3 count",
+                           "the ids must run 1.1, 1.2"),
+                          ("01_first/EXERCISES.md", "## 1.1 count pairs", "## 1.1 Count pairs",
+                           "EXERCISES.md says 'Count pairs'"),
+                          ("01_first/EXERCISES.md", "`count_pairs`", "`count`", "has no `count`"),
+                          ("01_first/EXERCISES.md", "Hint 3", "Hint 4",
+                           "must give Hint 1, Hint 2 and Hint 3"),
+                          ("01_first/EXERCISES.md", "**Worked example.**", "",
+                           "gives no **Worked example.**"),
+                          ("01_first/pairs.py", "EXERCISE 1.2 most", "EXERCISE 1.7 most",
+                           "1.2: in EXERCISES.md but no code"),
+                          ("02_second/blend.py",
+                           find(FILES["02_second/blend.py"])[0].body.rsplit("    return", 1)[0], "",
+                           "body has 1 lines"),
+                          ("tests/test_ex02.py", 'ex("2.1")', 'ex("2.2")',
+                           "tests are marked with it but there is no such exercise")])
 def test_each_disagreement_is_named(tmp_path, file, old, new, says):
     place = make(tmp_path / "tiny", with_git=False)
     assert old in FILES[file]

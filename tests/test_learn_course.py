@@ -20,10 +20,8 @@ from right_answers import answers, right_answer
 ROOT = Path(__file__).resolve().parent.parent
 EXERCISES = course(ROOT)
 LAST = max((number(e.chapter) for e in EXERCISES.values()), default=0)
-pytestmark = [
-    pytest.mark.skipif(not EXERCISES, reason="no chapter has exercises yet"),
-    pytest.mark.skipif(any(is_stub(e.body) for e in EXERCISES.values()), reason="a learner's tree"),
-]
+pytestmark = [pytest.mark.skipif(not EXERCISES, reason="no chapter has exercises yet"),
+              pytest.mark.skipif(any(is_stub(e.body) for e in EXERCISES.values()), reason="a learner's tree")]
 
 
 def test_pages_markers_and_tests_agree():

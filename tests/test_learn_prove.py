@@ -12,9 +12,8 @@ def edit(place, name, *changes):
 
 
 def test_a_good_course_is_proven(tmp_path):
-    said = learn(
-        make(tmp_path / "tiny", with_git=False), "prove", "--seconds", "1", "--seeds", "3", "-j", "2"
-    )
+    said = learn(make(tmp_path / "tiny", with_git=False), "prove", "--seconds", "1", "--seeds", "3", "-j",
+                 "2")
     assert said.count("holds") == 4 and "0 problems" in said
     assert "4 exercises, 28 cases" in said
 
@@ -48,15 +47,9 @@ def test_each_weakness_is_found(tmp_path):
             '    assert isinstance(count_pairs, object)\n\n\n@pytest.mark.ex("1.1")\ndef test_nothing',
         ),
     )
-    edit(
-        place,
-        "tests/test_ex02.py",
-        (
-            "    got = blend([0, 1], [1, 3])",
-            "    assert seed != 2, 'unlucky'\n    got = blend([0, 1], [1, 3])",
-        ),
-        ("counts_more():", "counts_more(seed):"),
-    )
+    edit(place, "tests/test_ex02.py", ("    got = blend([0, 1], [1, 3])",
+                                       "    assert seed != 2, 'unlucky'\n    got = blend([0, 1], [1, 3])"),
+         ("counts_more():", "counts_more(seed):"))
     edit(place, "tests/mutants_csrc.py", ('    ("c.1", "subtracts", "+= i", "-= i"),\n', ""))
     edit(place, "csrc/EXERCISES.md", ("Hint 3", "Hint 2"))
     said = learn(place, "prove", "--seconds", "1", "--seeds", "3", "-j", "2", code=1)

@@ -44,9 +44,8 @@ def test_a_release_has_its_chapters_blank_and_earlier_ones_whole(students):
 
 def test_a_release_has_no_history_no_mutants_and_no_grader(students):
     names = {p.relative_to(students).as_posix() for p in students.rglob("*")}
-    assert not any(
-        re.search(r"\.git/|mutants|grade|prove|learn_release|tiny_course|csrc", name) for name in names
-    ), names
+    assert not any(re.search(r"\.git/|mutants|grade|prove|learn_release|tiny_course|csrc", name)
+                   for name in names), names
 
 
 def test_a_student_can_work_in_a_release_without_git(students, tmp_path):
@@ -192,9 +191,8 @@ def test_a_line_alone_or_a_different_solution_is_no_leak(tmp_path):
 
 def test_a_release_is_of_what_is_committed(tree, tmp_path):
     (tree / "README.md").write_text("changed")
-    assert "not committed" in learn(
-        tree, "release", "--chapters", "1", "--out", str(tmp_path / "out"), code=2
-    )
+    assert "not committed" in learn(tree, "release", "--chapters", "1", "--out", str(tmp_path / "out"),
+                                    code=2)
 
 
 def test_a_release_does_not_overwrite_a_folder(tree, tmp_path):

@@ -296,12 +296,8 @@ def test_colour_only_where_a_person_is_looking(started, monkeypatch):
 
 def test_watch_checks_again_when_a_file_is_saved(started, tmp_path):
     log = tmp_path / "watch.log"
-    with (
-        open(log, "w") as out,
-        subprocess.Popen(
-            [sys.executable, "learn.py", "check", "--watch"], cwd=started, stdout=out, stderr=out
-        ) as process,
-    ):
+    with (open(log, "w") as out, subprocess.Popen([sys.executable, "learn.py", "check", "--watch"],
+                                                  cwd=started, stdout=out, stderr=out) as process):
 
         def wait_for(text):
             end = time.monotonic() + 60
@@ -321,12 +317,8 @@ def test_watch_checks_again_when_a_file_is_saved(started, tmp_path):
 
 
 def test_the_learners_own_tests_skip_what_is_blank(started):
-    said = subprocess.run(
-        [sys.executable, "-m", "pytest", "-rs", "tests/test_01_pairs.py", "tests/test_02_blend.py"],
-        cwd=started,
-        capture_output=True,
-        text=True,
-    ).stdout
+    said = subprocess.run([sys.executable, "-m", "pytest", "-rs", "tests/test_01_pairs.py",
+                           "tests/test_02_blend.py"], cwd=started, capture_output=True, text=True).stdout
     assert "1 passed, 1 skipped" in said and "exercise 1.2: most common pair is still blank" in said
 
 

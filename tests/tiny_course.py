@@ -202,9 +202,8 @@ def page(chapter: str, *entries: tuple) -> str:
     for id, title, path, function, points in entries:
         text += f"\n## {id} {title}\n`{path}` · `{function}` · 10 min · {points} points\n\nWrite it.\n\n"
         text += "**Worked example.** By hand.\n\n"
-        for n, (what, says) in enumerate(
-            (("a question", f"What is {id}?"), ("the formula", "n"), ("pseudocode", "do it")), 1
-        ):
+        for n, (what, says) in enumerate((("a question", f"What is {id}?"), ("the formula", "n"),
+                                          ("pseudocode", "do it")), 1):
             text += f"<details><summary>Hint {n}: {what}</summary>\n\n{says}\n</details>\n"
     return text
 
@@ -212,9 +211,8 @@ def page(chapter: str, *entries: tuple) -> str:
 FILES["01_first/EXERCISES.md"] = page("01_first",
                                       ("1.1", "count pairs", "01_first/pairs.py", "count_pairs", 2),
                                       ("1.2", "most common pair", "01_first/pairs.py", "most_common", 4))
-FILES["02_second/EXERCISES.md"] = page(
-    "02_second", ("2.1", "weighted mean", "02_second/blend.py", "blend", 3)
-)
+FILES["02_second/EXERCISES.md"] = page("02_second",
+                                       ("2.1", "weighted mean", "02_second/blend.py", "blend", 3))
 FILES["csrc/EXERCISES.md"] = page("csrc", ("c.1", "sum in C++", "csrc/sums.cu", "sum_to", 1))
 GOOD = {  # right answers, written differently from the reference
     "1.1": "    from collections import Counter\n    return dict(Counter(zip(ids, ids[1:])))\n",
@@ -261,8 +259,7 @@ def learn(place: Path, *words: str, cwd: Path | None = None, code: int | None = 
                           env={**os.environ, "COLUMNS": "80", **env})
     said = done.stdout + done.stderr
     assert code is None or done.returncode == code, (
-        f"learn.py {' '.join(words)} ended with {done.returncode}:\n{said}"
-    )
+        f"learn.py {' '.join(words)} ended with {done.returncode}:\n{said}")
     assert "Traceback" not in done.stderr, said
     return said
 
@@ -272,10 +269,7 @@ def put(place: Path, id: str, body: str) -> None:
     sign = "//" if id.startswith("c") else "#"
     for file in [*place.glob("0*/*.py"), *place.glob("csrc/*.cu")]:
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        at = [
-            i
-            for i, line in enumerate(lines)
-            if line.strip().startswith((f"{sign} EXERCISE {id} ", f"{sign} END EXERCISE {id}"))
-        ]
+        marks = f"{sign} EXERCISE {id} ", f"{sign} END EXERCISE {id}"
+        at = [i for i, line in enumerate(lines) if line.strip().startswith(marks)]
         if at:
             file.write_text("".join(lines[: at[0] + 1]) + body + "".join(lines[at[1] :]), encoding="utf-8")

@@ -79,13 +79,11 @@ def find(text: str, path: str = "") -> list[Exercise]:
             continue
         if begin:
             if mark:
-                raise ValueError(
-                    f"{path}:{number}: exercise {mark[3]} has no END line: put one before this line"
-                )
+                raise ValueError(f"{path}:{number}: exercise {mark[3]} has no END line: put one before this "
+                                 "line")
             if begin[3] in [e.id for e in found]:
-                raise ValueError(
-                    f"{path}:{number}: exercise {begin[3]} begins twice: keep one of the two markers"
-                )
+                raise ValueError(f"{path}:{number}: exercise {begin[3]} begins twice: keep one of the two "
+                                 "markers")
             mark, start = begin, number
         else:
             if not mark or mark[3] != end[1]:
@@ -94,9 +92,8 @@ def find(text: str, path: str = "") -> list[Exercise]:
             found.append(Exercise(mark[3], mark[4], path, start, body, mark[1], mark[2]))
             mark = None
     if mark:
-        raise ValueError(
-            f"{path}: exercise {mark[3]} has no END line: put back '{mark[2]} END EXERCISE {mark[3]}'"
-        )
+        raise ValueError(f"{path}: exercise {mark[3]} has no END line: put back '{mark[2]} END EXERCISE "
+                         f"{mark[3]}'")
     return found
 
 
@@ -151,19 +148,10 @@ def described(text: str) -> list[dict]:
             raise ValueError(f"EXERCISES.md, {head[1]}: no line '`file` · `function` · 40 min · 5 points'")
         hints = tuple((title, hint.strip()) for title, hint in HINT.findall(section))
         changes = CHANGES.search(section)
-        entries.append(
-            {
-                "id": head[1],
-                "title": head[2],
-                "path": facts[1],
-                "function": facts[2],
-                "minutes": int(facts[3]),
-                "points": int(facts[4]),
-                "hints": hints,
-                "changes": tuple(re.findall(r"`([^`]+)`", changes[1])) if changes else (),
-                "text": section,
-            }
-        )
+        entries.append({"id": head[1], "title": head[2], "path": facts[1], "function": facts[2],
+                        "minutes": int(facts[3]), "points": int(facts[4]), "hints": hints,
+                        "changes": tuple(re.findall(r"`([^`]+)`", changes[1])) if changes else (),
+                        "text": section})
     return entries
 
 
@@ -198,9 +186,8 @@ def audit(root: Path) -> list[str]:
         ids = [e["id"] for e in entries]
         prefix = "c" if chapter == "csrc" else str(int(chapter[:2]))
         if ids != [f"{prefix}.{n}" for n in range(1, len(ids) + 1)]:
-            wrong.append(
-                f"{chapter}/EXERCISES.md: the ids must run {prefix}.1, {prefix}.2, ... not {', '.join(ids)}"
-            )
+            wrong.append(f"{chapter}/EXERCISES.md: the ids must run {prefix}.1, {prefix}.2, ... not "
+                         f"{', '.join(ids)}")
         for entry in entries:
             there, id = exercises.get(entry["id"]), entry["id"]
             if there is None:
@@ -210,9 +197,8 @@ def audit(root: Path) -> list[str]:
                 wrong.append(f"{id}: EXERCISES.md says '{entry['title']}' in {entry['path']}, "
                              f"the code '{there.title}' in {there.path}")
             name = re.escape(entry["function"].split(".")[-1])
-            if not re.search(
-                rf"\bclass {name}\b|\b{name}\s*\(", (root / there.path).read_text(encoding="utf-8")
-            ):
+            if not re.search(rf"\bclass {name}\b|\b{name}\s*\(",
+                             (root / there.path).read_text(encoding="utf-8")):
                 wrong.append(f"{id}: {there.path} has no `{entry['function']}`")
             if [title[:6] for title, _ in entry["hints"]] != ["Hint 1", "Hint 2", "Hint 3"]:
                 wrong.append(f"{id}: EXERCISES.md must give Hint 1, Hint 2 and Hint 3")
@@ -220,16 +206,11 @@ def audit(root: Path) -> list[str]:
                 wrong.append(f"{id}: EXERCISES.md gives no **Worked example.**")
             if not 2 <= len(there.body.splitlines()) <= 40 and not is_stub(there.body):
                 wrong.append(f"{id}: its body has {len(there.body.splitlines())} lines, not 2 to 40")
-        wrong += [
-            f"{e.id}: marked in {e.path} but not in {chapter}/EXERCISES.md"
-            for e in exercises.values()
-            if e.chapter == chapter and e.id not in ids
-        ]
+        wrong += [f"{e.id}: marked in {e.path} but not in {chapter}/EXERCISES.md" for e in exercises.values()
+                  if e.chapter == chapter and e.id not in ids]
     wrong += [f'{id}: no test is marked @pytest.mark.ex("{id}")' for id in exercises if id not in marked]
-    wrong += [
-        f"{id}: tests are marked with it but there is no such exercise"
-        for id in sorted(marked - set(exercises))
-    ]
+    wrong += [f"{id}: tests are marked with it but there is no such exercise"
+              for id in sorted(marked - set(exercises))]
     return wrong
 
 

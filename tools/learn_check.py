@@ -127,10 +127,8 @@ def watch(student: Student, id: str | None, seconds: float) -> None:
     """Check on every save: the exercise `id`, or the first open one, going on to the next when it passes."""
     with bench_of(student) as bench:
         while True:
-            before, passed = (
-                {p: (ROOT / p).stat().st_mtime_ns for p in {e.path for e in student.exercises.values()}},
-                False,
-            )
+            passed = False
+            before = {p: (ROOT / p).stat().st_mtime_ns for p in {e.path for e in student.exercises.values()}}
             try:
                 student = Student()
                 wanted = [student.pick(id)] if id else [e for e in [student.next()] if e]

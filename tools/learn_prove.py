@@ -30,9 +30,8 @@ def mutants(root: Path) -> list[tuple[str, str, str, str]]:
 def mutant(body: str, right: str, wrong: str) -> str:
     """The body with the fragment replaced. ValueError unless the right fragment is there exactly once."""
     if body.count(right) != 1:
-        raise ValueError(
-            f"the right fragment {right.splitlines()[0]!r} occurs {body.count(right)} times, not once"
-        )
+        raise ValueError(f"the right fragment {right.splitlines()[0]!r} occurs {body.count(right)} times, "
+                         "not once")
     return body.replace(right, wrong)
 
 
@@ -49,32 +48,22 @@ def judge(reference: Verdict, stub: Verdict, rejected: dict[str, Verdict], seeds
         said = ((first["message"] or first["outcome"]).splitlines()[0]
                 if first
                 else reference.broken or reference.end)
-        wrong.append(
-            f"the reference does not pass under {seeds} seeds: {first['node'] + ': ' if first else ''}{said}"
-        )
-    wrong += [
-        f"{name} passes on the blank" if outcome == "passed" else f"{name} says '{outcome}' on the blank"
-        for name, outcome in stub.outcomes.items()
-        if outcome in ("passed", "skipped", "lost")
-    ]
+        wrong.append(f"the reference does not pass under {seeds} seeds: "
+                     f"{first['node'] + ': ' if first else ''}{said}")
+    wrong += [f"{name} {'passes' if outcome == 'passed' else f'says {outcome!r}'} on the blank"
+              for name, outcome in stub.outcomes.items() if outcome in ("passed", "skipped", "lost")]
     if stub.broken:
-        wrong.append(
-            f"the test file cannot be imported while the exercise is blank: {stub.broken.splitlines()[-1]}"
-        )
+        wrong.append("the test file cannot be imported while the exercise is blank: "
+                     f"{stub.broken.splitlines()[-1]}")
     killed = set()
     for what, verdict in rejected.items():
         killed |= rejecting(verdict)
         if not rejecting(verdict) and verdict.end != "late":
             seen = (sorted({r["error"] for r in verdict.reports if r["outcome"] == "error"})
                     or verdict.broken[-80:])
-            wrong.append(
-                f"mutant '{what}' "
-                + (f"only crashes ({', '.join(seen)}): no assertion rejects it"
-                   if seen
-                   else f"ends the process ({verdict.end})"
-                   if verdict.end != "finished"
-                   else "passes every test")
-            )
+            wrong.append(f"mutant '{what}' " + (f"only crashes ({', '.join(seen)}): no assertion rejects it"
+                                                if seen else f"ends the process ({verdict.end})"
+                                                if verdict.end != "finished" else "passes every test"))
     wrong += [f"{name} rejects no mutant" for name in reference.outcomes if name not in killed]
     return wrong
 
@@ -88,13 +77,11 @@ def prove(root: Path, ids: list[str], say, seeds: int = 20, jobs: int = 2, secon
         exercises = benches[0].exercises
         blank = [id for id in ids if is_stub(exercises[id].body)]
         if blank:
-            raise ValueError(
-                f"prove needs the reference, but {', '.join(blank)} is blank here: use the branch main"
-            )
+            raise ValueError(f"prove needs the reference, but {', '.join(blank)} is blank here: use the "
+                             "branch main")
         wrong, bank = audit(root), mutants(root)
-        wrong += [
-            f"mutants name {id}, which is no exercise" for id in sorted({m[0] for m in bank} - set(exercises))
-        ]
+        wrong += [f"mutants name {id}, which is no exercise"
+                  for id in sorted({m[0] for m in bank} - set(exercises))]
         plan, left, results, problems = queue.Queue(), {}, {}, {id: [] for id in ids}
         for id in ids:
             body = exercises[id].body

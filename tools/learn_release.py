@@ -80,18 +80,14 @@ def texts(name: str, data: bytes) -> list[str]:
     found = [plain]
     if name.endswith((".ipynb", ".json")):
         strings = []
+
+        def note(d: dict) -> dict:
+            strings.extend("".join(v) if isinstance(v, list) and all(isinstance(x, str) for x in v) else v
+                           for v in d.values() if isinstance(v, (str, list)))
+            return d
+
         try:
-            json.loads(
-                plain,
-                object_hook=lambda d: (
-                    strings.extend(
-                        "".join(v) if isinstance(v, list) and all(isinstance(x, str) for x in v) else v
-                        for v in d.values()
-                        if isinstance(v, (str, list))
-                    )
-                    or d
-                ),
-            )
+            json.loads(plain, object_hook=note)
         except ValueError:
             pass
         found += [s for s in strings if isinstance(s, str)]
@@ -145,9 +141,8 @@ def release(root: Path, chosen: range, out: Path) -> dict[str, str]:
     if not has_git(root):
         raise ValueError("release needs git: it hands out what is committed, nothing else")
     if git(root, "diff", "HEAD", "--name-only"):
-        raise ValueError(
-            "there are changes that are not committed: commit them, release hands out only what is committed"
-        )
+        raise ValueError("there are changes that are not committed: commit them, release hands out only what "
+                         "is committed")
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty: name a new folder")
     numbers = {number(c) for c in chapters(root)}
@@ -166,13 +161,10 @@ def release(root: Path, chosen: range, out: Path) -> dict[str, str]:
         write_pages(new, list(taken.values()))
         survivors = leaks(new, {id: e.body for id, e in taken.items()})
         if survivors:
-            raise ValueError(
-                "nothing was released, because solutions survive in\n  " + "\n  ".join(survivors)
-            )
-        files = {
-            path: digest(blanked((new / path).read_text(encoding="utf-8")))
-            for path in {e.path for e in taken.values()}
-        }
+            raise ValueError("nothing was released, because solutions survive in\n  "
+                             + "\n  ".join(survivors))
+        files = {path: digest(blanked((new / path).read_text(encoding="utf-8")))
+                 for path in {e.path for e in taken.values()}}
         paper = {"chapters": f"{chosen[0]}-{chosen[-1]}", "exercises": list(taken), "files": files}
         write(new / "release.json", json.dumps(paper, indent=1) + "\n")
         if out.exists():

@@ -83,9 +83,8 @@ class Student:
         if self.commit:
             for path in sorted({e.path for e in self.exercises.values()}):
                 try:
-                    self.given.update(
-                        {e.id: e.body for e in find(git(ROOT, "show", f"{self.commit}:{path}") + "\n")}
-                    )
+                    self.given.update({e.id: e.body for e in find(git(ROOT, "show", f"{self.commit}:{path}")
+                                                                  + "\n")})
                 except ValueError:
                     pass  # the file came later than the reference
         else:  # a student tree (release.json names what was blanked), or nothing is started yet
@@ -139,6 +138,5 @@ class Student:
 
 def git_reference(root: Path, branch: str) -> str:
     """The commit that a learner's branch began from, as `start` noted it ("" if nothing is started)."""
-    return git(
-        root, "log", "-1", branch, "--grep", f"^{TRAILER}: ", f"--format=%(trailers:key={TRAILER},valueonly)"
-    ).strip()
+    return git(root, "log", "-1", branch, "--grep", f"^{TRAILER}: ",
+               f"--format=%(trailers:key={TRAILER},valueonly)").strip()

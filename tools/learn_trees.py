@@ -56,11 +56,8 @@ def copy_tree(root: Path, to: Path, keep=needed) -> None:
     if has_git(root):
         paths = git(root, "ls-files", "-co", "--exclude-standard").splitlines()
     else:
-        paths = [
-            p.relative_to(root).as_posix()
-            for p in root.rglob("*")
-            if not SKIP & set(p.relative_to(root).parts)
-        ]
+        paths = [p.relative_to(root).as_posix() for p in root.rglob("*")
+                 if not SKIP & set(p.relative_to(root).parts)]
     for path in paths:
         if keep(path) and (root / path).is_file() and not (root / path).is_symlink():
             (to / path).parent.mkdir(parents=True, exist_ok=True)

@@ -91,9 +91,8 @@ class Recorder:
             error = call.excinfo.value
             self.stopped += isinstance(error, Stopped)
             sys.modules["learn_judge"].BODIES.end() if isinstance(error, Stopped) else None
-            report.update(
-                outcome=kind(error, self.pytest), error=type(error).__name__, message=str(error)[:3000]
-            )
+            report.update(outcome=kind(error, self.pytest), error=type(error).__name__,
+                          message=str(error)[:3000])
             # a test may put an error into words
             for cause in (error, error.__cause__ or error.__context__):
                 for file, line in getattr(cause, "far", ()):

@@ -17,9 +17,9 @@ transformers = pytest.importorskip("transformers", reason="run `make peers`, whi
 safetensors_torch = pytest.importorskip("safetensors.torch", reason="run `make peers`, which installs it")
 
 SHAPE = dict(vocab_size=61, hidden_size=32, intermediate_size=40, num_hidden_layers=3, num_attention_heads=4,
-             num_key_value_heads=2, max_position_embeddings=64, rms_norm_eps=1e-6)  # fmt: skip
+             num_key_value_heads=2, max_position_embeddings=64, rms_norm_eps=1e-6)
 LLAMA3 = dict(rope_type="llama3", rope_theta=5e5, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
-              original_max_position_embeddings=16)  # fmt: skip
+              original_max_position_embeddings=16)
 YARN = dict(rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=16)
 PLAIN = dict(attn_implementation="sdpa", experts_implementation="eager")  # those that know float64
 GPT2 = dict(vocab_size=61, n_embd=32, n_layer=3, n_head=4, n_positions=64)
@@ -34,15 +34,12 @@ THEIRS = {
     "gpt-2": lambda: transformers.GPT2Config(**GPT2),
     "gpt-2 untied": lambda: transformers.GPT2Config(**GPT2, n_inner=50, tie_word_embeddings=False),
 }
-OURS = {
-    "llama": dict(qk_norm=False, tied=False),
-    "llama 3": dict(qk_norm=False, rope_scaling="llama3", rope_factor=4.0, trained_len=16, rope_base=5e5),
-    "qwen3": dict(n_kv_heads=1, head_width=10),
-    "mixtral": dict(qk_norm=False, n_experts=4, expert_ff=24),
-    "gpt-2": dict(
-        positions="learned", norm="layer", activation="gelu_tanh", bias=True, qk_norm=False, n_kv_heads=4
-    ),
-}
+OURS = {"llama": dict(qk_norm=False, tied=False),
+        "llama 3": dict(qk_norm=False, rope_scaling="llama3", rope_factor=4.0, trained_len=16, rope_base=5e5),
+        "qwen3": dict(n_kv_heads=1, head_width=10),
+        "mixtral": dict(qk_norm=False, n_experts=4, expert_ff=24),
+        "gpt-2": dict(positions="learned", norm="layer", activation="gelu_tanh", bias=True, qk_norm=False,
+                      n_kv_heads=4)}
 
 
 @pytest.fixture
@@ -93,9 +90,8 @@ def test_our_checkpoint_gives_our_logits_in_transformers(name, tmp_path, wide):
     shape = dict(vocab_size=61, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=40, max_len=64)
     ours = shake(Transformer(Config(**{**shape, **OURS[name]})))
     save_hf(ours, tmp_path)
-    theirs, info = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path, dtype=torch.float64, output_loading_info=True, **PLAIN
-    )
+    theirs, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64,
+                                                                     output_loading_info=True, **PLAIN)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     compare(ours, theirs)
 

@@ -92,10 +92,10 @@ def test_dpo_has_the_loss_and_gradient_of_trl(beta):
     log_p = log_p.requires_grad_()
     chosen, rejected = log_p.sum(1).chunk(2)
     ref_chosen, ref_rejected = ref.sum(1).chunk(2)
-    trainer = SimpleNamespace(
-        model=EVAL, accelerator=ACCELERATOR, aux_loss_enabled=False, ld_alpha=None, precompute_ref_logps=True,
-        f_divergence_type="reverse_kl", loss_types=["sigmoid"], loss_weights=[1.0], beta=beta,
-        use_weighting=False, _metrics={"eval": defaultdict(list)}, _total_train_tokens=0)
+    trainer = SimpleNamespace(model=EVAL, accelerator=ACCELERATOR, aux_loss_enabled=False, ld_alpha=None,
+                              precompute_ref_logps=True, f_divergence_type="reverse_kl",
+                              loss_types=["sigmoid"], loss_weights=[1.0], beta=beta, use_weighting=False,
+                              _metrics={"eval": defaultdict(list)}, _total_train_tokens=0)
     policy = SimpleNamespace(log_probs=log_p, entropy=MASK, mean_logits=MASK, is_top1=MASK > 0)
     ids = torch.zeros(6, 6).long()
     mask = torch.cat((torch.zeros(6, 1), MASK), 1)

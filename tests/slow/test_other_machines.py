@@ -133,10 +133,9 @@ def test_a_fault_stops_gdb_in_the_guilty_thread(tmp_path):
         "#include <cuda_runtime.h>\n__global__ void k(float* x) {\n  x[threadIdx.x] = 1;\n}\n"
         'extern "C" int go(float* x, cudaStream_t) { k<<<1, 40>>>(x); return cudaGetLastError(); }\n'
     )
-    (tmp_path / "go.py").write_text(
-        "import torch\nfrom cuda_library import CudaLibrary\n"
-        f"CudaLibrary('{tmp_path}/oob.cu', 'check').call('go', x=torch.zeros(32))\n"
-    )
+    (tmp_path / "go.py").write_text("import torch\nfrom cuda_library import CudaLibrary\n"
+                                    f"CudaLibrary('{tmp_path}/oob.cu', 'check').call('go', "
+                                    "x=torch.zeros(32))\n")
     (tmp_path / "commands").write_text("run\nbacktrace\nprint threadIdx\n")
     gdb = ["gdb", "-q", "-batch", "-x", str(tmp_path / "commands"), "--args", sys.executable]
     gdb.append(str(tmp_path / "go.py"))

@@ -179,8 +179,8 @@ def test_ten_thousand_requests_that_hypothesis_makes_each_get_an_answer(running)
     sound = st.fixed_dictionaries({**{name: st.just(v) for name, v in SOUND.items()},
                                    "max_tokens": st.integers(1, 3)})
     odd = st.dictionaries(st.sampled_from(NAMES), value, max_size=6)
-    bodies = st.tuples(odd, sound, st.booleans()).map(
-        lambda t: {**t[0], **t[1]} if t[2] else {**t[1], **t[0]})
+    bodies = st.tuples(odd, sound, st.booleans()).map(lambda t: {**t[0], **t[1]} if t[2]
+                                                      else {**t[1], **t[0]})
     raw = st.one_of(bodies.map(lambda b: json.dumps(b).encode()), st.binary(max_size=60))
     seen: dict[bytes, int] = {}
 
