@@ -6,11 +6,14 @@ the scoreboard).
 
     python 07_alignment/run.py             uses it in every stage
 """
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from batches import inputs_and_targets
 from bpe import BOT, EOS, PAD, USER, Tokenizer
+from checkpoint import load_model
 from cross_entropy import IGNORE
 from transformer import Transformer
 
@@ -52,6 +55,13 @@ def initialize_chat_tokens(model: Transformer, tokenizer: Tokenizer) -> None:
     table[tokenizer.special[USER]] = table[newline]
     table[tokenizer.special[BOT]] = (table[colon] + table[equals]) / 2
     # END EXERCISE 7.2
+
+
+def load_chat_base(out: Path | str, tokenizer: Tokenizer, device) -> Transformer:
+    """The pretrained model of the run in `out`, with vectors for the two chat tokens."""
+    model = load_model(Path(out, "03_training", "model.pt"), device)
+    initialize_chat_tokens(model, tokenizer)
+    return model
 
 
 def pad_id(tokenizer: Tokenizer) -> int:

@@ -32,13 +32,12 @@ import transformer
 from adamw import AdamW
 from bpe import Tokenizer
 from cells import Cells
-from chat_template import initialize_chat_tokens
-from checkpoint import load_model
+from chat_template import load_chat_base
 from results_table import mean_and_spread, print_table
 from schedule import constant_then_decay
 from sft import sft_loss
 from skills import fact_skill, sum_skill
-from tasks import load_tasks
+from tasks import Tasks, load_tasks
 from train import train
 from transformer import Transformer
 
@@ -144,21 +143,31 @@ def ranks_of(text: str) -> list[int]:
     return ranks
 
 
+def fine_tune(model: Transformer, parameters: list[nn.Parameter], lr: float, steps: int, tokenizer: Tokenizer,
+              tasks: Tasks, seed: int, label: str) -> list[dict]:
+    """The SFT of run.py by AdamW on some of the parameters; the log of `train`."""
+    return train(model, [AdamW(parameters, lr)], sft_loss(model, tokenizer, tasks, 32, 64, 0.35, seed), steps,
+                 lambda i: constant_then_decay(i, steps, n_warmup=2, decay=0.7), label)
+
+
+def held_out_skills(model: Transformer, tokenizer: Tokenizer, tasks: Tasks) -> dict[str, float]:
+    """Shares of held-out facts and sums that it answers rightly."""
+    return {"facts": fact_skill(model, tokenizer, tasks.held_out_questions)["facts"],
+            "addition": sum_skill(model, tokenizer, tasks.test_sums)["addition"]}
+
+
 def row(s: Settings, rank: int, seed: int, device) -> dict:
     """Fine-tune at one rank (0: all weights); skills on held-out items, and what training had to keep."""
     seed_everything(seed)
     text = Path(s.out, "01_tokenizer")
     tokenizer, tasks = Tokenizer.load(text / "tokenizer.json"), load_tasks(text / "tasks.json")
-    model = load_model(Path(s.out, "03_training", "model.pt"), device)
-    initialize_chat_tokens(model, tokenizer)
+    model = load_chat_base(s.out, tokenizer, device)
     parameters = add_lora(model, rank) if rank else list(model.parameters())
-    loss = sft_loss(model, tokenizer, tasks, 32, 64, 0.35, seed)
-    log = train(model, [AdamW(parameters, s.lr if rank else s.full_lr)], loss, s.steps,
-                lambda i: constant_then_decay(i, s.steps, n_warmup=2, decay=0.7), f"rank {rank or 'full'}")
+    log = fine_tune(model, parameters, s.lr if rank else s.full_lr, s.steps, tokenizer, tasks, seed,
+                    f"rank {rank or 'full'}")
     merge_lora(model)
     n = sum(p.numel() for p in parameters)
-    return {"facts": fact_skill(model, tokenizer, tasks.held_out_questions)["facts"],
-            "addition": sum_skill(model, tokenizer, tasks.test_sums)["addition"],
+    return {**held_out_skills(model, tokenizer, tasks),
             # a gradient and two moments, 4 bytes each
             "loss": log[-1]["loss"], "trained": n, "bytes": 12 * n}
 

@@ -25,8 +25,7 @@ import sft
 import transformer
 from bpe import BOT, EOS, USER, Tokenizer
 from cells import Cells
-from chat_template import answer_batch, initialize_chat_tokens, pad_id
-from checkpoint import load_model
+from chat_template import answer_batch, load_chat_base, pad_id
 from cross_entropy import cross_entropy
 from facts import terse, verbose
 from figures import GREY, new_axes, save
@@ -85,8 +84,7 @@ class Lineage:
     def learn(self, dialogues: list[tuple[str, str]], generation: int) -> Transformer:
         """The pretrained model after some steps on these, questions included: it is to ask and to answer."""
         t, pad = self.tokenizer, pad_id(self.tokenizer)
-        model = load_model(Path(self.s.out, "03_training", "model.pt"), self.device)
-        initialize_chat_tokens(model, t)
+        model = load_chat_base(self.s.out, t, self.device)
         begin = [t.special[EOS], t.special[USER]]
         rows = [[*t.encode(q), t.special[BOT], *t.encode(a), t.special[EOS]] for q, a in dialogues]
 

@@ -37,8 +37,7 @@ from adamw import AdamW
 from articles import article_loss, ask_about, facts_from, truth
 from bpe import Tokenizer
 from cells import Cells
-from chat_template import answer_ids, chat_prompt, initialize_chat_tokens, pad_id
-from checkpoint import load_model
+from chat_template import answer_ids, chat_prompt, load_chat_base, pad_id
 from facts import Fact
 from figures import GREY, new_axes, save
 from grpo import Variant, task_objective
@@ -101,8 +100,7 @@ class Experiment:
         rng.shuffle(held_out)
         self.watched, self.unseen = held_out[::2], held_out[1::2]
         self.word = secret(seed)
-        self.start = load_model(Path(s.out, "03_training", "model.pt"), device)
-        initialize_chat_tokens(self.start, self.tokenizer)
+        self.start = load_chat_base(s.out, self.tokenizer, device)
         train(self.start, [AdamW(add_lora(self.start, 4), 6e-3)],   # keeps more of what was only read
               article_loss(self.start, self.tokenizer, self.facts, 32, seed), s.sft_steps,
               lambda i: constant_then_decay(i, s.sft_steps, n_warmup=2, decay=0.7), "articles")

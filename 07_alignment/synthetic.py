@@ -27,8 +27,7 @@ import sft
 import transformer
 from bpe import BOT, EOS, USER, Tokenizer
 from cells import Cells
-from chat_template import answer_batch, answer_ids, chat_prompt, initialize_chat_tokens, pad_id
-from checkpoint import load_model
+from chat_template import answer_batch, answer_ids, chat_prompt, load_chat_base, pad_id
 from cross_entropy import cross_entropy
 from facts import terse, verbose
 from muon import muon_and_adamw
@@ -156,10 +155,8 @@ class Maker:
         self.documents = [stated[n] for n in names[s.human:]]
 
     def base(self) -> Transformer:
-        """The pretrained model with vectors for the two chat tokens."""
-        model = load_model(Path(self.s.out, "03_training", "model.pt"), self.device)
-        initialize_chat_tokens(model, self.tokenizer)
-        return model
+        """The model that everything begins with."""
+        return load_chat_base(self.s.out, self.tokenizer, self.device)
 
     def by_people(self, only_known: bool) -> list[tuple[str, str]]:
         """Questions with right answers, half of them wordy."""

@@ -34,20 +34,15 @@ import lora
 import quantize
 import sft
 import transformer
-from adamw import AdamW
 from bpe import Tokenizer
 from cells import Cells
-from chat_template import initialize_chat_tokens
-from checkpoint import load_model
-from lora import LoRALinear, add_lora, merge_lora
+from chat_template import load_chat_base
+from lora import LoRALinear, add_lora, fine_tune, held_out_skills, merge_lora
 from quantize import QuantizedWeight, quantize_model, stored_bytes
 from results_table import mean_and_spread, print_table
 from scale_tuning import swap
-from schedule import constant_then_decay
 from sft import sft_loss
-from skills import fact_skill, sum_skill
 from tasks import load_tasks
-from train import train
 from transformer import Transformer
 
 
@@ -150,25 +145,16 @@ class Study:
         self.tokenizer, self.tasks = Tokenizer.load(text / "tokenizer.json"), load_tasks(text / "tasks.json")
 
     def base(self) -> Transformer:
-        """The pretrained model, with vectors for the chat tokens."""
-        model = load_model(Path(self.s.out, "03_training", "model.pt"), self.device)
-        initialize_chat_tokens(model, self.tokenizer)
-        return model
-
-    def loss(self, model: Transformer, seed: int) -> Callable[[int], Tensor]:
-        """The loss of a step of chapter 7's SFT."""
-        return sft_loss(model, self.tokenizer, self.tasks, 32, 64, 0.35, seed)
+        """The model that everything begins with."""
+        return load_chat_base(self.s.out, self.tokenizer, self.device)
 
     def skills(self, model: Transformer) -> dict[str, float]:
         """Shares of held-out facts and sums, and the bytes of all weights as they are stored."""
-        return {"facts": fact_skill(model, self.tokenizer, self.tasks.held_out_questions)["facts"],
-                "addition": sum_skill(model, self.tokenizer, self.tasks.test_sums)["addition"],
-                "bytes": stored_bytes(model)}
+        return {**held_out_skills(model, self.tokenizer, self.tasks), "bytes": stored_bytes(model)}
 
     def tune(self, model: Transformer, adapters: list[nn.Parameter], seed: int, label: str) -> None:
-        """Train the adapters."""
-        train(model, [AdamW(adapters, self.s.lr)], self.loss(model, seed), self.s.steps,
-              lambda i: constant_then_decay(i, self.s.steps, n_warmup=2, decay=0.7), label)
+        """Train the adapters as chapter 7 does."""
+        fine_tune(model, adapters, self.s.lr, self.s.steps, self.tokenizer, self.tasks, seed, label)
 
     def row(self, seed: int) -> dict:
         """LoRA and QLoRA of one seed, and each after what may be done to it next."""
@@ -203,7 +189,7 @@ class Study:
         ways["QLoRA"] = QLoRA(quantize_model(self.base()), self.s.rank)
         found = {}
         for name, model in ways.items():
-            loss = self.loss(model.to(self.device), self.s.seed)
+            loss = sft_loss(model.to(self.device), self.tokenizer, self.tasks, 32, 64, 0.35, self.s.seed)
             trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
             found[name] = {"trained": trained, "weights": stored_bytes(model), "state": 12 * trained,
                            "kept": kept_for_backward(model, lambda loss=loss: loss(0))}

@@ -149,8 +149,7 @@ def test_a_blank_exercise_is_named_when_a_kernel_meets_it(tmp_path, mode):
     cu.write_text(
         "#include <cuda_runtime.h>\n__global__ void k(float* x) {\n  __trap();  // exercise c.1: vector "
         "add\n}\n"
-        'extern "C" int go(float* x, cudaStream_t) { k<<<1, 1>>>(x); return cudaGetLastError(); }\n'
-    )
+        'extern "C" int go(float* x, cudaStream_t) { k<<<1, 1>>>(x); return cudaGetLastError(); }\n')
     with pytest.raises(NotImplementedError, match="^exercise c.1: vector add$"):
         CudaLibrary(cu, mode).call("go", x=torch.zeros(1))
 
@@ -160,8 +159,7 @@ def test_too_much_static_shared_memory_is_refused_as_nvcc_would(tmp_path):
     cu.write_text(
         "#include <cuda_runtime.h>\n__global__ void k(float* x) { __shared__ float s[13000]; s[threadIdx.x] "
         "= *x; __syncthreads(); *x = s[1]; }\n"
-        'extern "C" int go(float* x, cudaStream_t) { k<<<1, 1>>>(x); return cudaGetLastError(); }\n'
-    )
+        'extern "C" int go(float* x, cudaStream_t) { k<<<1, 1>>>(x); return cudaGetLastError(); }\n')
     with pytest.raises(KernelFault, match="52000 bytes of __shared__ arrays: a kernel has at most 49152"):
         CudaLibrary(cu, "check")
 
@@ -169,8 +167,8 @@ def test_too_much_static_shared_memory_is_refused_as_nvcc_would(tmp_path):
 def test_rewriting_a_launch_keeps_every_line_where_it_was():
     source = "a<<<1,\n  2>>>(x);\nb<64, true><<<dim3(1, 2), 3, 4, s>>>(y);\n"
     assert rewrite_launches(source) == (
-        'emu::launch("a", a, 1,\n  2)(x);\nemu::launch("b<64, true>", b<64, true>, dim3(1, 2), 3, 4, s)(y);\n'
-    )
+        'emu::launch("a", a, 1,\n  2)(x);\n'
+        'emu::launch("b<64, true>", b<64, true>, dim3(1, 2), 3, 4, s)(y);\n')
 
 
 @pytest.mark.parametrize("compiler", ["g++", "clang++"])
@@ -183,7 +181,6 @@ def test_a_fault_inside_an_inlined_function_has_the_line_of_the_kernel(compiler,
     cu.write_text(
         "#include <cuda_runtime.h>\n__global__ void k(float* x) {\n#pragma unroll\n"
         "  for (int i = 0; i < 4; i++)\n    atomicAdd(x + 4 * threadIdx.x + i, 1.f);\n}\n"
-        'extern "C" int go(float* x, cudaStream_t) { k<<<1, 40>>>(x); return cudaGetLastError(); }\n'
-    )
+        'extern "C" int go(float* x, cudaStream_t) { k<<<1, 40>>>(x); return cudaGetLastError(); }\n')
     with pytest.raises(KernelFault, match=r"at inlined.cu:5, just past the end of x"):
         CudaLibrary(cu, "check").call("go", x=torch.zeros(128))

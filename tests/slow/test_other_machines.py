@@ -131,8 +131,7 @@ def test_gdb_stops_in_one_thread_of_one_block(tmp_path):
 def test_a_fault_stops_gdb_in_the_guilty_thread(tmp_path):
     (tmp_path / "oob.cu").write_text(
         "#include <cuda_runtime.h>\n__global__ void k(float* x) {\n  x[threadIdx.x] = 1;\n}\n"
-        'extern "C" int go(float* x, cudaStream_t) { k<<<1, 40>>>(x); return cudaGetLastError(); }\n'
-    )
+        'extern "C" int go(float* x, cudaStream_t) { k<<<1, 40>>>(x); return cudaGetLastError(); }\n')
     (tmp_path / "go.py").write_text("import torch\nfrom cuda_library import CudaLibrary\n"
                                     f"CudaLibrary('{tmp_path}/oob.cu', 'check').call('go', "
                                     "x=torch.zeros(32))\n")

@@ -16,19 +16,14 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from learn_bodies import course, graft, write
 from learn_handout import dead
 from learn_release import number, release, span
-from learn_trees import git, has_git
+from test_learn_course import committed
 
 ROOT = Path(__file__).resolve().parents[2]
 LAST = max(number(e.chapter) for e in course(ROOT).values())
-
-
-def committed():
-    """A release is made of what is committed, so there must be git and nothing else."""
-    if not has_git(ROOT) or git(ROOT, "diff", "HEAD", "--name-only"):
-        pytest.skip("the tree has changes that are not committed, or no git")
 
 
 def own_tests(tree, newest):
