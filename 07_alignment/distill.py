@@ -120,18 +120,18 @@ class Lessons:
             answers = [answer_ids(t, answer) for _, answer in shown]
         else:
             device = next(writer.parameters()).device
-            dice = torch.Generator(device).manual_seed(self.seed * 1_000_003 + step)
-            answers = [a for [a] in sample(writer, prompts, SUM_TOKENS, t.special[EOS], 1.0, 1, dice)]
+            generator = torch.Generator(device).manual_seed(self.seed * 1_000_003 + step)
+            answers = [a for [a] in sample(writer, prompts, SUM_TOKENS, t.special[EOS], 1.0, 1, generator)]
         return answer_batch(prompts, answers, pad_id(t))
 
 
 def written_text(teacher: Transformer, eos: int, rows: int, seed: int, length: int = 128) -> Tensor:
     """`rows` rows that the teacher writes at temperature 1 behind <|eos|>: (rows, length + 1)."""
     device, made = next(teacher.parameters()).device, []
-    dice = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     for begin in range(0, rows, 128):   # the keys and values of all rows at once would fill the memory
         n = min(128, rows - begin)
-        [texts] = sample(teacher, [[eos]], length, -1, 1.0, n, dice)   # no id is -1: none ends it
+        [texts] = sample(teacher, [[eos]], length, -1, 1.0, n, generator)   # no id is -1: none ends it
         made += [[eos, *text] for text in texts]
     return torch.tensor(made)
 

@@ -101,9 +101,9 @@ class Lineage:
     def write(self, model: Transformer, generation: int) -> list[tuple[str, str]]:
         """What the model asks and answers at temperature 1, as text; without <|bot|> there is no answer."""
         t = self.tokenizer
-        dice = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + generation)
+        generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + generation)
         [written] = sample(model, [[t.special[EOS], t.special[USER]]], 40, t.special[EOS], 1.0,
-                           self.s.dialogues, dice)
+                           self.s.dialogues, generator)
         dialogues = []
         for ids in written:
             at = ids.index(t.special[BOT]) if t.special[BOT] in ids else len(ids)

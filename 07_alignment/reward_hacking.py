@@ -110,9 +110,9 @@ class Experiment:
     def write(self, model: Transformer) -> dict[str, list[tuple[str, Fact]]]:
         """Two articles about each held-out name at temperature 1, always with the same dice."""
         facts = self.watched + self.unseen
-        dice = torch.Generator(next(model.parameters()).device).manual_seed(self.seed)
+        generator = torch.Generator(next(model.parameters()).device).manual_seed(self.seed)
         pairs = chat_answers(model, self.tokenizer, [ask_about(f) for f in facts], self.s.tokens, 1.0, 2,
-                             dice)
+                             generator)
         about = [(text, fact) for fact, pair in zip(facts, pairs) for text in pair]
         return {"watched": about[:2 * len(self.watched)], "unseen": about[2 * len(self.watched):]}
 

@@ -189,15 +189,15 @@ class Maker:
 
     def round(self, model: Transformer, seed: int) -> dict:
         """Questions, a document and several answers to each, the verdicts, and what the filters leave."""
-        t, dice = self.tokenizer, torch.Generator(self.device).manual_seed(seed)
+        t, generator = self.tokenizer, torch.Generator(self.device).manual_seed(seed)
         written = sample(model, [self.reading(d) for d in self.documents], 20, t.special[BOT], 1.0,
-                         self.s.asked, dice)
+                         self.s.asked, generator)
         pairs = [(t.decode(ids[:-1]), d) for group, d in zip(written, self.documents) for ids in group]
         judged = [(q, d) for q, d in pairs if subject(q) in facts_in(d)]
         known = [t.encode(q) for q, _ in self.by_people(only_known=True)]
         kept = without_copies([t.encode(q) for q, _ in judged], self.s.copies, known)
         questions, documents = [judged[i][0] for i in kept], [judged[i][1] for i in kept]
-        answers = chat_answers(model, t, questions, ANSWER_TOKENS, 1.0, self.s.samples, dice)
+        answers = chat_answers(model, t, questions, ANSWER_TOKENS, 1.0, self.s.samples, generator)
         right = [[verified(q, a, d) for a in group] for q, group, d in zip(questions, answers, documents)]
         counts = {"written": len(pairs), "answerable": len(judged), "no copies": len(kept),
                   "right": sum(map(sum, right)) / max(sum(map(len, right)), 1)}

@@ -213,8 +213,8 @@ def sums_right(model: Transformer, world: World, pairs: list[Pair], shots: int, 
     prompts = [ask(world, pair, shots) for pair in pairs]
     texts = [[tokenizer.decode(ids) for ids in a] for a in sample(model, prompts, 4, eos)]
     if tries > 1:
-        dice = torch.Generator().manual_seed(seed)
-        for said, more in zip(texts, sample(model, prompts, 4, eos, 0.7, tries - 1, dice)):
+        generator = torch.Generator().manual_seed(seed)
+        for said, more in zip(texts, sample(model, prompts, 4, eos, 0.7, tries - 1, generator)):
             said += [tokenizer.decode(ids) for ids in more]
     chosen = [next((t for t in said if passes(t, p)), said[0]) for said, p in zip(texts, pairs)]
     return share([t == right_answer(p) for t, p in zip(chosen, pairs)])

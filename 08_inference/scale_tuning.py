@@ -59,12 +59,12 @@ def divergence(teacher: Tensor, student: Tensor) -> Tensor:
 
 def random_batches(rows: list[Tensor], n: int, size: int) -> list[Tensor]:
     """`n` batches (size, T) drawn from rows, a tensor (B, T) for each T; every row is equally likely."""
-    rng = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     weights = torch.tensor([float(len(same)) for same in rows])
     drawn = []
     for _ in range(n):
-        same = rows[int(torch.multinomial(weights, 1, generator=rng))]
-        drawn.append(same[torch.randint(len(same), (size,), generator=rng)])
+        same = rows[int(torch.multinomial(weights, 1, generator=generator))]
+        drawn.append(same[torch.randint(len(same), (size,), generator=generator)])
     return drawn
 
 
