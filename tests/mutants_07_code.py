@@ -40,6 +40,10 @@ MUTANTS = [
      "if not fits:\n"
      "        raise DoesNotApply(f\"the lines after line {hunk.begin} are not as the patch says\")",
      "if not fits:\n        return text, shift"),
+    ("7.16", "has the shift of new lines upside down", "hunk.begin + shift\n", "hunk.begin - shift\n"),
+    ("7.16", "takes a shift for a bit", "hunk.begin + shift\n", "hunk.begin | shift\n"),
+    ("7.16", "looks behind the end of the text", "len(before) + 1", "len(before) + 2"),
+    ("7.16", "measures how near in bits", "abs(i - wanted)", "abs(i ^ wanted)"),
     ("7.16", "misses the end of the text", "range(len(text) - len(before) + 1)",
      "range(len(text) - len(before))"),
 ]

@@ -18,6 +18,7 @@ MUTANTS = [
      "return max(0.0, (agreed - luck) / (1 - luck))"),
     ("7.25", "says 1 where nothing can be said", "math.nan", "1.0"),
     ("7.25", "says 0 where nothing can be said", "math.nan", "0.0"),
+    ("7.25", "asks whether two verdicts are one object", "x == y", "x is y"),
     ("7.25", "compares neighbours", "zip(a, b)) / n", "zip(a, b[1:])) / n"),
     ("7.25", "forgets the order of the verdicts", "zip(a, b)) / n",
      "zip(sorted(a, key=str), sorted(b, key=str))) / n"),

@@ -31,6 +31,8 @@ MUTANTS = [
     ("7.20", "compares the difference of logarithms", "(log_p - old_log_p).exp()", "(log_p - old_log_p + 1)"),
     ("7.20", "turns the ratio round", "(log_p - old_log_p).exp()", "(old_log_p - log_p).exp()"),
     ("7.20", "counts the limit itself", "(ratio > 1 + clip)", "(ratio >= 1 + clip)"),
+    ("7.20", "counts the lower limit itself", "(ratio < 1 - clip)", "(ratio <= 1 - clip)"),
+    ("7.20", "divides by two at least", ".clamp(min=1)", ".clamp(min=2)"),
     ("7.20", "writes the clip in", "1 + clip", "1.2"),
     ("7.20", "returns a tensor", ".clamp(min=1)).item()", ".clamp(min=1))"),
     ("7.20", "counts answers, not tokens",

@@ -63,6 +63,7 @@ MUTANTS = [
      "values.clamp(-clip, clip)"),
     ("7.13", "clips upwards only", "clamp(-clip, clip)", "clamp(max=clip)"),
     ("7.13", "writes the clip in", "clamp(-clip, clip)", "clamp(-0.2, 0.2)"),
+    ("7.13", "divides by two at least", "clamp(min=1)", "clamp(min=2)"),
     ("7.13", "NaN for an empty mask", "mask.sum().clamp(min=1)", "mask.sum()"),
     ("7.13", "takes absolute errors", "(values - returns) ** 2, (near - returns) ** 2",
      "(values - returns).abs(), (near - returns).abs()"),

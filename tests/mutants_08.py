@@ -180,6 +180,7 @@ MUTANTS = [
     ("8.12", "forgets to let the shared block go", "self.pool.release(self.blocks[i])", "pass"),
     ("8.12", "keeps the shared block in the table", "self.blocks[i] = ours", "pass"),
     ("8.12", "does not count first", "if len(shared) + missing > self.pool.n_free:", "if False:"),
+    ("8.12", "counts what the table has too many", "max(0, -(-", "max(-1, -(-"),
     ("8.12", "counts new blocks only", "len(shared) + missing", "missing"),
     ("8.12", "wants one block in reserve", "> self.pool.n_free", ">= self.pool.n_free"),
 

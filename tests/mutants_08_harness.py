@@ -44,6 +44,8 @@ MUTANTS = [
     ("8.19", "keeps the last turn at any size",
      "    raise ValueError(", "    return head + kept\n    raise ValueError("),
     ("8.19", "takes a digest that does not fit", "total + size(text) <= room", "total <= room"),
+    ("8.19", "takes a digest that fills the room only", "size(text) <= room", "size(text) == room"),
+    ("8.19", "looks for a system message in two places", "messages[:1]", "messages[:2]"),
     ("8.19", "takes an empty digest", 'text != "" and ', ""),
     ("8.19", "gives the digest what is kept", "digest(dropped) if", "digest(kept) if"),
     ("8.19", "asks for a digest of nothing", "is not None and dropped else", "is not None else"),

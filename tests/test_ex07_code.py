@@ -74,6 +74,7 @@ def test_a_hunk_that_has_moved():
     check_hunk(text, 6, ["-a"], 0, ["a", "x", "x", "a", "x", "x"], 0,
                "at index 6, wanted 5: one later, one line fewer")
     check_hunk(["a", "x", "a"], 2, ["-a", "+A"], 0, ["A", "x", "a"], -1, "of two equally near the earlier")
+    check_hunk([*"xxxaxxa"], 5, ["-a", "+A"], 0, [*"xxxAxxa"], -1, "index 3 is one line from 4, index 6 two")
 
 
 @pytest.mark.ex("7.16")
@@ -82,6 +83,9 @@ def test_a_hunk_of_new_lines_only():
     check_hunk([], 0, ["+a", "+b"], 0, ["a", "b"], 2, "a new file")
     check_hunk(["a", "b", "c"], 2, ["+x"], 0, ["a", "b", "x", "c"], 1, "after line 2")
     check_hunk(["a", "b", "c"], 0, ["+x"], 0, ["x", "a", "b", "c"], 1, "before all")
+    check_hunk([*"abc"], 1, ["+x"], 1, [*"abxc"], 2, "earlier hunks have moved line 1 by one")
+    check_hunk([*"abc"], 2, ["+x"], 1, [*"abcx"], 2, "earlier hunks have moved line 2 by one")
+    check_hunk([*"abc"], 5, ["+x"], 0, [*"abcx"], -1, "of all places the nearest to index 5 is the end")
 
 
 @pytest.mark.ex("7.16")

@@ -45,3 +45,11 @@ def test_kappa_at_its_ends():
     check([1, -1], [-1, 1], -1.0, "worse than luck is below 0")
     check(["A"] * 3, ["A"] * 3, math.nan, "luck agrees always: 0/0")
     check(["A"], ["B"], 0.0, "no verdict is shared, so luck agrees as rarely as they do")
+
+
+@pytest.mark.ex("7.25")
+def test_verdicts_may_be_words_and_large_numbers():
+    """what can be compared and counted: equal verdicts need not be one object"""
+    for yes, no in (("agree", "disagree"), (1000, -1000), (("a", 1), ("a", 2))):
+        a, b = [yes, yes, no, no], [yes, no, no, no]
+        check(a, b, 0.5, "they agree on 3 of 4, luck on 2 of 4")

@@ -1,5 +1,7 @@
 """Exercises of chapter 7 at their edges: another vocabulary, one row, many answers, improbable ones."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -122,3 +124,18 @@ def test_equal_rewards_are_zeros_without_eps_too():
     want = torch.stack([(rewards[0] - 0.5) / rewards[0].std(), torch.zeros(4)])
     same(call("eps 0", group_advantages, rewards, 0.0), want, "rewards 1 0 0 1 and four of 0.5, eps 0",
          "0 / 0 is not a number, and times 0 it stays none", rtol=1e-5, atol=0)
+
+
+@pytest.mark.ex("7.3")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_alike_ends_at_eight_roundings(dtype):
+    """rewards that are 8 times eps apart, beside a largest of 1, are alike; 9 times eps apart they are not"""
+    tiny = torch.finfo(dtype).eps
+    rewards = torch.tensor([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]], dtype=dtype)
+    rewards[:, 1] -= tiny * torch.tensor([8.0, 9.0, -9.0], dtype=dtype)
+    half = math.sqrt(0.5)
+    want = torch.tensor([[0.0, 0.0], [half, -half], [-half, half]], dtype=dtype)
+    same(call("rewards at the limit", group_advantages, rewards, 0.0), want,
+         f"pairs of rewards that are 8, 9 and 9 times eps apart, the largest 1 or -1, in {dtype}, eps 0",
+         "alike are rewards that differ by 8 times eps of their type times the largest, or by less",
+         rtol=1e-2)

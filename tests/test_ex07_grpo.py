@@ -99,5 +99,16 @@ def test_the_share_of_nothing_is_0():
     old, one = torch.zeros(2, 2), torch.ones(2)
     same(call("an empty mask", clipped_share, old + 1, old, one, 0 * old, 0.2), 0.0, "an empty mask",
          "divide by at least 1")
-    same(call("nothing moved", clipped_share, old, old, one, old + 1, 0.0), 0.0, "ratio 1, clip 0",
-         "exactly at the limit is not beyond it")
+    for a in (one, -one):
+        same(call("nothing moved", clipped_share, old, old, a, old + 1, 0.0), 0.0,
+             f"ratio 1, clip 0, advantages {a.tolist()}", "exactly at the limit is not beyond it")
+
+
+@pytest.mark.ex("7.20")
+def test_the_share_of_one_token_is_all_or_nothing():
+    """one answer token, beside padding: 1 if it is held back, else 0"""
+    log_p, old, mask = torch.tensor([[1.3, 1.3]]).log(), torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])
+    for a, want in ((1.0, 1.0), (-1.0, 0.0)):
+        given = f"ratios [1.3, 1.3], mask [1, 0], advantage {a}, clip 0.2"
+        same(call(given, clipped_share, log_p, old, torch.tensor([a]), mask, 0.2), want, given,
+             "a share of the tokens with mask 1")

@@ -174,6 +174,10 @@ def test_the_critic_by_hand():
          "the larger of the two squares, each token, half their mean over the answer", {
              "the smaller of the two squares": 0.5 * (0 + 0.81) / 2, "the half is missing": 0.725,
              "the mean is over padding too": 0.5 * (0.64 + 0.81) / 3})
+    given = "V [1, 0.1, 5], V_old 0, R [1, 1, 0], mask [1, 0, 0], clip 0.2"
+    first = torch.tensor([[1.0, 0.0, 0.0]]).double()
+    same(call(given, clipped_value_loss, values, old, returns, first), torch.tensor(0.32).double(), given,
+         "one token counts: the mean is its own error")
 
 
 @pytest.mark.ex("7.13")

@@ -14,9 +14,10 @@ from tool_calls import LONGEST, Call, parse_call
 @pytest.mark.ex("7.21")
 def test_a_call_is_read():
     """the name before the first bracket, the argument to the last"""
-    long = "x" * LONGEST
+    long, every = "x" * LONGEST, "thequickbrownfoxjumpsoverthelazydog"
     for text, name, argument in (("calc(723*540)", "calc", "723*540"), ("f(a(b)c)", "f", "a(b)c"),
                                  ("a((1))", "a", "(1)"), ("find( a b )", "find", " a b "),
+                                 ("f(1)", "f", "1"), (f"{every}(ab)", every, "ab"),
                                  (f"f({long})", "f", long), ("f(()())", "f", "()()")):
         got = call(f"text {text!r}", parse_call, text)
         same((got.tool, got.argument), (name, argument), f"text {text!r}", "nothing is stripped")
@@ -36,8 +37,8 @@ def refused(texts):
 @pytest.mark.ex("7.21")
 def test_text_of_another_form_is_refused():
     """no bracket, no name, something before or behind"""
-    refused(["", "calc", "calc(1", "calc)", "(1)", "calc (1)", " calc(1)", "calc(1) ", "calc(1).", "Calc(1)",
-             "calc2(1)", "a.b(1)", "caf\u00e9(1)", "calc(1)\n"])
+    refused(["", "calc", "calc(1", "calc(12", "calc)", "(1)", "calc (1)", " calc(1)", "calc(1) ", "calc(1).",
+             "Calc(1)", "calc2(1)", "a.b(1)", "caf\u00e9(1)", "calc(1)\n"])
 
 
 @pytest.mark.ex("7.21")

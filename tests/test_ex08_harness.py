@@ -153,6 +153,11 @@ def test_the_system_message_stays_and_counts():
     for room, wanted in ((10, messages), (9, [messages[0], messages[4]]), (4, [messages[0], messages[4]])):
         got = kept(messages, room)
         assert got == shown(wanted), f"{shown(messages)} in {room}: kept {got}, wanted {shown(wanted)}"
+    for messages in (talk("s:ab", "s:cd", "u:ef"), talk("u:ab", "s:cd", "u:ef")):
+        wanted = shown([m for m in messages[:1] if m["role"] == "system"] + messages[2:])
+        got = kept(messages, 5)
+        assert got == wanted, (f"{shown(messages)} in 5: kept {got}, wanted {wanted}: only a system message "
+                               "at the very front stays")
     messages = talk("a:hello", "u:aa", "a:b", "u:c")
     for room, wanted in ((9, 4), (8, 3), (4, 3), (3, 1)):
         got = kept(messages, room)
@@ -181,6 +186,7 @@ def test_a_digest_stands_for_what_was_dropped_if_it_fits():
         return "x" * length
     messages = talk("s:ab", "u:cd", "a:ef", "u:gh")
     for room, length, wanted in ((7, 3, ["s:ab", "s:xxx", "u:gh"]), (7, 4, ["s:ab", "u:gh"]),
+                                 (7, 2, ["s:ab", "s:xx", "u:gh"]),
                                  (7, 0, ["s:ab", "u:gh"]), (4, 1, ["s:ab", "u:gh"])):
         seen.clear()
         got = kept(messages, room, digest)

@@ -86,11 +86,12 @@ def test_what_lies_behind_the_tokens_is_not_copied():
 @pytest.mark.ex("8.12")
 def test_all_or_nothing():
     """where the pool has too few blocks OutOfBlocks is raised, and everything is as it was"""
-    for fork, free, begin, end in ((False, 1, 2 * BLOCK, 4 * BLOCK), (True, 0, BLOCK + 3, BLOCK + 4),
-                                   (True, 1, BLOCK, 3 * BLOCK)):
-        pool = BlockPool(2 + free)
+    for held, fork, free, begin, end in ((2, False, 1, 2 * BLOCK, 4 * BLOCK),
+                                         (2, True, 0, BLOCK + 3, BLOCK + 4), (2, True, 1, BLOCK, 3 * BLOCK),
+                                         (3, True, 1, 0, 2 * BLOCK)):
+        pool = BlockPool(held + free)
         table = BlockTable(pool)
-        table.blocks = [pool.allocate() for _ in range(2)]
+        table.blocks = [pool.allocate() for _ in range(held)]
         if fork:
             table.fork()
         before = list(table.blocks), list(pool.refs)
