@@ -73,7 +73,7 @@ class Engine:
                 raise ValueError("a request needs a prompt of at least one token and room for at least one "
                                  "new token")
             if any(not 0 <= i < self.model.config.vocab_size for i in r.prompt):
-                raise ValueError(f"a token of the prompt is outside the vocabulary of "
+                raise ValueError("a token of the prompt is outside the vocabulary of "
                                  f"{self.model.config.vocab_size}")
             if len(r.prompt) + r.n_new > self.max_len:
                 raise ValueError(f"a prompt of {len(r.prompt)} tokens and {r.n_new} new ones are more than "

@@ -139,7 +139,7 @@ class Pattern:
         if key not in self._numbers:
             if len(self._sets) >= MAX_SETS:
                 raise ValueError(f"the pattern {self.pattern[:60]!r} leads to over {MAX_SETS} states: "
-                                 f"simplify it")
+                                 "simplify it")
             self._numbers[key] = len(self._sets)
             self._sets.append(key)
             self._steps.append({})

@@ -78,8 +78,7 @@ class Scheduler:
     def __init__(self, pool: BlockPool, max_running: int, max_step: int):
         if not 1 <= max_running <= max_step:
             raise ValueError(f"{max_running} requests at once, each with a token a step, do not fit into "
-                             "steps of "
-                             f"{max_step} tokens: allow fewer, or larger steps")
+                             f"steps of {max_step} tokens: allow fewer, or larger steps")
         self.pool, self.max_running, self.max_step = pool, max_running, max_step
         self.waiting: list[Request] = []
         self.running: list[Request] = []           # oldest first

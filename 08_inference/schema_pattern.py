@@ -122,8 +122,7 @@ def _inside_quotes(pattern: str) -> str:
         if kind == "characters":
             if any(low <= c <= high for low, high in parts[0] for c in (*range(32), ord('"'), ord("\\"))):
                 raise ValueError(f"the pattern {pattern[:40]!r} in a JSON schema allows a quote, a backslash "
-                                 f"or "
-                                 "a control character: say which characters you want, for example [a-z ]")
+                                 "or a control character: say which characters you want, for example [a-z ]")
         else:
             left += [parts[0]] if kind == "repeat" else parts[0]
     body = pattern.removeprefix("^")

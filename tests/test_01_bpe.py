@@ -19,8 +19,7 @@ TEXT = "low low low low low lower lower newest newest newest newest newest newes
 # Letters of many scripts, combining marks, right to left, joiners, emoji with modifiers, NUL, line ends, odd
 # blanks.
 UNICODE = ("naïve e\u0301 A\u030a\u0327 שָׁלוֹם עולם مَرْحَبًا नमस्ते ไทย 한국어 日本語 Ελλάδα \U00010348 "
-           "\U0002f800 "
-           "👩‍👩‍👧‍👦 👍🏽 🇳🇱 \u200d\u200f\ufeff\u0000\u0007\u001c\x7f\x85\xa0\u1680\u2028\u3000 "
+           "\U0002f800 👩‍👩‍👧‍👦 👍🏽 🇳🇱 \u200d\u200f\ufeff\u0000\u0007\u001c\x7f\x85\xa0\u1680\u2028\u3000 "
            "a\r\nb\rc\n\n\t d  \r\n ½²Ⅳ٣ ﬁ ſ İ ı")
 
 

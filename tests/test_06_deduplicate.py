@@ -110,8 +110,8 @@ def test_candidates_find_exactly_the_pairs_that_share_a_band():
         joined.join(i, j)
     for i, j in brute:
         wanted.join(i, j)
-    assert [joined.find(i) for i in range(40)] == [wanted.find(i)
-                                                   for i in range(40)], "the chain joins what all pairs would"
+    assert [joined.find(i) for i in range(40)] == [wanted.find(i) for i in range(40)], (
+        "the chain joins what all pairs would")
 
 
 def test_empty_documents_are_no_copies_of_each_other():

@@ -118,8 +118,8 @@ def test_a_page_whose_markup_begins_late_is_still_a_page():
 def test_in_xhtml_every_tag_can_close_itself():
     body = f'<html><head><title/><script src="x"/></head><p><![CDATA[{PARAGRAPH}]]></p></html>'.encode()
     assert extract.extract(body, "application/xhtml+xml")[0] == PARAGRAPH
-    assert extract.extract(body,
-                           "text/html")[1] == "no main text", "in HTML they do not: a browser shows nothing"
+    assert extract.extract(body, "text/html")[1] == "no main text", (
+        "in HTML they do not: a browser shows nothing")
 
 
 def test_a_chinese_page_has_words_too():

@@ -87,8 +87,8 @@ def test_copies_go_and_the_first_of_them_stays(done):
     before, after = ([doc for p in sorted(stage[s].glob("*.jsonl.gz")) for doc in read_documents(p)]
                      for s in ("quality", "near"))
     gone = {doc["url"] for doc in before} - {doc["url"] for doc in after}
-    assert len(gone) >= 8 and all("copy" in url
-                                  for url in gone), "the originals come first in this crawl, so they stay"
+    assert len(gone) >= 8 and all("copy" in url for url in gone), (
+        "the originals come first in this crawl, so they stay")
     texts = [deduplicate.shingles(doc["text"]) for doc in after]
     assert max(deduplicate.jaccard(a, b) for i, a in enumerate(texts) for b in texts[:i]) < 0.9
 

@@ -166,9 +166,8 @@ def test_too_much_static_shared_memory_is_refused_as_nvcc_would(tmp_path):
 
 def test_rewriting_a_launch_keeps_every_line_where_it_was():
     source = "a<<<1,\n  2>>>(x);\nb<64, true><<<dim3(1, 2), 3, 4, s>>>(y);\n"
-    assert rewrite_launches(source) == (
-        'emu::launch("a", a, 1,\n  2)(x);\n'
-        'emu::launch("b<64, true>", b<64, true>, dim3(1, 2), 3, 4, s)(y);\n')
+    assert rewrite_launches(source) == ('emu::launch("a", a, 1,\n  2)(x);\n'
+                                        'emu::launch("b<64, true>", b<64, true>, dim3(1, 2), 3, 4, s)(y);\n')
 
 
 @pytest.mark.parametrize("compiler", ["g++", "clang++"])

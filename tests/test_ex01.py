@@ -74,8 +74,8 @@ def test_each_occurrence_of_the_pair_is_replaced():
     got = merge([1_000, 2_000, 70_000, 1_000, 2_000], (1_000, 2_000), 300)
     assert got == [300, 70_000, 300], (
         f"merge([1000, 2000, 70000, 1000, 2000], (1000, 2000), 300) gave {got}, wanted [300, 70000, 300]: "
-        f"numbers are "
-        "compared by ==; `is` asks for the same object, which Python promises for small numbers only")
+        "numbers are compared by ==; `is` asks for the same object, which Python promises for small numbers "
+        "only")
 
 
 @pytest.mark.ex("1.2")

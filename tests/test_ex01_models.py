@@ -74,9 +74,8 @@ def test_a_character_without_a_token_costs_the_unknown_price():
     got = viterbi("?a", {"a": -1.0, "?a": -5.0}, 2, -10.0)
     assert list(got) == ["?a"], f"'?a' gave {got}, wanted ['?a']: its -5 beats -10 for ? and -1 for a"
     got = viterbi("xya", {"a": -1.0, "ya": -12.0, "xya": -30.0}, 3, -10.0)
-    assert list(got) == ["x", "y", "a"], (f"'xya' gave {got}, wanted ['x', 'y', 'a']: -10 - 10 - 1 beats x "
-                                          "+ ya's -22 and "
-                                          "xya's -30")
+    assert list(got) == ["x", "y", "a"], (
+        f"'xya' gave {got}, wanted ['x', 'y', 'a']: -10 - 10 - 1 beats x + ya's -22 and xya's -30")
 
 
 @pytest.mark.ex("1.11")
@@ -113,7 +112,7 @@ def test_counts_of_one_word_are_those_worked_out_by_hand():
     counts, likelihood = expected_counts({"ab": 1}, p)
     assert isinstance(counts, dict) and counts.keys() == p.keys(), (
         f"got the counts {counts}, wanted a dictionary with every token of {list(p)}: one that does not "
-        f"occur has 0")
+        "occur has 0")
     # a + b has 0.5 x 0.25 = 0.125 and ab has 0.125: both are half of the whole, 0.25.
     for token, wanted in (("a", 0.5), ("b", 0.5), ("ab", 0.5)):
         assert math.isclose(counts[token], wanted), (f"the count of {token} is {counts[token]}, wanted "
@@ -200,8 +199,8 @@ def small_model() -> Unigram:
 def test_known_tokens_have_their_ids():
     """a token of the vocabulary gives its one id"""
     got = small_model().ids_of_tokens(["ab", "é", "a", "ab"])
-    assert got == [257, 256, 97,
-                   257], f"['ab', 'é', 'a', 'ab'] gave {got}, wanted the list [257, 256, 97, 257]"
+    assert got == [257, 256, 97, 257], (
+        f"['ab', 'é', 'a', 'ab'] gave {got}, wanted the list [257, 256, 97, 257]")
     got = small_model().ids_of_tokens([])
     assert got == [], f"no tokens gave {got}, wanted an empty list"
 

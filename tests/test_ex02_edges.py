@@ -170,8 +170,8 @@ def test_the_layer_calls_its_own_attend():
     made.attend, angle = ones, torch.zeros(5, 2, dtype=f64)
     got = made(torch.randn(2, 5, 24, dtype=f64), angle.cos(), angle.sin())
     assert given, "a layer whose own attend was replaced called it 0 times, wanted once"
-    assert given == [((2, 6, 5,
-                       4),) * 3], f"self.attend was given q, k and v of shapes {given}, wanted (2, 6, 5, 4)"
+    assert given == [((2, 6, 5, 4),) * 3], (
+        f"self.attend was given q, k and v of shapes {given}, wanted (2, 6, 5, 4)")
     agree(got, F.linear(torch.ones(2, 5, 24, dtype=f64), made.o_proj.weight),
           "a self.attend that returns ones")
 

@@ -124,7 +124,7 @@ def test_sizes_that_lie_close_together():
     at, height = call("sizes near 21", parabola_minimum, x, 50 * (x - 21.0004) ** 2 + 3)
     assert abs(at - 21.0004) < 1e-6 and abs(height - 3) < 1e-6, (
         f"given sizes 21 +- 0.002 and a bottom at (21.0004, 3): got ({at}, {height}). Subtract the mean "
-        f"before fitting")
+        "before fitting")
 
 
 @pytest.mark.ex("5.7")

@@ -289,9 +289,8 @@ def test_each_token_is_run_through_the_model_once():
         f"for 4 new tokens the model was called with ids of these shapes at these positions: {model.calls}, "
         "wanted (2, 270) at 0 and three times (2, 1), at 270, 271 and 272: only the newest token, and no "
         "call after the last token is chosen")
-    assert torch.equal(got,
-                       added(ids,
-                             4)), f"got {got[:, 270:].tolist()}, wanted {added(ids, 4)[:, 270:].tolist()}"
+    assert torch.equal(got, added(ids, 4)), (
+        f"got {got[:, 270:].tolist()}, wanted {added(ids, 4)[:, 270:].tolist()}")
 
 
 @pytest.mark.ex("8.7")
@@ -303,8 +302,8 @@ def test_the_cache_has_no_room_for_the_whole_context():
     except RuntimeError as error:
         pytest.fail(f"for ids (2, 6), 4 new tokens and a model that can read 2^50, it raised '{error}': "
                     "reserve room for the 10 tokens of the text")
-    assert torch.equal(got,
-                       added(ids, 4)), f"got {got[:, 6:].tolist()}, wanted {added(ids, 4)[:, 6:].tolist()}"
+    assert torch.equal(got, added(ids, 4)), (
+        f"got {got[:, 6:].tolist()}, wanted {added(ids, 4)[:, 6:].tolist()}")
 
 
 @pytest.mark.ex("8.7")

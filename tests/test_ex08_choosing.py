@@ -152,7 +152,7 @@ def test_a_token_is_allowed_if_all_its_bytes_are():
         assert got - {EOS} == wanted - {EOS}, (
             f"pattern {pattern!r} after {written!r}: allowed but should not be {names(got - wanted)[:8]}, "
             f"missing {names(wanted - got)[:8]}: walk each token from the state that was given, to its last "
-            f"byte")
+            "byte")
 
 
 @pytest.mark.ex("8.11")

@@ -114,8 +114,8 @@ def test_two_tokens_with_the_same_bytes_are_both_allowed():
     mask = TokenAutomaton("(ab)+a", TokenTree(words)).allowed(0)
     assert mask.dtype == torch.bool, f"the mask is {mask.dtype}, wanted torch.bool: numbers do not select"
     got = mask.nonzero()[:, 0].tolist()
-    assert got == [97, 256, 258,
-                   259], f"pattern '(ab)+a': allowed {got}, wanted a, ab and twice aba: 97, 256, 258, 259"
+    assert got == [97, 256, 258, 259], (
+        f"pattern '(ab)+a': allowed {got}, wanted a, ab and twice aba: 97, 256, 258, 259")
 
 
 @pytest.mark.ex("8.13")

@@ -14,8 +14,7 @@ def reserve(table: BlockTable, begin: int, end: int) -> list:
         return table.reserve(begin, end)
     except OutOfBlocks:
         pytest.fail(f"tokens {begin} to {end - 1}, {len(table.blocks)} blocks in the table, "
-                    f"{table.pool.n_free} free: raised "
-                    "OutOfBlocks, but there is room")
+                    f"{table.pool.n_free} free: raised OutOfBlocks, but there is room")
     except (IndexError, ValueError, KeyError, TypeError) as error:
         pytest.fail(f"tokens {begin} to {end - 1}: raised '{error}'")
 

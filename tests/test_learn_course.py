@@ -61,8 +61,8 @@ def test_the_teachers_page_states_the_hours_of_the_exercises():
     rows = re.findall(r"^\| (\d+) \| (.*?) \| ([\d.]+) \|$", page, re.M)
     assert len(rows) == 10 and 105 <= sum(float(whole) for _, _, whole in rows) <= 115
     for week, cells, whole in rows:
-        assert sum(map(float,
-                       re.findall(r"\(([\d.]+)\)", cells))) + 2 == pytest.approx(float(whole)), f"week {week}"
+        assert sum(map(float, re.findall(r"\(([\d.]+)\)", cells))) + 2 == pytest.approx(float(whole)), (
+            f"week {week}")
     parts = re.findall(r"(?:chapter \d|\(csrc\)) (\d+\.\d)", page)
     fewer = sum(map(float, parts[:3] + parts[6:]))   # without chapter 4, csrc and chapter 5
     assert len(parts) == 9 and float(re.search(r"only: (\d+) hours", page)[1]) == round(fewer)
