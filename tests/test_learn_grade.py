@@ -184,6 +184,7 @@ def test_the_table_and_the_page_have_a_row_a_hand_in(class_of):
     assert "Limits: 4 s a test, 30 min a hand-in" in said and "half   (7 of 12)" in said
     assert "late, but no hand-in has this name: Good\n" in said
     assert "on the roster, but no hand-in has this name: Flat\n" in said
+    assert "handed in, but not on the roster: blank, broken, crash, edited, flat, half" in said
 
 
 def test_late_days_beyond_the_free_ones_cost_points(class_of):
@@ -214,6 +215,10 @@ def test_a_single_hand_in_is_graded_for_some_chapters_or_exercises(reference, tm
 
 def test_a_missing_hand_in_is_named(reference, tmp_path):
     said = learn(reference, "grade", str(tmp_path / "none"), str(tmp_path / "out"), code=2)
+    (tmp_path / "roster.csv").write_text("submission\n")
+    alone = learn(reference, "grade", str(reference), str(tmp_path / "out"), "--roster",
+                  str(tmp_path / "roster.csv"), code=2)
+    assert "--roster is for the tables that --many writes" in " ".join(alone.split())
     # folded to the terminal
     assert "there is no" in said and "none: name the folder" in " ".join(said.split())
 

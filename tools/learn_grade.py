@@ -16,7 +16,7 @@ from pathlib import Path
 import learn_handin
 from learn_bodies import Exercise, is_stub, ranges
 from learn_guard import available, new_user
-from learn_marks import Lateness, roster_of, write_marks
+from learn_marks import Lateness, entry, roster_of, write_marks
 from learn_run import Bench
 from learn_trees import copy_tree, export, git, has_git
 
@@ -206,11 +206,16 @@ def command(root: Path, asked) -> int:
     if not several:
         raise ValueError(f"{submission} has no folders or zip files: leave --many out if it is one hand-in")
     lateness, limits = Lateness.read(asked), Limits(asked.seconds, asked.memory, asked.minutes)
+    if asked.roster and not asked.many:
+        raise ValueError("--roster is for the tables that --many writes: add --many, or leave it out")
     roster, there = roster_of(asked), {name.removesuffix(".zip") for name in several}
     for says, names in (("late", lateness.days), ("on the roster", roster)):
         unknown = [name for name in names if name.removesuffix(".zip") not in there]
         if asked.many and unknown:
             print(f" {says}, but no hand-in has this name: {', '.join(unknown)}")
+    unlisted = [name for name in several if roster and not entry(roster, name, None)]
+    if unlisted:
+        print(f" handed in, but not on the roster: {', '.join(unlisted)}")
 
     def say(result: Result) -> None:
         score = "–" if result.score is None else f"{result.score:g}"
