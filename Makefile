@@ -29,8 +29,9 @@ GIVEN  := --out $(call quote,$(OUT)) --seed $(SEED) $(if $(QUICK),--quick) $(if 
 RUN     = $(PY) $< $(GIVEN)
 CHAPTERS := $(patsubst %/run.py,%,$(wildcard 0[1-8]_*/run.py))
 
-# Busy-waiting threads fight for shared cores: idle ones sleep instead. Two threads suit this model size.
+# Threads that wait spin a few microseconds, then sleep (workbench.py says why). Two suit this model size.
 export OMP_WAIT_POLICY ?= PASSIVE
+export GOMP_SPINCOUNT ?= 1000
 export OMP_NUM_THREADS ?= $(shell [ "$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)" -lt 2 ] && echo 1 || echo 2)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1

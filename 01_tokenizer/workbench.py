@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def run_main(main: Callable[[], None]) -> None:
     """Run a command. An expected error ends it with one sentence and a non-zero exit status, no traceback."""
-    use_sleeping_threads()
+    use_two_threads()
     try:
         main()
     except KeyboardInterrupt:
@@ -59,15 +59,18 @@ def run_main(main: Callable[[], None]) -> None:
                  f"({first[:150]})")
 
 
-def use_sleeping_threads() -> None:
-    """Two threads that sleep while they wait: spinning ones made a run on shared cores up to ten times
-    slower.
+def use_two_threads() -> None:
+    """Two threads that wait for each other a few microseconds and then sleep.
 
-    OpenMP reads these variables once, when torch is loaded: a command started without them starts itself
-    again. A number of threads that was given stays.
+    Threads that spin as long as they must made a run on shared cores up to ten times slower; threads that
+    sleep at once made one on two idle cores no faster than a single thread, as waking takes longer than the
+    work of a small matrix. The count is GNU's OpenMP's (torch on Linux), the policy all others'. OpenMP reads
+    these variables once, when torch is loaded: a command started without them starts itself again. A number
+    of threads that was given stays.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
         os.execv(sys.executable, [sys.executable, *sys.argv])
 

@@ -210,16 +210,17 @@ def test_unexpected_errors_keep_their_traceback(monkeypatch):
 def test_a_command_started_without_make_sets_its_threads(tmp_path):
     script = tmp_path / "s.py"
     script.write_text("import os, torch\nfrom workbench import run_main\n"
-                      "def main():\n    print(os.environ['OMP_WAIT_POLICY'], torch.get_num_threads() <= 2)\n"
+                      "def main():\n    print(os.environ['OMP_WAIT_POLICY'], os.environ['GOMP_SPINCOUNT'], "
+                      "torch.get_num_threads() <= 2)\n"
                       "run_main(main)\n")
-    env = {k: v for k, v in os.environ.items() if not k.startswith("OMP")}
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("OMP", "GOMP"))}
     env["PYTHONPATH"] = os.pathsep.join(sys.path)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=env, check=True)
-    assert done.stdout == "PASSIVE True\n"
+    assert done.stdout == "PASSIVE 1000 True\n"
     script.write_text(script.read_text().replace("<= 2", "== 1"))      # a number that was given stays
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True,
                           env=env | {"OMP_NUM_THREADS": "1"})
-    assert done.stdout == "PASSIVE True\n"
+    assert done.stdout == "PASSIVE 1000 True\n"
 
 
 def test_progress_tells_rate_and_time_left(capsys):
