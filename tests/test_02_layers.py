@@ -138,9 +138,8 @@ def test_rope_depends_on_distance_only():
 def test_rope_rotates_as_multiplication_by_a_complex_number():
     cos, sin = rope_tables(9, 6)
     x = draw(2, 3, 9, 6)
-    angle = torch.arange(9.0, dtype=torch.float64)[:, None] * 10_000.0 ** (
-        -torch.tensor([0.0, 2, 4], dtype=torch.float64) / 6
-    )
+    frequencies = 10_000.0 ** (-torch.tensor([0.0, 2, 4], dtype=torch.float64) / 6)
+    angle = torch.arange(9.0, dtype=torch.float64)[:, None] * frequencies
     wanted = torch.complex(x[..., :3], x[..., 3:]) * torch.polar(torch.ones_like(angle), angle)
     assert_close(apply_rope(x, cos, sin), torch.cat((wanted.real, wanted.imag), -1), rtol=1e-6, atol=1e-6)
 

@@ -41,15 +41,10 @@ def test_softmax_works_along_the_last_dimension():
 def test_softmax_survives_large_scores():
     """scores of a thousand work, and a score of minus infinity has no weight"""
     x = torch.tensor([[1000.0, 999, 0], [-1000, -1001, -1e4], [0, 200, -math.inf]])
-    agree(
-        softmax(x),
-        F.softmax(x, -1),
-        "the rows [1000, 999, 0], [-1000, -1001, -10000], [0, 200, -inf]",
-        # of numbers up to 1000, any order of operations loses this much
-        atol=1000 * torch.finfo(x.dtype).eps,
-        ask="exp(89) is already too large for float32, and exp(-110) is 0 in it: infinity / infinity and 0 "
-        "/ 0 are no weights",
-    )
+    # of numbers up to 1000, any order of operations loses this much
+    agree(softmax(x), F.softmax(x, -1), "the rows [1000, 999, 0], [-1000, -1001, -10000], [0, 200, -inf]",
+          atol=1000 * torch.finfo(x.dtype).eps, ask="exp(89) is already too large for float32, and exp(-110) "
+          "is 0 in it: infinity / infinity and 0 / 0 are no weights")
 
 
 @pytest.mark.ex("2.1")

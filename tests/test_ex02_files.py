@@ -70,8 +70,7 @@ def test_the_token_of_the_worked_example_costs_448():
         "a multiplication and an addition are two operations": 224,
         "the means of the values cost as much as the scores": 384,
         "the logits are a product too": 368,
-        "K heads of keys and values, not H": 464,
-    })
+        "K heads of keys and values, not H": 464})
 
 
 @pytest.mark.ex("2.22")

@@ -155,10 +155,9 @@ def test_the_small_product_is_used(shape):
         got = orthogonalize(G, 2)
     except (RuntimeError, MemoryError) as error:
         said = str(error).partition("\n")[0]
-        pytest.fail(
-            f"given a tensor {shape}\n got  {type(error).__name__}: {said}\n wanted the product that fits: "
-            "transpose matrices that are taller than wide, and no others, so that XX^T is small",
-            pytrace=False)
+        pytest.fail(f"given a tensor {shape}\n got  {type(error).__name__}: {said}\n wanted the product that "
+                    "fits: transpose matrices that are taller than wide, and no others, so that XX^T is "
+                    "small", pytrace=False)
     same(got, by_svd(G, 2), f"a random tensor {shape}, 2 steps", "X <- aX + (bA + cAA)X with A = XX^T",
          rtol=1e-5)
 

@@ -120,28 +120,18 @@ def test_loss_falls_on_answers_only():
     want = torch.tensor([[_, _, 7, 9], [8, 6, 5, 9], [_, 9, _, _]])
     given = f"prompts {PROMPTS}, answers {ANSWERS}, pad 0; the targets"
     got = call(given, answer_batch, PROMPTS, ANSWERS, 0)[1]
-    same(
-        got,
-        want,
-        given,
-        "the target of position t is token t + 1: cut the mask like the targets",
-        {
-            "the prompt is not masked": torch.tensor([[2, 3, 7, 9], [8, 6, 5, 9], [6, 9, _, _]]),
-            "padding is not masked": torch.tensor([[_, _, 7, 9], [8, 6, 5, 9], [_, 9, 0, 0]]),
-            "nothing is masked": torch.tensor([[2, 3, 7, 9], [8, 6, 5, 9], [6, 9, 0, 0]]),
-            "the mask is not shifted with the targets: the first answer token is lost": torch.tensor(
-                [[_, _, _, 9], [_, 6, 5, 9], [_, _, 0, _]]
-            ),
-            "the first token of each answer is not counted": torch.tensor(
-                [[_, _, _, 9], [_, 6, 5, 9], [_, _, _, _]]
-            ),
-            "the last token, which ends the answer, must count: else the model never learns to "
-            "stop": torch.tensor([[_, _, 7, _], [8, 6, 5, _], [_, _, _, _]]),
-            "masked targets must be IGNORE, not the padding id": torch.tensor(
-                [[0, 0, 7, 9], [8, 6, 5, 9], [0, 9, 0, 0]]
-            ),
-        },
-    )
+    mistakes = {
+        "the prompt is not masked": [[2, 3, 7, 9], [8, 6, 5, 9], [6, 9, _, _]],
+        "padding is not masked": [[_, _, 7, 9], [8, 6, 5, 9], [_, 9, 0, 0]],
+        "nothing is masked": [[2, 3, 7, 9], [8, 6, 5, 9], [6, 9, 0, 0]],
+        "the mask is not shifted with the targets: the first answer token is lost":
+            [[_, _, _, 9], [_, 6, 5, 9], [_, _, 0, _]],
+        "the first token of each answer is not counted": [[_, _, _, 9], [_, 6, 5, 9], [_, _, _, _]],
+        "the last token, which ends the answer, must count: else the model never learns to stop":
+            [[_, _, 7, _], [8, 6, 5, _], [_, _, _, _]],
+        "masked targets must be IGNORE, not the padding id": [[0, 0, 7, 9], [8, 6, 5, 9], [0, 9, 0, 0]]}
+    same(got, want, given, "the target of position t is token t + 1: cut the mask like the targets",
+         {says: torch.tensor(rows) for says, rows in mistakes.items()})
 
 
 @pytest.mark.ex("7.4")

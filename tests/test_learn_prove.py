@@ -25,28 +25,16 @@ def test_only_the_exercises_that_are_named_are_proven(tmp_path):
 
 def test_each_weakness_is_found(tmp_path):
     place = make(tmp_path / "tiny", with_git=False)
-    edit(
-        place,
-        "tests/mutants_01.py",
-        (
-            '("1.1", "counts each pair once"',
-            '("1.1", "is right after all", "counts = {}", "counts = dict()"),\n    ("1.1", "counts once"',
-        ),
-        (
-            '("1.1", "never ends", "counts = {}", "counts = {}\\n    while True: pass")',
-            '("1.1", "crashes", "ids[1:]", "idz[1:]")',
-        ),
-        ('("1.2", "takes the rarest", "max("', '("1.2", "takes the rarest", "maximum("'),
-    )
-    edit(
-        place,
-        "tests/test_ex01.py",
-        (
-            '@pytest.mark.ex("1.1")\ndef test_nothing',
-            '@pytest.mark.ex("1.1")\ndef test_that_counts_nothing():\n    """x"""\n'
-            '    assert isinstance(count_pairs, object)\n\n\n@pytest.mark.ex("1.1")\ndef test_nothing',
-        ),
-    )
+    edit(place, "tests/mutants_01.py",
+         ('("1.1", "counts each pair once"',
+          '("1.1", "is right after all", "counts = {}", "counts = dict()"),\n    ("1.1", "counts once"'),
+         ('("1.1", "never ends", "counts = {}", "counts = {}\\n    while True: pass")',
+          '("1.1", "crashes", "ids[1:]", "idz[1:]")'),
+         ('("1.2", "takes the rarest", "max("', '("1.2", "takes the rarest", "maximum("'))
+    edit(place, "tests/test_ex01.py",
+         ('@pytest.mark.ex("1.1")\ndef test_nothing',
+          '@pytest.mark.ex("1.1")\ndef test_that_counts_nothing():\n    """x"""\n'
+          '    assert isinstance(count_pairs, object)\n\n\n@pytest.mark.ex("1.1")\ndef test_nothing'))
     edit(place, "tests/test_ex02.py", ("    got = blend([0, 1], [1, 3])",
                                        "    assert seed != 2, 'unlucky'\n    got = blend([0, 1], [1, 3])"),
          ("counts_more():", "counts_more(seed):"))
@@ -54,16 +42,14 @@ def test_each_weakness_is_found(tmp_path):
     edit(place, "csrc/EXERCISES.md", ("Hint 3", "Hint 2"))
     said = learn(place, "prove", "--seconds", "1", "--seeds", "3", "-j", "2", code=1)
     for problem in (
-        "1.1: mutant 'is right after all' passes every test",
-        "1.1: mutant 'crashes' only crashes (NameError): no assertion rejects it",
-        "1.1: test_that_counts_nothing passes on the blank",
-        "1.1: test_that_counts_nothing rejects no mutant",
-        "1.2: mutant 'takes the rarest': the right fragment 'maximum(' occurs 0 times, not once",
-        "1.2: 4 mutants, wanted at least 5",
-        "2.1: the reference does not pass under 3 seeds: tests/test_ex02.py::test_a_heavier_value",
-        "c.1: 4 mutants, wanted at least 5",
-        "c.1: EXERCISES.md must give Hint 1, Hint 2 and Hint 3",
-    ):
+            "1.1: mutant 'is right after all' passes every test",
+            "1.1: mutant 'crashes' only crashes (NameError): no assertion rejects it",
+            "1.1: test_that_counts_nothing passes on the blank",
+            "1.1: test_that_counts_nothing rejects no mutant",
+            "1.2: mutant 'takes the rarest': the right fragment 'maximum(' occurs 0 times, not once",
+            "1.2: 4 mutants, wanted at least 5",
+            "2.1: the reference does not pass under 3 seeds: tests/test_ex02.py::test_a_heavier_value",
+            "c.1: 4 mutants, wanted at least 5", "c.1: EXERCISES.md must give Hint 1, Hint 2 and Hint 3"):
         assert problem in said, f"not found: {problem}\n{said}"
 
 

@@ -41,9 +41,8 @@ def test_start_blanks_one_chapter_on_its_own_branch(tree):
     before = (tree / "02_second/blend.py").read_text()
     said = learn(tree, "start", "1")
     assert git(tree, "rev-parse", "--abbrev-ref", "HEAD").strip() == "mine"
-    assert (
-        'raise NotImplementedError("exercise 1.1: count pairs")' in (tree / "01_first/pairs.py").read_text()
-    )
+    blank = (tree / "01_first/pairs.py").read_text()
+    assert 'raise NotImplementedError("exercise 1.1: count pairs")' in blank
     assert (tree / "02_second/blend.py").read_text() == before
     assert git(tree, "status", "--porcelain") == ""
     assert "▶ 1.1 count pairs" in said and "01_first/pairs.py:6" in said
@@ -129,8 +128,7 @@ def test_one_fault_is_told_once_however_many_tests_it_fails(tree):
         f'    assert count_pairs([]) == {{}}, "race on P[{element}]: thread ({thread},0,0) wrote it at line '
         f'{line}"\n\n\n'
         for name, element, thread, line in (("output", 253, 29, 92), ("sum", 7, 1, 92),
-                                            ("future", 253, 29, 14))
-    )
+                                            ("future", 253, 29, 14)))
     (tree / "tests/test_ex01.py").write_text("import pytest\nfrom pairs import count_pairs\n\n\n" + cases)
     commit(tree, "Let three tests fail by two faults")
     learn(tree, "start", "1")
@@ -187,16 +185,13 @@ def test_an_endless_loop_is_stopped_and_named(started):
 def test_ctrl_c_ends_at_once_and_leaves_no_process(started):
     note = f"    open({str(started / 'pid')!r}, 'w').write(str(__import__('os').getpid()))\n"
     put(started, "1.1", note + "    while True:\n        pass\n")
-    with subprocess.Popen(
-        [sys.executable, "learn.py", "check", "1.1"],
-        cwd=started,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        # a job in the background ignores Ctrl-C
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:
+
+    def obey():   # a job in the background ignores Ctrl-C
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen([sys.executable, "learn.py", "check", "1.1"], cwd=started, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+                          preexec_fn=obey) as process:
         end = time.monotonic() + 60
         while not (started / "pid").exists() or not (started / "pid").read_text():
             assert time.monotonic() < end

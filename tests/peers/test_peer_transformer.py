@@ -32,9 +32,7 @@ def test_hugging_face_computes_the_same_logits_from_our_weights(qk_norm, tied, n
     config = Config(vocab_size=61, d_model=32, n_layers=3, n_heads=4, n_kv_heads=n_kv_heads, d_ff=40,
                     max_len=64, qk_norm=qk_norm, tied=tied)
     ours = Transformer(config)
-    for (
-        p
-    ) in ours.parameters():  # a fresh model hardly attends: larger weights make an error in any part visible
+    for p in ours.parameters():   # a fresh model hardly attends: in a larger one an error in any part shows
         p.data += 0.3 * torch.randn_like(p) if p.ndim == 1 else p.data * 1.5
     peer = theirs(config)
     weights = ours.state_dict()
@@ -46,6 +44,4 @@ def test_hugging_face_computes_the_same_logits_from_our_weights(qk_norm, tied, n
         wanted = peer(ids).logits
         assert wanted.std() > 0.05
         assert_close(ours(ids), wanted, rtol=1e-4, atol=1e-5)
-        assert (
-            ours(ids.flip(1)).flip(1) - wanted
-        ).abs().max() > 0.1  # the comparison can fail: order matters
+        assert (ours(ids.flip(1)).flip(1) - wanted).abs().max() > 0.1   # it can fail: order matters
