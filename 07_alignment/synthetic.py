@@ -5,7 +5,7 @@ writes questions to each (Wang et al. 2023, "Self-Instruct"); copies and questio
 answer go. It answers from memory, several times, and a program reads in the document which answer is right:
 rejection sampling (Zelikman et al. 2022, "STaR"; Yuan et al. 2023, "RFT"). The test asks about other names.
 
-    python 07_alignment/synthetic.py       against unverified samples, three seeds; after `make 03`
+    python 07_alignment/synthetic.py       against unverified samples and without people; after `make 03`
 """
 import random
 import re
@@ -29,8 +29,9 @@ from bpe import BOT, EOS, USER, Tokenizer
 from cells import Cells
 from chat_template import answer_batch, answer_ids, chat_prompt, load_chat_base, pad_id
 from cross_entropy import cross_entropy
-from facts import terse, verbose
+from facts import Fact, Question, questions, terse, verbose
 from muon import muon_and_adamw
+from recall import plain_answers, share
 from results_table import mean_and_spread, print_table
 from rollout import sample
 from schedule import constant_then_decay
@@ -54,6 +55,13 @@ def facts_in(document: str) -> dict[tuple[str, str], str]:
     """What a document states: {(name, kind of question): answer}, {("loads", "module"): "json"}."""
     return {(name, kind): answer for kind, forms in STATED.items() for form in forms
             for name, answer in re.findall(form + r"\.(?= |$)", document)}
+
+
+def asked_by_program(document: str) -> list[Question]:
+    """The three questions about the one name of a document, with its answers: nobody writes, and no model."""
+    stated = facts_in(document)
+    name = next(iter(stated))[0]
+    return questions(Fact(name, *(stated[name, kind] for kind in STATED)))
 
 
 def subject(question: str) -> tuple[str, str] | None:
@@ -164,12 +172,17 @@ class Maker:
         return [(q.text, rng.choice([terse, verbose])(q.answer)) for q in self.tasks.train_questions
                 if not only_known or (about := subject(q.text)) and about[0] in self.known]
 
-    def tuned(self, shown: list[tuple[str, str]], label: str) -> Transformer:
-        """The base after learning to answer these, and to ask as people did about the known documents."""
+    def tuned(self, shown: list[tuple[str, str]], label: str,
+              asked: list[tuple[str, str]] | None = None) -> Transformer:
+        """The base after learning to answer these, and to ask as people did about the known documents.
+
+        `asked`: other documents and questions to learn asking from.
+        """
         t, pad, model = self.tokenizer, pad_id(self.tokenizer), self.base()
         answering = [(chat_prompt(t, q), answer_ids(t, a)) for q, a in shown]
-        asking = [(self.reading(self.known[about[0]]), [*t.encode(q), t.special[BOT]])
-                  for q, _ in self.by_people(only_known=True) if (about := subject(q))]
+        asked = asked or [(self.known[about[0]], q) for q, _ in self.by_people(only_known=True)
+                          if (about := subject(q))]
+        asking = [(self.reading(d), [*t.encode(q), t.special[BOT]]) for d, q in asked]
 
         def loss_of(step):
             rng, loss = random.Random(f"synthetic {self.seed} {step}"), 0
@@ -207,6 +220,25 @@ class Maker:
         """Held-out names, the share of right answers."""
         return fact_skill(model, self.tokenizer, self.tasks.held_out_questions)["facts"]
 
+    def without_people(self, n: int) -> tuple[dict[str, float], float]:
+        """No row by people: the base asked as in its training text, and after `n` rows that a program asks.
+
+        Their answers are those of the documents, or what the base says in the plain form, unverified. Second:
+        the share of the latter that is right.
+        """
+        t, base, rng = self.tokenizer, self.base(), random.Random(f"no people {self.seed}")
+        made = rng.sample([(d, q) for d in self.documents for q in asked_by_program(d)], n)
+        told = [(q.text, rng.choice([terse, verbose])(q.answer)) for _, q in made]
+        prompts = [[t.special[EOS], *t.encode(f"Question: {q.text}\nAnswer:")] for _, q in made]
+        said = sample(base, prompts, ANSWER_TOKENS, t.special[EOS], 1.0, 1,
+                      torch.Generator(self.device).manual_seed(self.seed))
+        own = [(q.text, t.decode(ids).removesuffix(EOS)) for (_, q), [ids] in zip(made, said)]
+        asked = [(d, q.text) for d, q in made]
+        right = share([is_right(a, q.answer) for (_, a), (_, q) in zip(own, made)])
+        return {"no rows, asked in the plain form": plain_answers(base, t, self.tasks.held_out_questions),
+                "no people: a program's rows": self.skill(self.tuned(told, "program", asked)),
+                "no people: the base's own answers": self.skill(self.tuned(own, "own answers", asked))}, right
+
     def compare(self) -> dict:
         """Every way to get the same number of rows, each beside the 24 by people, from the same base."""
         human = self.by_people(only_known=True)
@@ -225,8 +257,9 @@ class Maker:
         more = verified_pairs(again)
         result["a second round"] = self.skill(self.tuned([*human, *more], "second round"))
         result["all by people"] = self.skill(self.tuned(self.by_people(only_known=False), "all people"))
+        alone, own = self.without_people(len(human) + n)
         rounds = [made["counts"] | {"kept": n}, again["counts"] | {"kept": len(more)}]
-        return {"skill": result, "rounds": rounds}
+        return {"skill": result | alone, "rounds": rounds, "own": own}
 
 
 def main() -> None:
@@ -243,6 +276,7 @@ def main() -> None:
                  for k in got[0]["rounds"][0])] for i, name in enumerate(("first round", "second round"))])
     print_table(["learned from", "facts %"], [
         [name, mean_and_spread([100 * g["skill"][name] for g in got])] for name in got[0]["skill"]])
+    print(f"  the base's own answers: {mean_and_spread([100 * g['own'] for g in got])}% right")
     write_json(Path(s.out, "07_alignment", "synthetic.json"), {"seed": s.seed, "seeds": got})
 
 

@@ -8,11 +8,12 @@ import pytest
 
 import model_collapse
 import synthetic
-from bpe import BOT, EOS, Tokenizer
+from bpe import BOT, EOS, USER, Tokenizer
 from facts import Fact, questions, statement
 from model_collapse import Lineage, diversity, entropy
 from synthetic import (
     Maker,
+    asked_by_program,
     documents_of,
     facts_in,
     keep_verified,
@@ -67,6 +68,11 @@ def test_documents_are_found_in_the_stream_and_only_whole_statements_about_one_n
     for text in texts:
         ids += [*BYTES.encode(text), BYTES.special[EOS]]
     assert documents_of(np.array(ids), BYTES) == {"loads": texts[0], "Empty": texts[4]}
+
+
+def test_a_program_asks_what_people_ask_about_a_document():
+    for i, fact in enumerate(FACTS):
+        assert asked_by_program(statement(fact, random.Random(i))) == questions(fact)
 
 
 # Copies.
@@ -125,6 +131,50 @@ def test_a_round_drops_what_the_document_does_not_answer_then_copies_then_wrong_
     assert made["counts"] == {"written": 5, "answerable": 3, "no copies": 2, "right": 1 / 4}
     assert lines == made["questions"] == ["What kind is loads?", "Which module has loads?"]
     assert verified_pairs(made) == [("What kind is loads?", " function.")]
+
+
+def test_what_is_made_without_people_has_no_row_of_theirs_and_as_many_rows_as_were_asked_for(monkeypatch):
+    maker, learned, asked_base = object.__new__(Maker), {}, []
+    maker.s, maker.seed, maker.device, maker.tokenizer = synthetic.Settings(), 0, "cpu", BYTES
+    documents = {fact.name: statement(fact, random.Random(0)) for fact in FACTS[:2]}
+    maker.documents, maker.known = list(documents.values()), {"Empty": "Empty is found in queue."}
+    maker.tasks = SimpleNamespace(train_questions=questions(FACTS[2]), held_out_questions=["held out"])
+    maker.base = lambda: "base"
+    maker.tuned = lambda shown, label, asked: learned.setdefault(label, (shown, asked)) and label
+    maker.skill = len
+    monkeypatch.setattr(synthetic, "plain_answers", lambda model, t, some: (model, some))
+
+    def sampled(model, prompts, n_new, eos, temperature, n, dice):
+        asked_base.extend(BYTES.decode(p) for p in prompts)
+        return [[[*BYTES.encode(" json."), eos]]] + [[BYTES.encode(" nob")]] * (len(prompts) - 1)
+
+    monkeypatch.setattr(synthetic, "sample", sampled)
+    skills, right = maker.without_people(5)
+    assert list(skills.values()) == [("base", ["held out"]), len("program"), len("own answers")]
+    truths = {q.text: q.answer for fact in FACTS[:2] for q in questions(fact)}
+    told, asked = learned["program"]
+    own, same = learned["own answers"]
+    assert len(told) == len({q for q, _ in told}) == 5 and asked == same and [q for _, q in asked] == [
+        q for q, _ in told] == [q for q, _ in own]
+    assert all(synthetic.is_right(a, truths[q]) for q, a in told)
+    assert all(document == documents[subject(q)[0]] for document, q in asked)
+    assert asked_base == [f"{EOS}Question: {q}\nAnswer:" for q, _ in told]
+    assert [a for _, a in own] == [" json."] + [" nob"] * 4 and right == (truths[told[0][0]] == "json") / 5
+
+
+def test_a_model_learns_to_ask_from_people_unless_it_is_given_something_else(monkeypatch):
+    maker, read = object.__new__(Maker), []
+    maker.s, maker.seed, maker.device, maker.tokenizer = synthetic.Settings(steps=1), 0, "cpu", BYTES
+    maker.known, maker.tasks = {"Empty": "people"}, SimpleNamespace(train_questions=questions(FACTS[2]))
+    maker.base = lambda: lambda x: read.extend(BYTES.decode(row) for row in x.tolist())
+    monkeypatch.setattr(synthetic, "cross_entropy", lambda logits, y: 0)
+    monkeypatch.setattr(synthetic, "muon_and_adamw", lambda *a: None)
+    monkeypatch.setattr(synthetic, "train", lambda model, optimizers, loss_of, *a: loss_of(0))
+    for asked in (None, [("a program", "What kind is loads?")]):
+        read.clear()
+        maker.tuned([("Q", " A.")], "test", asked)
+        seen = {row.removeprefix(EOS).split(USER)[0] for row in read[32:]}
+        assert len(read) == 32 + 12 and seen == {"a program" if asked else "people"}
 
 
 # Collapse.
