@@ -26,8 +26,7 @@ try:
         write_json,
     )
 except ModuleNotFoundError:
-    raise SystemExit("error: first run `source .venv/bin/activate`, and before that, once, "
-                     "`make setup`") from None
+    raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import torch
 from torch import Tensor
 
@@ -152,11 +151,14 @@ class Study:
         return torch.tensor([constitution.program_verdict(p.principle, p.a, p.b) for p in self.pairs])
 
     def judges(self) -> dict:
-        """Agreement of each judge with the program, on the pairs that the program tells apart.
+        """Agreement of each judge with the program, on the pairs it tells apart; ValueError without any.
 
         A control: who counts all breaches, whatever the principle, agrees as well (equal numbers count half).
         """
         told, rows = self.truth() != 0, {}
+        if not told.any():
+            raise ValueError("no pair is told apart by the principle drawn for it: sample more with "
+                             "--rounds, or teach bad manners for longer with --sloppy-steps")
         truth = self.truth()[told]
         count = torch.tensor([len(breaches(p.b)) - len(breaches(p.a)) for p in self.pairs]).sign()
         for name, (ab, ba) in self.odds.items():

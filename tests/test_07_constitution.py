@@ -247,6 +247,11 @@ def test_a_judge_who_counts_all_faults_is_told_from_one_who_reads_the_principle(
     assert [row["as counting"] for row in rows] == [1, 0]
 
 
+def test_pairs_that_no_principle_tells_apart_are_refused():
+    with pytest.raises(ValueError, match="--rounds"):
+        studied([1.0, 2.0], [1.0, -2.0], [(" a.", " b."), (" a", " b")]).judges()
+
+
 def test_labels_are_verdicts_and_what_is_no_verdict_is_zero():
     study = studied([2.0, 1.0, -3.0], [1.0, -2.0, 1.0], [(" a.", " a"), (" a.", " b."), (" b", " b.")])
     assert study.labels("program").tolist() == [1, 0, -1]
