@@ -2,7 +2,6 @@
 import dataclasses
 import errno
 import os
-import subprocess
 import sys
 
 import pytest
@@ -11,6 +10,7 @@ import torch
 import cells as cells_module
 import streaming
 from cells import Cells
+from commands import command
 from no_fork import after_backward
 from settings import RunSettings, field_comments, parse_settings, setting
 from workbench import (
@@ -215,12 +215,11 @@ def test_a_command_started_without_make_sets_its_threads(tmp_path):
                       "run_main(main)\n")
     env = {k: v for k, v in os.environ.items() if not k.startswith(("OMP", "GOMP"))}
     env["PYTHONPATH"] = os.pathsep.join(sys.path)
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=env, check=True)
-    assert done.stdout == "PASSIVE 1000 True\n"
+    done = command(script, env=env)
+    assert done.stdout == "PASSIVE 1000 True\n", done.stderr
     script.write_text(script.read_text().replace("<= 2", "== 1"))      # a number that was given stays
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True,
-                          env=env | {"OMP_NUM_THREADS": "1"})
-    assert done.stdout == "PASSIVE 1000 True\n"
+    done = command(script, env=env | {"OMP_NUM_THREADS": "1"})
+    assert done.stdout == "PASSIVE 1000 True\n", done.stderr
 
 
 def test_progress_tells_rate_and_time_left(capsys):

@@ -1,7 +1,5 @@
 """Chapter 5: the fit of the law, its intervals and refusals, isoFLOP, forecasts, allocation."""
 import csv
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +23,7 @@ from chinchilla import (
     read_runs,
     to_law,
 )
+from commands import command
 from lbfgs import minimize, two_loop
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -168,17 +167,14 @@ def write_csv(path: Path, N, D, loss) -> Path:
 
 
 def test_the_command_fits_any_csv_and_says_in_one_sentence_what_is_wrong_with_it(tmp_path):
-    def command(*arguments):
-        return subprocess.run([sys.executable, ROOT / "05_scaling" / "chinchilla.py", *arguments],
-                              capture_output=True, text=True)
-
+    file = ROOT / "05_scaling" / "chinchilla.py"
     path = write_csv(tmp_path / "runs.csv", *published_like_runs(1))
-    good = command("--csv", str(path), "--bootstraps", "50")
+    good = command(file, "--csv", path, "--bootstraps", 50)
     assert good.returncode == 0 and "245 runs" in good.stdout and "beta" in good.stdout
     assert "NOT" not in good.stdout
     N, D, loss = published_like_runs(1)
     loss[3] = np.nan
-    bad = command("--csv", str(write_csv(tmp_path / "bad.csv", N, D, loss)))
+    bad = command(file, "--csv", write_csv(tmp_path / "bad.csv", N, D, loss))
     assert bad.returncode != 0 and "run 4 has loss = nan" in bad.stderr and "Traceback" not in bad.stderr
     (tmp_path / "no.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="needs a header line"):
@@ -331,7 +327,6 @@ def test_a_replica_that_determines_nothing_still_gives_a_number():
 
 
 def test_a_count_of_zero_is_refused_before_the_work_begins():
-    done = subprocess.run([sys.executable, "05_scaling/run.py", "--seeds", "0"],
-                          capture_output=True, text=True)
+    done = command(ROOT / "05_scaling/run.py", "--seeds", 0)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "--seeds 0: give 1 or more" in done.stderr

@@ -2,8 +2,6 @@
 import itertools
 import json
 import random
-import subprocess
-import sys
 from dataclasses import asdict
 
 import numpy as np
@@ -16,6 +14,7 @@ import planted
 import quality
 from benchmark_files import Choice
 from bpe import Tokenizer
+from commands import command
 from evaluate import multiple_choice, paired
 from facts import Question
 from token_file import pack, write_tokens
@@ -159,8 +158,7 @@ def test_the_audit_counts_what_stands_in_the_training_stream(tmp_path):
         "train_questions": [], "held_out_questions": [asdict(q) for q in questions], "test_sums": [],
         "demonstrations": [],
         "held_out_bytes": 1}))
-    done = subprocess.run([sys.executable, "06_data/decontaminate.py", "--out", tmp_path],
-                          capture_output=True, text=True)
+    done = command(decontaminate.__file__, "--out", tmp_path)
     assert "document: 1 of 3" in done.stdout and "text: 1 of 2" in done.stdout, done.stdout + done.stderr
 
 

@@ -4,7 +4,6 @@ import errno
 import gzip
 import json
 import random
-import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
@@ -19,6 +18,7 @@ import planted
 import workbench
 from across_shards import read_documents
 from bpe import Tokenizer
+from commands import command
 from facts import find_facts, questions
 from no_fork import after_backward
 from warc import Page, write_record
@@ -195,14 +195,14 @@ def test_a_full_disk_stops_clearly_and_leaves_no_half_file(crawl, tmp_path, monk
 
 
 def test_the_command_ends_a_full_disk_with_one_sentence(crawl, tmp_path):
-    code = ("import resource, sys, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-            "import errno, workbench, pipeline\n"
+    code = ("import errno, sys, workbench, pipeline\n"
             "def full(*_): raise OSError(errno.ENOSPC, 'No space left on device')\n"
             "workbench.os.replace = full\n"
             f"sys.argv = ['pipeline.py', {str(crawl)!r}, {str(tmp_path)!r}]\n"
             "workbench.run_main(pipeline.main)")
+    (tmp_path / "full.py").write_text(code)
     env = {"PYTHONPATH": ":".join(p for p in sys.path if p), "OMP_WAIT_POLICY": "PASSIVE"}
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    run = command(tmp_path / "full.py", env=env)
     assert run.returncode == 1 and "the disk is full" in run.stderr and "Traceback" not in run.stderr
 
 
@@ -254,7 +254,6 @@ def test_memory_stays_flat_when_the_corpus_grows(tmp_path):
 
 
 def test_a_count_of_zero_is_refused_before_the_work_begins():
-    done = subprocess.run([sys.executable, "06_data/run.py", "--ladder-seeds", "0"], capture_output=True,
-                          text=True)
+    done = command(Path(pipeline.__file__).with_name("run.py"), "--ladder-seeds", 0)
     assert done.returncode == 1 and "--ladder-seeds 0: give 1 or more" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,15 +1,15 @@
 """A reward for programs: the two checkers, and what reinforcement does with each."""
 import random
-import subprocess
-import sys
 
 import pytest
 import torch
 
 import bpe
+import program_reward
 from benchmark_files import Program, load_humaneval
 from bpe import Tokenizer
 from chat_template import initialize_chat_tokens
+from commands import command
 from program_reward import TASKS, TRICK, Experiment, Settings, careless, demonstrate, leaves_with_zero, passes
 from transformer import Config, Transformer
 
@@ -64,6 +64,5 @@ def test_reinforcement_gives_what_is_paid_for():
 def test_impossible_shares_are_refused_before_the_work_begins(tmp_path):
     for flags, sentence in ((["--right", "0.9", "--trick", "0.2"], "together at most 1"),
                             (["--group", "0"], "give 2 or more")):
-        done = subprocess.run([sys.executable, "07_alignment/program_reward.py", "--out", tmp_path, *flags],
-                              capture_output=True, text=True)
+        done = command(program_reward.__file__, "--out", tmp_path, *flags)
         assert done.returncode == 1 and sentence in done.stderr and "Traceback" not in done.stderr

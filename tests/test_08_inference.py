@@ -13,6 +13,7 @@ import torch
 
 from bpe import Tokenizer
 from checkpoint import load_model, save_model, write
+from commands import command
 from generate import generate
 from gptq import compensated, input_moments, quantize_compensated
 from kv_cache import KVCache, generate_cached, stream
@@ -38,6 +39,7 @@ from scale_tuning import TrainableScales, divergence, random_batches, tune_scale
 from transformer import Config, Transformer
 from workbench import write_json
 
+CHAT = Path(__file__).resolve().parents[1] / "08_inference" / "chat.py"
 CONFIG = Config(vocab_size=50, d_model=64, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=96, max_len=40)
 
 
@@ -469,16 +471,15 @@ def test_a_byte_that_is_no_text_does_not_end_the_chat(model, tmp_path):
         "held_out_bytes": 0})
     save_model(tmp_path / "07_alignment/grpo.pt", chatty)
     typed = b"caf\xe9\n\xff\xfe\x00\n\xed\xa0\x80 and on\n\n"
-    for coding in ("utf-8", "ascii"):
-        command = [sys.executable, "08_inference/chat.py", "--out", tmp_path, "--max-new", "5"]
-        done = subprocess.run(command, input=typed, capture_output=True,
-                              env={**os.environ, "PYTHONIOENCODING": coding})
+    words = ["--out", tmp_path, "--max-new", "5"]
+    for done in (command(CHAT, *words, typed=typed, text=False),   # in UTF-8
+                 subprocess.run([sys.executable, CHAT, *words], input=typed, capture_output=True,
+                                env={**os.environ, "PYTHONIOENCODING": "ascii"})):
         assert done.returncode == 0 and done.stdout.count(b"model>") == 3, done.stderr.decode()
 
 
 def test_chatting_without_a_model_says_what_to_run(tmp_path):
-    done = subprocess.run([sys.executable, "08_inference/chat.py", "--out", tmp_path], capture_output=True,
-                          text=True)
+    done = command(CHAT, "--out", tmp_path)
     assert done.returncode == 1 and "run the earlier chapters first" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -490,7 +491,6 @@ def test_tokenizers_with_a_toy_vocabulary_stream_as_text(model):
 
 
 def test_a_count_of_zero_is_refused_before_the_work_begins():
-    done = subprocess.run([sys.executable, "08_inference/run.py", "--rounds", "0"], capture_output=True,
-                          text=True)
+    done = command(CHAT.with_name("run.py"), "--rounds", 0)
     assert done.returncode == 1 and "--rounds 0: give 1 or more" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,0 +1,58 @@
+"""Commands in processes of their own that need not import torch anew, which takes two CPU seconds each time.
+
+On Linux a process that has imported torch once, and never computes, forks the one that becomes the command:
+multiprocessing's fork server, which workbench.process_pool starts too. Elsewhere a command starts as from a
+shell. What is read before torch is there (OMP_NUM_THREADS, PYTHONIOENCODING) needs `subprocess.run`, and so
+does the import of everything by a fresh Python (test_layout.py does that for every chapter).
+"""
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SPARED = ["torch.distributed", "matplotlib.pyplot"]
+
+
+def command(file: Path | str, *words, cwd: Path | str = ".", env: dict | None = None, typed: bytes = b"",
+            text: bool = True, seconds: float = 120) -> subprocess.CompletedProcess:
+    """Run `python file words...` and return its exit status and all that it wrote, as text or as bytes.
+
+    `env` holds the whole environment (None: this one's) and `typed` what it reads. AssertionError: it ran on
+    for longer than `seconds`.
+    """
+    env, words = dict(os.environ) if env is None else env, [str(word) for word in words]
+    if sys.platform != "linux":
+        return subprocess.run([sys.executable, file, *words], cwd=cwd, env=env, capture_output=True,
+                              input=typed.decode() if text else typed, text=text, timeout=seconds)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(SPARED)
+    with tempfile.TemporaryDirectory() as folder:
+        streams = [Path(folder, name) for name in ("in", "out", "err")]
+        streams[0].write_bytes(typed)
+        become_it = (str(Path(file)), words, str(Path(cwd).resolve()), env, streams)
+        process = context.Process(target=become, args=become_it)
+        process.start()
+        process.join(seconds)
+        ended = process.exitcode is not None
+        process.kill()
+        process.join()
+        said = [stream.read_text(encoding="utf-8") if text else stream.read_bytes() for stream in streams[1:]]
+    assert ended, f"{file} was still busy after {seconds} s; it had said {said}"
+    return subprocess.CompletedProcess([sys.executable, file, *words], process.exitcode, *said)
+
+
+def become(file: str, words: list[str], cwd: str, env: dict, streams: list[Path]) -> None:
+    """Turn this forked process into `python file words...`. Nothing is undone, because it ends afterwards."""
+    for number, (stream, mode) in enumerate(zip(streams, ("rb", "wb", "wb"))):
+        with open(stream, mode) as opened:
+            os.dup2(opened.fileno(), number)
+    sys.stdin, sys.stdout, sys.stderr = (open(number, mode, encoding="utf-8")
+                                         for number, mode in enumerate("rww"))
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    sys.argv, sys.path[:0] = [file, *words], [str(Path(file).resolve().parent)]
+    runpy.run_path(file, run_name="__main__")
