@@ -162,7 +162,8 @@ def test_one_tensor_twice_and_arguments_of_other_kinds():
     x = torch.tensor([2.0, 3.0], dtype=f64, requires_grad=True)
 
     def product(a, nothing, b, flag, powers):
-        assert nothing is None and flag is True and powers == [2, 3]
+        assert nothing is None and flag is True and powers == [2, 3], (
+            f"the function was given {nothing}, {flag} and {powers} beside x, wanted None, True and [2, 3]")
         return a ** powers[0] * b ** powers[1]
     attempt(lambda: recompute(product, x, None, x, True, [2, 3]).sum().backward())
     digits(x.grad, 5 * x.detach() ** 4, "a^2 b^3 with a = b = (2, 3)",

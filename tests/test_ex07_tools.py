@@ -21,7 +21,7 @@ def test_a_call_is_read():
                                  (f"f({long})", "f", long), ("f(()())", "f", "()()")):
         got = call(f"text {text!r}", parse_call, text)
         same((got.tool, got.argument), (name, argument), f"text {text!r}", "nothing is stripped")
-        assert isinstance(got, Call)
+        assert isinstance(got, Call), f"given text {text!r}, got a {type(got).__name__}, wanted a Call"
 
 
 def refused(texts):

@@ -239,7 +239,7 @@ def test_shared_blocks_are_no_new_ones():
         scheduler, r = Scheduler(pool, 4, 64), request(2 * BLOCK + 9)
         scheduler.add(r)
         assert scheduler._admit(), (f"{2 * BLOCK + 9} tokens, of which {2 * BLOCK} are in the cache, need "
-                                    f"one new block of {BLOCK}; 2 are free: refused")
+                                    f"one new block of {BLOCK}; 2 are free: refused, wanted it let in")
         assert r.table is not None and len(r.table.blocks) == 2 and r.computed == 2 * BLOCK, (
             f"computed is {r.computed}, wanted {2 * BLOCK}, and the table holds the two shared blocks")
 
