@@ -58,7 +58,7 @@ def collect(folder: str) -> Files:
 
 
 def ask(files: Files, app: str, *paths: str) -> list[str]:
-    """Serve a file's application on these files and GET these paths: "200 OK\n\nbody" each, or ""."""
+    r"""Serve a file's application on these files and GET these paths: "200 OK\n\nbody" each, or ""."""
     try:
         with Sandbox(SHELL, LIMITS, doors=len(paths)) as box:
             box.call("put", files)

@@ -59,10 +59,12 @@ def find_task(rng: random.Random) -> TerminalTask:
                         lambda machine: machine.files.get("answer.txt", "").strip() == path)
 
 
-def rows_of(rng: random.Random) -> tuple[str, int]:
-    """A small table of sales, and their total."""
+def rows_of(rng: random.Random, other_than: int = -1) -> tuple[str, int]:
+    """A small table of sales, and their total, which is another than the one that the task has told."""
     sold = [(rng.choice(("tea", "rice", "salt")), rng.randrange(1, 90)) for _ in range(4)]
-    return "name,sold\n" + "".join(f"{name},{n}\n" for name, n in sold), sum(n for _, n in sold)
+    if (total := sum(n for _, n in sold)) == other_than:
+        return rows_of(rng, other_than)
+    return "name,sold\n" + "".join(f"{name},{n}\n" for name, n in sold), total
 
 
 def fix_task(rng: random.Random) -> TerminalTask:
@@ -70,7 +72,7 @@ def fix_task(rng: random.Random) -> TerminalTask:
     code = ("lines = open('data.csv').read().split()\n"
             "print(sum(int(line.split(',')[1]) for line in lines[2:]))\n")
     table, total = rows_of(rng)
-    other, right = rows_of(rng)
+    other, right = rows_of(rng, total)
 
     def done(machine: Machine) -> bool:
         return run({**machine.files, "data.csv": other}, "python report.py")[0] == str(right)
@@ -132,7 +134,7 @@ def serve_task(rng: random.Random) -> TerminalTask:
 def whole_task(rng: random.Random) -> TerminalTask:
     """Find the builder, fix it, build, serve. Checked on other data, built again and served."""
     table, total = rows_of(rng)
-    other, right = rows_of(rng)
+    other, right = rows_of(rng, total)
     maker = f"{rng.choice(('make', 'prepare', 'gather'))}_{rng.randrange(10)}.py"
     code = ("import json\nlines = open('data.csv').read().split()[1:]\n"
             "json.dump({'total': max(int(line.split(',')[1]) for line in lines)}, open('data.json', 'w'))\n")

@@ -9,7 +9,7 @@ import terminal_machine
 from agent_loop import do_nothing, play
 from sandbox import Sandbox
 from terminal_machine import Machine, ask, collect, pipe, run
-from terminal_tasks import TASKS, build_task, find_task, scripted, serve_task, whole_task
+from terminal_tasks import TASKS, build_task, find_task, rows_of, scripted, serve_task, whole_task
 
 
 @pytest.mark.parametrize("make", TASKS, ids=lambda make: make.__name__)
@@ -55,6 +55,13 @@ def test_what_is_no_text_reaches_no_transcript():
     machine.act("\ud83d")
     assert machine.transcript == ("text\n> python f.py\n?\n> ?\n"
                                   "error: a command is one line of at most 200 characters\n> ")
+
+
+def test_data_that_a_check_puts_in_place_have_another_total_than_the_one_that_was_told():
+    told = rows_of(random.Random(0))[1]
+    other, total = rows_of(random.Random(0), told)     # the same dice: the first table has the told total
+    assert total == sum(int(line.split(",")[1]) for line in other.split()[1:]) != told
+    assert rows_of(random.Random(0), told + 1)[1] == told
 
 
 def test_only_serve_serves():
