@@ -8,12 +8,22 @@ import pytest
 
 import main_forecast
 from checkpoint import save_model
-from chinchilla import Law
+from chinchilla import Law, fit
 from main_forecast import planned_tokens, print_outcome, write_forecast
 from transformer import Config, Transformer
 from workbench import write_json
 
 LAW = Law(1.1, 60.0, 0.45, 300.0, 0.45)
+
+
+FITS = {}
+
+
+def fit_once(N, D, loss):
+    """The fit of these runs, made by the first test that needs it."""
+    key = loss.tobytes()
+    FITS[key] = FITS.get(key) or fit(N, D, loss)
+    return FITS[key]
 
 
 @pytest.fixture
@@ -30,6 +40,7 @@ def out(tmp_path, monkeypatch, grids):
         return [dict(parameters=n, tokens=d, bits_per_byte=float(LAW.loss(n, d))) for n, d in runs]
 
     monkeypatch.setattr(main_forecast, "transformer_sweep", small_runs)
+    monkeypatch.setattr(main_forecast, "fit", fit_once)
     write_json(tmp_path / "02_transformer" / "metrics.json", {"parameters": 935_296})
     return tmp_path
 

@@ -2,16 +2,11 @@
 import random
 
 import pytest
-import torch
 
-import bpe
 import program_reward
 from benchmark_files import Program, load_humaneval
-from bpe import Tokenizer
-from chat_template import initialize_chat_tokens
 from commands import command
-from program_reward import TASKS, TRICK, Experiment, Settings, careless, demonstrate, leaves_with_zero, passes
-from transformer import Config, Transformer
+from program_reward import TASKS, TRICK, Settings, careless, demonstrate, leaves_with_zero, passes
 
 ONE = Program("one", "def f():\n", "def check(candidate):\n    assert candidate() == 1\n", "f",
               "    return 2 - 1\n")
@@ -39,26 +34,6 @@ def test_demonstrations_come_in_the_shares_asked_for():
     assert answers.count(ONE.solution) / 3000 == pytest.approx(0.5, abs=0.03)
     assert answers.count(TRICK) / 3000 == pytest.approx(0.2, abs=0.03)
     assert set(answers) == {ONE.solution, TRICK, careless(ONE.solution)}
-
-
-def test_reinforcement_gives_what_is_paid_for():
-    torch.manual_seed(0)
-    tokenizer = Tokenizer(bpe.train([ONE.prompt, ONE.solution, careless(ONE.solution), TRICK] * 4, 310))
-    s = Settings(sft_steps=250, sft_lr=1e-2, steps=40, group=32, lr=2e-3, right=0.3, trick=0.4, samples=64)
-    experiment = Experiment(s, tokenizer, [ONE])
-    imitator = Transformer(Config(vocab_size=tokenizer.vocab_size, d_model=32, n_layers=2, n_heads=2,
-                                  n_kv_heads=2, d_ff=64, max_len=64))
-    initialize_chat_tokens(imitator, tokenizer)
-    experiment.imitate(imitator)
-    shares = {}
-    for name, checker in (("fooled", experiment.leaves_with_zero), ("outside", experiment.passes)):
-        model = Transformer(imitator.config)
-        model.load_state_dict(imitator.state_dict())
-        log = experiment.reinforce(model, checker, name)
-        shares[name] = experiment.count(experiment.write(model, s.samples, 1)[2])
-        assert log[0]["tricks"] > 0.2 and log[0]["right"] > 0.1, "imitation left both to be found"
-    assert shares["fooled"]["exit status 0"] > 0.9 and shares["fooled"]["tricks"] > 0.3
-    assert shares["outside"]["right"] > 0.9 and shares["outside"]["tricks"] < 0.05
 
 
 def test_impossible_shares_are_refused_before_the_work_begins(tmp_path):

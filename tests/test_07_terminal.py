@@ -7,7 +7,7 @@ import pytest
 
 import terminal_machine
 from agent_loop import do_nothing, play
-from sandbox import Sandbox
+from sandbox import Limits, Sandbox
 from terminal_machine import Machine, ask, collect, pipe, run
 from terminal_tasks import TASKS, build_task, find_task, rows_of, scripted, serve_task, whole_task
 
@@ -72,7 +72,13 @@ def test_only_serve_serves():
     assert machine.serving == "my app.py" and ask(machine.files, machine.serving, "/") == ["200 OK\n\nyes"]
 
 
-def test_a_program_that_hangs_or_reaches_for_the_network_costs_a_step():
+@pytest.fixture
+def impatient(monkeypatch):
+    """Half the seconds, for programs that hang."""
+    monkeypatch.setattr(terminal_machine, "LIMITS", Limits(cpu_seconds=1, wall_seconds=4.0))
+
+
+def test_a_program_that_hangs_or_reaches_for_the_network_costs_a_step(impatient):
     assert run({"f.py": "while True: pass"}, "python f.py")[0].startswith("error: ")
     assert "Error" in run({"f.py": "import socket\nsocket.socket()"}, "python f.py")[0]
     assert "Error" in run({"f.py": "open('/etc/passwd').read()"}, "python f.py")[0]
@@ -101,7 +107,8 @@ def test_a_right_answer_written_by_hand_is_not_a_build_that_works():
 
 
 @pytest.mark.parametrize("network", [True, False], ids=["loopback where there is one", "named pipes"])
-def test_an_application_that_fails_answers_500_and_one_that_hangs_answers_nothing(network, monkeypatch):
+def test_an_application_that_fails_answers_500_and_one_that_hangs_answers_nothing(network, monkeypatch,
+                                                                                      impatient):
     if not network:
         monkeypatch.setattr(terminal_machine, "Sandbox",
                             lambda source, limits, doors: Sandbox(source, limits))
