@@ -53,7 +53,7 @@ class Settings(RunSettings):
     """How long to teach."""
     steps: int = 200      # optimizer steps, the same for every row
     lr: float = 2.5e-2    # learning rate of Muon
-    other_lr: float = 1.875e-2   # learning rate of AdamW
+    other_lr: float = 1.5e-3     # learning rate of AdamW
     items: int = 100      # items of each kind to measure on
     seeds: int = 3        # whole repetitions
 
@@ -157,6 +157,9 @@ def main() -> None:
     trouble = ("malformed", "refused by the tool", "after one error", "given up after two")
     print_table(["of calls, and of products, %", *trouble],
                 [[name, *(percent(rows, k) for k in trouble)] for name, rows in taught.items()])
+    for name, rows in taught.items():
+        each = ", ".join(f"{100 * row['after one error']:.0f}" for row in rows)
+        print(f"  {name}: right after one error, by seed: {each}%")
     lies = ("lie, ones digit", "lie, third digit", "lie, known sum", "lie, known name")
     print_table(["a tool that lies, %", "repeated", "right all the same", "doubted"],
                 [[f"{name}: {k[5:]}",
