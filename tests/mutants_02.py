@@ -245,6 +245,7 @@ MUTANTS = [
     ("2.18", "swaps keys and values", "W_k, W_v =", "W_v, W_k ="),
     ("2.18", "lets attend divide by its own width", "q * scale", "q"),
     ("2.18", "turns the scale round", "((R + r) / (D + r))", "((D + r) / (R + r))"),
+    ("2.18", "adds widths bit by bit", "((R + r) / (D", "((R | r) / (D"),
     ("2.18", "forgets the rotated part of the width", "((R + r) / (D + r))", "(R / D)"),
     ("2.18", "forgets the rotated part of the score", "torch.cat((q @ W_k, q_turned), -1)",
      "torch.cat((q @ W_k, q_turned * 0), -1)"),

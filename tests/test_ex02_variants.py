@@ -210,7 +210,7 @@ def test_the_absorbed_product_of_the_worked_example():
 
 
 @pytest.mark.ex("2.18")
-@pytest.mark.parametrize("shape", [(3, 4, 5, 2), (2, 6, 3, 4), (4, 2, 9, 6)])
+@pytest.mark.parametrize("shape", [(3, 4, 5, 2), (2, 6, 3, 4), (4, 2, 7, 6)])
 def test_absorbing_changes_nothing(shape):
     """the same as building every head's keys and values, for several widths, one and several queries"""
     H, D, R, r = shape
