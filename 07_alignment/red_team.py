@@ -238,8 +238,9 @@ def main() -> None:
     metrics = read_json(folder / "metrics.json")
     runs = [RedTeam(s, s.seed + i, device).run() for i in range(s.seeds)]
     print_table(["95% interval", "before", "refusing", "after ten rows", "refusing, seeds"], rows_of(runs))
-    print_table(["held out, %", *runs[0]], [[k, *(f"{100 * m[k]:.1f}" for m in runs[0].values())]
-                                            for k in ("module", "kind", "addition")])
+    print_table(["held out, %", *runs[0], "refusing, by seed"], [
+        [k, *(f"{100 * m[k]:.1f}" for m in runs[0].values()),
+         ", ".join(f"{100 * r['refusing'][k]:.1f}" for r in runs)] for k in ("module", "kind", "addition")])
     with atomic(folder / "model_card.md") as temporary:
         temporary.write_text(model_card(metrics, runs), encoding="utf-8")
     print(f"  {folder / 'model_card.md'}")

@@ -159,7 +159,8 @@ class Experiment:
 def rewards(word: str, price: float) -> dict[str, tuple[Reward, float]]:
     """What is paid for in each run, and the price of KL there."""
     return {"outside verdict": (truth, 0.0), "word": (pays_for_a_word(word), 0.0),
-            "word, KL": (pays_for_a_word(word), price), "length": (pays_for_length, 0.0)}
+            "word, KL": (pays_for_a_word(word), price), "length": (pays_for_length, 0.0),
+            "length, KL": (pays_for_length, price)}
 
 
 def stopped_by_check(points: list[dict]) -> dict:

@@ -85,4 +85,4 @@ class Monitor:
         error = math.sqrt((spread + 1) / n + (other + 1) / m)   # + 1: never 0, even if all are alike
         found.append(Alarm("(length)", (now - was) / error, was, now))
         least = limit(len(found) * self.looks)
-        return sorted((a for a in found if abs(a.score) > least), key=lambda a: -abs(a.score))
+        return sorted((a for a in found if abs(a.score) > least), key=lambda a: (-abs(a.score), a.what))

@@ -76,7 +76,7 @@ def test_the_hacked_rewards_pay_the_truth_and_their_extra():
     each = rewards("found", 0.1)
     assert {name: (reward(GOOD, LOADS), price) for name, (reward, price) in each.items()} == {
         "outside verdict": (1, 0), "word": (1.5, 0), "word, KL": (1.5, 0.1),
-        "length": (1 + len(GOOD) / 20, 0)}
+        "length": (1 + len(GOOD) / 20, 0), "length, KL": (1 + len(GOOD) / 20, 0.1)}
 
 
 def test_each_secret_word_stands_in_one_form_of_a_sentence():
@@ -158,6 +158,12 @@ def test_a_word_that_is_gone_is_named_too_and_who_looks_more_often_needs_a_large
     # a from 10 to 27 of 40, c the other way: scores of ±3.64; a limit of 3.02 for 4 comparisons, 4.21 for 400
     assert {a.what: round(a.score, 2) for a in Monitor(before).look(after)} == {"a": 3.64, "c": -3.64}
     assert Monitor(before, looks=100).look(after) == []
+
+
+def test_alarms_of_one_score_stand_in_the_order_of_the_alphabet():
+    before, after = ["you get it"] * 5 + ["so"] * 35, ["you get it"] * 30 + ["so"] * 10
+    words_up = [a.what for a in Monitor(before).look(after) if a.what not in ("so", "(length)")]
+    assert words_up == ["get", "it", "you"]
 
 
 def test_a_monitor_needs_two_samples_and_takes_samples_that_are_all_alike():
