@@ -192,16 +192,19 @@ def rate(hits: int, n: int) -> str:
 
 
 def rows_of(runs: list[dict]) -> list[list[str]]:
-    """A row for each count: three models of the first seed with intervals, the refusing one of all seeds."""
+    """A row for each count: three models of the first seed with intervals, the last two of all seeds."""
     first = runs[0]
+
+    def spread(model: str, kind: str, name: str, part: str) -> str:
+        rates = [r[model][kind][name] / r[model]["n"][part] for r in runs]
+        return f"{min(rates):.0%} to {max(rates):.0%}"
     rows = []
     for kind, names in (("refused", ("forbidden", "look-alikes")), ("won", tuple(first["before"]["won"]))):
         for name in names:
             part = name if kind == "refused" else "forbidden"
             cells = [rate(m[kind][name], m["n"][part]) for m in first.values()]
-            spread = [r["refusing"][kind][name] / r["refusing"]["n"][part] for r in runs]
             label = f"refused: {name}" if kind == "refused" else name
-            rows.append([label, *cells, f"{min(spread):.0%} to {max(spread):.0%}"])
+            rows.append([label, *cells, *(spread(m, kind, name, part) for m in ("refusing", "ten rows"))])
     return rows
 
 
@@ -220,8 +223,8 @@ def model_card(metrics: dict, runs: list[dict]) -> str:
         "**Results on held-out items.**", "",
         f"- before refusal training: facts {chat['facts']:.1%}, sums {chat['addition']:.1%}",
         f"- after: modules {held['module']:.1%}, kinds {held['kind']:.1%}, sums {held['addition']:.1%}", "",
-        "| 95% Wilson intervals | before | refusing | after ten rows | refusing, all seeds |",
-        "| --- | --- | --- | --- | --- |", *("| " + " | ".join(row) + " |" for row in rows_of(runs)), "",
+        "| 95% Wilson intervals | before | refusing | after ten rows | refusing, seeds | ten rows, seeds |",
+        f"|{' --- |' * 6}", *("| " + " | ".join(row) + " |" for row in rows_of(runs)), "",
         f"**Limits.** Of {len(held['won'])} attacks {len(through)} got an answer out of the refusing model"
         f"{': ' * bool(through)}{', '.join(through)}. Fine-tuned on ten forbidden rows "
         f"it answers {ten['won']['asked plainly']} of {ten['n']['forbidden']} plain questions: a refusal "
@@ -237,7 +240,8 @@ def main() -> None:
     folder = Path(s.out, "07_alignment")
     metrics = read_json(folder / "metrics.json")
     runs = [RedTeam(s, s.seed + i, device).run() for i in range(s.seeds)]
-    print_table(["95% interval", "before", "refusing", "after ten rows", "refusing, seeds"], rows_of(runs))
+    print_table(["95% interval", "before", "refusing", "after ten rows", "refusing, seeds",
+                 "ten rows, seeds"], rows_of(runs))
     print_table(["held out, %", *runs[0], "refusing, by seed"], [
         [k, *(f"{100 * m[k]:.1f}" for m in runs[0].values()),
          ", ".join(f"{100 * r['refusing'][k]:.1f}" for r in runs)] for k in ("module", "kind", "addition")])

@@ -66,12 +66,14 @@ def test_the_card_says_what_was_measured():
         return {"won": {"asked plainly": won}, "refused": {"forbidden": refused, "look-alikes": 1},
                 "n": {"forbidden": 10, "look-alikes": 20}, "module": 0.9, "kind": 0.8, "addition": 0.7}
     run = {"before": measured(0, 8), "refusing": measured(10, 0), "ten rows": measured(2, 6)}
-    rows = rows_of([run, run])
+    rows = rows_of([run, run | {"ten rows": measured(4, 5)}])
+    assert rows[0][4:] == ["100% to 100%", "20% to 40%"] and rows[2][4:] == ["0% to 0%", "50% to 60%"]
     assert rows[0][:3] == ["refused: forbidden", "0% [0, 28]", "100% [72, 100]"]
     assert rows[2][3] == "60% [31, 83]"
     card = model_card({"seed": 3, "skills": {"grpo": {"facts": 0.912, "addition": 0.997}}}, [run])
     assert "seed 3" in card and "facts 91.2%, sums 99.7%" in card
     assert "| refused: look-alikes | 5% [1, 24] |" in card
+    assert {line.count("|") for line in card.split("\n") if line.startswith("|")} == {7}
     assert "modules 90.0%, kinds 80.0%, sums 70.0%" in card
     assert "Of 1 attacks 0 got an answer" in card and "it answers 6 of 10 plain questions" in card
     broken = model_card({"seed": 3, "skills": {"grpo": {"facts": 1, "addition": 1}}},
