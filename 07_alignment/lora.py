@@ -7,7 +7,7 @@ is QLoRA (Dettmers et al. 2023): only A and B need gradients and optimizer state
     python 07_alignment/lora.py            ranks beside full fine-tuning; after `make 03`, a few minutes
 """
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,7 @@ class Settings(RunSettings):
     ranks: str = "1,4,16"    # ranks to try
     lr: float = 6e-3         # learning rate of AdamW for adapters
     full_lr: float = 1.5e-3  # the same for full fine-tuning
+    low_lr: float = 5e-4     # the same for full fine-tuning once more, more slowly
     seeds: int = 3           # fine-tunings of one base model
 
 
@@ -186,12 +187,12 @@ def main() -> None:
     ranks = ranks_of(s.ranks)
     device = announce("07 LoRA", s)
     rows = []
-    for rank in [0, *ranks]:
-        got = [measured(s, rank, s.seed + i, device) for i in range(s.seeds)]
-        rows.append([f"rank {rank}" if rank else "all weights", f"{got[0]['trained']:,}",
+    for rank, rate in [(0, s.full_lr), (0, s.low_lr), *((rank, s.lr) for rank in ranks)]:
+        got = [measured(replace(s, full_lr=rate), rank, s.seed + i, device) for i in range(s.seeds)]
+        rows.append([f"rank {rank}" if rank else "all weights", f"{rate:g}", f"{got[0]['trained']:,}",
                      f"{got[0]['bytes'] / 1e6:.2f}",
                      *(mean_and_spread([100 * g[k] for g in got]) for k in ("facts", "addition"))])
-    print_table(["trained", "weights", "MB of state", "facts %", "sums %"], rows)
+    print_table(["trained", "rate", "weights", "MB of state", "facts %", "sums %"], rows)
     write_json(Path(s.out, "07_alignment", "lora.json"), {"seed": s.seed, "rows": rows})
 
 
