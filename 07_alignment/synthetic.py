@@ -227,7 +227,8 @@ class Maker:
         the share of the latter that is right.
         """
         t, base, rng = self.tokenizer, self.base(), random.Random(f"no people {self.seed}")
-        made = rng.sample([(d, q) for d in self.documents for q in asked_by_program(d)], n)
+        made = [(d, q) for d in self.documents for q in asked_by_program(d)]
+        made = rng.sample(made, min(n, len(made)))
         told = [(q.text, rng.choice([terse, verbose])(q.answer)) for _, q in made]
         prompts = [[t.special[EOS], *t.encode(f"Question: {q.text}\nAnswer:")] for _, q in made]
         said = sample(base, prompts, ANSWER_TOKENS, t.special[EOS], 1.0, 1,

@@ -160,6 +160,9 @@ def test_what_is_made_without_people_has_no_row_of_theirs_and_as_many_rows_as_we
     assert all(document == documents[subject(q)[0]] for document, q in asked)
     assert asked_base == [f"{EOS}Question: {q}\nAnswer:" for q, _ in told]
     assert [a for _, a in own] == [" json."] + [" nob"] * 4 and right == (truths[told[0][0]] == "json") / 5
+    learned.clear()
+    maker.without_people(99)
+    assert len(learned["program"][0]) == 6   # all that two documents answer
 
 
 def test_a_model_learns_to_ask_from_people_unless_it_is_given_something_else(monkeypatch):
