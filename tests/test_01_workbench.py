@@ -2,6 +2,7 @@
 import dataclasses
 import errno
 import os
+import subprocess
 import sys
 
 import pytest
@@ -220,6 +221,23 @@ def test_a_command_started_without_make_sets_its_threads(tmp_path):
     script.write_text(script.read_text().replace("<= 2", "== 1"))      # a number that was given stays
     done = command(script, env=env | {"OMP_NUM_THREADS": "1"})
     assert done.stdout == "PASSIVE 1000 True\n", done.stderr
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit(3)", "sys.exit('error: one sentence')", "1 / 0", "os._exit(4)",
+                                 "os.kill(os.getpid(), 9)"])
+def test_a_forked_command_says_and_ends_as_one_that_a_shell_starts(tmp_path, end):
+    """The tests of commands rest on it (tests/commands.py)."""
+    script = tmp_path / "s.py"
+    script.write_text("import os, sys\nprint(sys.argv, os.getcwd(), os.environ.get('WORD'), __name__)\n"
+                      "print(sys.path[0], flush=True)\nprint(sys.stdin.read(), file=sys.stderr, flush=True)\n"
+                      + end)
+    env = {**os.environ, "WORD": "a word"}
+    mine = command(script, "--flag", 1, cwd=tmp_path, env=env, typed=b"typed")
+    shell = subprocess.run([sys.executable, script, "--flag", "1"], cwd=tmp_path, env=env, input="typed",
+                           capture_output=True, text=True)
+    assert (mine.returncode, mine.stdout) == (shell.returncode, shell.stdout)
+    assert mine.stderr.splitlines()[0] == shell.stderr.splitlines()[0] == "typed"
+    assert mine.stderr.splitlines()[-1] == shell.stderr.splitlines()[-1]
 
 
 def test_progress_tells_rate_and_time_left(capsys):
