@@ -1,5 +1,6 @@
 """Each command that a page or a module's first lines show can be typed: its file, options, goals exist."""
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def shown(path: Path) -> str:
     return "\n".join(blocks + spans)
 
 
+@functools.cache
 def options(script: Path) -> set[str]:
     """The options that a script may take: fields of its dataclasses, and what it gives to argparse."""
     sources = [script, ROOT / "01_tokenizer" / "settings.py"]
