@@ -185,6 +185,7 @@ MUTANTS = [
     ("3.11", "NaN for zeros", " + 1e-7", ""),
     ("3.11", "writes into the gradient", "X = X / (", "X /= ("),
     ("3.11", "works on the large product", "G.shape[-2] > G.shape[-1]", "False"),
+    ("3.11", "takes the first axis for the rows", "G.shape[-2] > G", "G.shape[0] > G"),
     ("3.11", "leaves the linear term out", "a * X + (", "("),
     # Found by cosmic-ray.
     ("3.3", "stretches a wave of two steps", "1 - n_warmup, 1), 1.0)", "1 - n_warmup, 2), 1.0)"),
@@ -220,6 +221,7 @@ MUTANTS = [
      "self.factor, self.since = min(self.factor * 2, 2.0**24), 0", "self.since = 0"),
     ("3.14", "doubles after every quiet step from then on", "min(self.factor * 2, 2.0**24), 0",
      "min(self.factor * 2, 2.0**24), self.quiet - 1"),
+    ("3.14", "asks whether two numbers are one object", "since == self", "since is self"),
     ("3.14", "does not start counting again after an overflow", "max(self.factor / 2, 1.0), 0",
      "max(self.factor / 2, 1.0), self.since"),
     ("3.14", "falls below one", "max(self.factor / 2, 1.0)", "self.factor / 2"),

@@ -163,6 +163,15 @@ def test_the_factor_has_limits():
 
 
 @pytest.mark.ex("3.14")
+def test_a_quiet_time_of_a_thousand_steps():
+    """999 good steps in a row have been counted: the next one doubles the factor"""
+    scaler = LossScaler(8.0, 1000)
+    scaler.since = 999
+    call("a good step", scaler.update, True)
+    same((scaler.factor, scaler.since), (16.0, 0), "factor 8, quiet 1000, since 999, a good step")
+
+
+@pytest.mark.ex("3.14")
 def test_skipped_steps_are_counted():
     """every overflow counts as one skipped step"""
     scaler = factors_of([True, False, True, False, False], 2.0**10, 5)[1]

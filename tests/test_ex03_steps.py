@@ -147,7 +147,7 @@ def test_wide_and_tall_matrices_keep_their_shape(shape):
 
 
 @pytest.mark.ex("3.11")
-@pytest.mark.parametrize("shape", [(10**6, 1), (1, 10**6), (2, 10**6, 1)])
+@pytest.mark.parametrize("shape", [(10**6, 1), (1, 10**6), (1, 10**6, 1)])
 def test_the_small_product_is_used(shape):
     """XX^T is the small product, for tall and for wide matrices: the other one has 10^12 numbers here"""
     G = torch.randn(shape, dtype=torch.float64)

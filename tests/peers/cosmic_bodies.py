@@ -7,8 +7,8 @@ cosmic-ray knows no CUDA C++, so the kernels' bodies get the same kinds of chang
 
     pip install cosmic-ray && python tests/peers/cosmic_bodies.py 3 7 c
 
-All 9,685 mutants take an hour of one core. `--part 1/4` takes a random quarter of each exercise's, and the
-four quarters are all of them.
+All 9,685 mutants take about two hours of a busy core. `--part 1/4` takes a random quarter of each
+exercise's, and the four quarters are all of them.
 """
 
 import argparse
