@@ -16,6 +16,7 @@ from learn_run import Bench
 from learn_trees import copy_tree
 from tiny_course import GOOD, learn, make, put
 
+HAS = available()   # found out by forks, which cost more the more this process has imported
 # Replace all that could decide a verdict, in every module of the process: what each of the ways below runs.
 PAYLOAD = """import sys, builtins
 for module in list(sys.modules.values()):
@@ -88,7 +89,7 @@ def bench(reference):
 
 def judged(bench, id, body, has=None, seconds=4):
     """The verdict on a body behind the walls."""
-    guard = {"has": available() if has is None else has, "user": new_user()}
+    guard = {"has": HAS if has is None else has, "user": new_user()}
     return bench.run(id, body, seeds=[0], seconds=seconds, guard=guard, memory=1000)
 
 
@@ -121,7 +122,7 @@ def test_what_is_greedy_is_stopped_and_costs_only_itself(bench, how):
     verdict = judged(bench, "1.1", body, seconds=2)
     assert not verdict.passed and "passed" not in verdict.outcomes.values()
     said = " ".join(f"{r['message']} {r.get('error')} ({r['outcome']})" for r in verdict.reports)
-    assert says in said or how == "forks" and "calls" not in available(), said
+    assert says in said or how == "forks" and "calls" not in HAS, said
     assert judged(bench, "1.1", GOOD["1.1"]).passed
 
 
@@ -147,14 +148,14 @@ COMPILED = {
 }
 
 
-@pytest.mark.skipif("files" not in available(), reason="no Landlock here")
+@pytest.mark.skipif("files" not in HAS, reason="no Landlock here")
 @pytest.mark.parametrize("how", COMPILED)
 def test_compiled_code_runs_behind_the_same_walls(bench, tmp_path, how):
     (tmp_path / "there").write_text("whole")
     (tmp_path / "there").chmod(0o666)
     tmp_path.chmod(0o777)
     body = compiled(COMPILED[how].replace("OUTSIDE", str(tmp_path)))
-    for has in (available(), ["calls", "files"]):    # also where the grader is not root
+    for has in (HAS, ["calls", "files"]):    # also where the grader is not root
         verdict = judged(bench, "c.1", body, has=has)
         assert verdict.passed, verdict.reports      # it has run to its end, and returned the right sum
         assert os.listdir(tmp_path) == ["there"] and (tmp_path / "there").read_text() == "whole"
@@ -168,7 +169,7 @@ def test_a_hang_or_a_crash_in_compiled_code_costs_its_own_test(bench, attack):
             seconds=20).passed
 
 
-@pytest.mark.skipif("user" not in available(), reason="only root can give a body a user of its own")
+@pytest.mark.skipif("user" not in HAS, reason="only root can give a body a user of its own")
 def test_a_fork_bomb_in_compiled_code_ends_with_its_answer(bench):
     verdict = judged(bench, "c.1", compiled("for (;;) fork();"), seconds=3)
     assert not verdict.passed and judged(bench, "c.1", GOOD["c.1"], seconds=20).passed
