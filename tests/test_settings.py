@@ -2,13 +2,14 @@
 anything.
 """
 import dataclasses
+import functools
 import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
 
-from settings import range_of
+from settings import field_comments, range_of
 from workbench import run_main
 
 NO_NUMBERS = ("", "zzz")
@@ -37,6 +38,7 @@ def settings_of(module) -> list[tuple[type, list[str]]]:
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_zero_negative_and_nan_are_refused_in_one_sentence(path, monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setattr("settings.field_comments", functools.cache(field_comments))   # it parses the file
     module = load(path)
     for settings, chosen in settings_of(module):
         fields = dataclasses.fields(settings)
