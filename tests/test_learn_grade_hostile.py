@@ -17,6 +17,7 @@ from learn_trees import copy_tree
 from tiny_course import GOOD, learn, make, put
 
 HAS = available()   # found out by forks, which cost more the more this process has imported
+EVIL = f"/dev/shm/evil-{os.getpid()}"   # of this process alone: the tests may run twice at a time
 # Replace all that could decide a verdict, in every module of the process: what each of the ways below runs.
 PAYLOAD = """import sys, builtins
 for module in list(sys.modules.values()):
@@ -144,7 +145,7 @@ COMPILED = {
     "a truncation": 'truncate("OUTSIDE/there", 0); open("OUTSIDE/there", O_WRONLY | O_TRUNC);',
     "another mode": 'chmod("OUTSIDE/there", 0); chown("OUTSIDE/there", 1, 1); rename("OUTSIDE/there", '
                     '"OUTSIDE/evil");',
-    "shared memory": 'FILE *f = fopen("/dev/shm/evil", "w"); if (f) fclose(f);',
+    "shared memory": f'FILE *f = fopen("{EVIL}", "w"); if (f) fclose(f);',
 }
 
 
@@ -159,7 +160,7 @@ def test_compiled_code_runs_behind_the_same_walls(bench, tmp_path, how):
         verdict = judged(bench, "c.1", body, has=has)
         assert verdict.passed, verdict.reports      # it has run to its end, and returned the right sum
         assert os.listdir(tmp_path) == ["there"] and (tmp_path / "there").read_text() == "whole"
-        assert (tmp_path / "there").stat().st_mode & 0o777 == 0o666 and not os.path.exists("/dev/shm/evil")
+        assert (tmp_path / "there").stat().st_mode & 0o777 == 0o666 and not os.path.exists(EVIL)
 
 
 @pytest.mark.parametrize("attack", ["while (1);", 'while (1) puts("x");', "abort();"])

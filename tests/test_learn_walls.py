@@ -12,6 +12,7 @@ from learn_trees import copy_tree
 from tiny_course import make
 
 HAS = available()   # found out by forks, which cost more the more this process has imported
+EVIL = f"/dev/shm/evil-{os.getpid()}"   # of this process alone: the tests may run twice at a time
 pytestmark = pytest.mark.skipif(not {"files", "calls"} <= set(HAS),
                                 reason="no Landlock or seccomp here")
 # What a body tries, with SECRET a file of the grader that everybody may read and write, and JUDGE a folder of
@@ -33,7 +34,7 @@ REFUSED = {
     "look at its parent": "open(f'/proc/{os.getppid()}/environ').read()",
     "look at itself": "open('/proc/self/maps').read()",
     "list all processes": "os.listdir('/proc')",
-    "shared memory": "open('/dev/shm/evil', 'w')",
+    "shared memory": f"open('{EVIL}', 'w')",
     "list shared memory": "os.listdir('/dev/shm')",
     "a socket": "__import__('socket').socket()",
     "a pair of sockets": "__import__('socket').socketpair()",
@@ -91,7 +92,7 @@ def test_a_body_cannot(bench, what):
         said = answer(bench, REFUSED[what], has)
         assert said in ("PermissionError", "ValueError", "FileNotFoundError", "OSError"), said
     assert bench.secret.read_text() == "whole" and bench.secret.stat().st_mode & 0o777 == 0o666
-    assert not os.path.exists("/dev/shm/evil")
+    assert not os.path.exists(EVIL)
 
 
 @pytest.mark.parametrize("what", ALLOWED)
@@ -107,4 +108,4 @@ def test_the_same_attempts_succeed_without_walls(bench):
         said = bench.run("1.1", f"    import os\n    {REFUSED[what]}\n    return {{}}\n".replace(
             "SECRET", str(bench.secret)).replace("JUDGE", str(bench.secret.parent)), seeds=[0])
         assert said.outcomes["test_nothing_has_no_pairs"] == "passed", (what, said.reports)
-    Path("/dev/shm/evil").unlink()
+    Path(EVIL).unlink()
