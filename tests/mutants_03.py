@@ -241,6 +241,7 @@ MUTANTS = [
     ("3.16", "forgets attention", " + 12 * config.n_layers * config.n_heads * config.D * T", ""),
     ("3.16", "takes the width of the model for the heads'", "config.n_heads * config.D", "config.d_model"),
     ("3.16", "multiplies with positions", 'if config.positions == "learned" else 0', "* 0"),
+    ("3.16", "takes alibi for a table", 'positions == "learned"', 'positions <= "learned"'),
     ("3.16", "multiplies with an untied embedding",
      "0 if config.tied else config.vocab_size * config.d_model", "0"),
     ("3.16", "leaves a tied table out", "0 if config.tied else config.vocab_size * config.d_model",
@@ -253,6 +254,7 @@ MUTANTS = [
      "(step - n_warmup) / max(n_steps - 1 - n_warmup, 1)"),
     ("3.17", "falls to zero", "(1 - floor) * progress", "progress"),
     ("3.17", "divides by zero", "max(n_steps - 1 - n_warmup, 1)", "(n_steps - 1 - n_warmup)"),
+    ("3.17", "has two steps at least", "n_warmup, 1), 1.0)", "n_warmup, 2), 1.0)"),
     ("3.17", "counts progress from step 0", "(step - n_warmup) /", "step /"),
     ("3.17", "bends", "(1 - floor) * progress", "(1 - floor) * progress**2"),
 

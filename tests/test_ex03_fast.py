@@ -237,14 +237,15 @@ def test_an_untied_table_is_only_looked_up():
                  qk_norm=False)
     blocks = 2 * (2 * 16 * 24 + 2 * 16 * 12 + 3 * 16 * 24) + 5 * 16   # q and o, k and v, feed-forward, norms
     want = 6 * (blocks + 50 * 16) + 12 * 2 * 2 * 12 * 8
-    for tied in (True, False):
-        got = call(f"tied {tied}", flops_per_token, Config(tied=tied, **shape), 8)
-        same(got, want, f"a small model, tied {tied}, T 8",
-             "one table of V C is multiplied with, in both cases", rtol=1e-9)
+    for tied, positions in ((True, "rope"), (False, "rope"), (True, "alibi"), (False, "none")):
+        given = f"a small model, tied {tied}, positions {positions}, T 8"
+        got = call(given, flops_per_token, Config(tied=tied, positions=positions, **shape), 8)
+        same(got, want, given, "one table of V C is multiplied with, and only learned positions are a table",
+             rtol=1e-9)
 
 
 @pytest.mark.ex("3.17")
-@pytest.mark.parametrize("n_steps, n_warmup, floor", [(6, 2, 0.1), (10, 0, 0.0), (9, 3, 0.5)])
+@pytest.mark.parametrize("n_steps, n_warmup, floor", [(6, 2, 0.1), (10, 0, 0.0), (9, 3, 0.5), (5, 3, 0.2)])
 def test_a_straight_line_to_the_floor(n_steps, n_warmup, floor):
     """warm-up, then a straight line that ends at the floor and stays there"""
     want = []
