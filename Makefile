@@ -117,7 +117,7 @@ setup: .venv/ready  ## the virtual environment with the five packages and this r
 
 # Models as small as the tests' gain no time from a second thread, which costs a third more CPU time.
 test: export OMP_NUM_THREADS = 1
-test: setup  ## the tests: offline, CPU, about five minutes
+test: setup  ## the tests: offline, CPU, about six minutes
 	@$(PY) -m pytest
 
 style: setup  ## one manner: ruff finds nothing (installs it)
