@@ -196,10 +196,10 @@ def seeds_table(runs: list[list[dict]], seeds: list[int]) -> str:
         for r in same:
             before, after, control = (show(r[k], r).rstrip("%") for k in ("before", "after", "control"))
             cell = f"{before}>{after}" + (f" ({control})" if control else "")
-            cell = cell if len(cell) < 18 else cell.replace(" (", "(")   # no room: three numbers of bits
             cells.append(cell if before or after else "--")
-        lines.append(f"{first['stage']:<9}{first['metric'].split(' (control')[0]:<37}"
-                     + "".join(f" {c:>17}" for c in cells))
+        name, numbers = first["metric"].split(" (control")[0], "".join(f" {c:>17}" for c in cells)
+        # long cells take the blanks behind the name
+        lines.append(f"{first['stage']:<9}{name}{numbers:>{37 + 18 * len(cells) - len(name)}}")
     return "\n".join(lines)
 
 

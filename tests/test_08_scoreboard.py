@@ -113,7 +113,11 @@ def test_tables_fit_a_terminal(out):
     rows = collect(out)
     assert max(map(len, table(rows).splitlines())) <= 100
     assert "95.0%" in table(rows) and "4.500" in table(rows)
-    assert max(map(len, seeds_table([rows] * 3, [0, 1, 2]).splitlines())) <= 100
+    next(r for r in rows if "forecast" in r["metric"]).update(before=2.3, after=2.2, control=2.6)
+    lines = seeds_table([rows] * 3, [0, 1, 2]).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert [line.split("outcome")[1].split() for line in lines if "forecast" in line] == [
+        3 * ["2.300>2.200", "(2.600)"]]
 
 
 @pytest.mark.parametrize("board, metrics", [([], {"seed": 0}), ({}, {"seed": 0}), ([{}], {"seed": 0}),
