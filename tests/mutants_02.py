@@ -176,6 +176,7 @@ MUTANTS = [
     ("2.13", "rotates the values", "q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)",
      "q, k, v = (apply_rope(t, cos, sin) for t in (q, k, v))"),
     ("2.13", "rotates whatever the positions are", 'self.positions == "rope"', "cos is not None"),
+    ("2.13", "takes sinusoidal positions for rotations", 'positions == "rope"', 'positions >= "rope"'),
     ("2.13", "stores every layer as layer 0", "append(self.layer,", "append(0,"),
     ("2.13", "ignores what the cache returns", "k, v = cache.append", "cache.append"),
     ("2.13", "normalises keys with the queries' gain", "self.k_norm(", "self.q_norm("),

@@ -175,8 +175,8 @@ MISTAKES = {
 @pytest.mark.ex("2.13")
 @pytest.mark.parametrize("options", [dict(qk_norm=False, positions="none", n_kv_heads=6),
                                      dict(positions="none"), dict(), dict(qk_norm=False),
-                                     dict(positions="alibi", qk_norm=False), dict(sinks=True),
-                                     dict(sinks=True, positions="alibi")])
+                                     dict(positions="alibi", qk_norm=False), dict(positions="sinusoidal"),
+                                     dict(sinks=True), dict(sinks=True, positions="alibi")])
 def test_the_layer_computes_what_its_heads_compute_one_by_one(options):
     """all heads at once give what the heads give one by one, for every option"""
     layer, x, angle = make(**options), torch.randn(2, 5, 24, dtype=f64), torch.randn(5, 2, dtype=f64)
