@@ -1,6 +1,7 @@
 """Settings, atomic files, progress, and errors that end a command with one sentence."""
 import dataclasses
 import errno
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -229,15 +230,35 @@ def test_a_forked_command_says_and_ends_as_one_that_a_shell_starts(tmp_path, end
     """The tests of commands rest on it (tests/commands.py)."""
     script = tmp_path / "s.py"
     script.write_text("import os, sys\nprint(sys.argv, os.getcwd(), os.environ.get('WORD'), __name__)\n"
-                      "print(sys.path[0], flush=True)\nprint(sys.stdin.read(), file=sys.stderr, flush=True)\n"
-                      + end)
-    env = {**os.environ, "WORD": "a word"}
+                      "print(sys.path[0], flush=True)\nprint(sys.stdin.read(), file=sys.stderr)\n"
+                      "print('\\udcff', file=sys.stderr)\nprint('in a buffer')\n" + end)
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"} | {"WORD": "a word"}
     mine = command(script, "--flag", 1, cwd=tmp_path, env=env, typed=b"typed")
     shell = subprocess.run([sys.executable, script, "--flag", "1"], cwd=tmp_path, env=env, input="typed",
                            capture_output=True, text=True)
     assert (mine.returncode, mine.stdout) == (shell.returncode, shell.stdout)
-    assert mine.stderr.splitlines()[0] == shell.stderr.splitlines()[0] == "typed"
+    assert mine.stderr.splitlines()[:2] == shell.stderr.splitlines()[:2] == ["typed", r"\udcff"]
     assert mine.stderr.splitlines()[-1] == shell.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="commands are forked on Linux only")
+def test_no_forked_command_outlives_its_test_and_each_draws_numbers_of_its_own(tmp_path, monkeypatch):
+    (script := tmp_path / "s.py").write_text("import random, numpy\nprint(random.random(), numpy.random.rand())")
+    one, other = (command(script).stdout.split() for _ in range(2))
+    assert len(one) == 2 and not set(one) & set(other)
+    script.write_text("import time\ntime.sleep(600)")
+    before, join = multiprocessing.active_children(), multiprocessing.process.BaseProcess.join
+    with pytest.raises(AssertionError, match="still busy after 0.1 s"):
+        command(script, seconds=0.1)
+
+    def interrupted(process, timeout=None):
+        if timeout:
+            raise KeyboardInterrupt
+        join(process)
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        command(script)
+    assert set(multiprocessing.active_children()) <= set(before)
 
 
 def test_progress_tells_rate_and_time_left(capsys):
