@@ -243,7 +243,8 @@ def test_a_forked_command_says_and_ends_as_one_that_a_shell_starts(tmp_path, end
 
 @pytest.mark.skipif(sys.platform != "linux", reason="commands are forked on Linux only")
 def test_no_forked_command_outlives_its_test_and_each_draws_numbers_of_its_own(tmp_path, monkeypatch):
-    (script := tmp_path / "s.py").write_text("import random, numpy\nprint(random.random(), numpy.random.rand())")
+    script = tmp_path / "s.py"
+    script.write_text("import random, numpy\nprint(random.random(), numpy.random.rand())")
     one, other = (command(script).stdout.split() for _ in range(2))
     assert len(one) == 2 and not set(one) & set(other)
     script.write_text("import time\ntime.sleep(600)")

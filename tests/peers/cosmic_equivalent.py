@@ -76,7 +76,7 @@ EQUIVALENT = [
     ("3.13", "scatter_add_(+1", "the last axis of (n, V) is axis 1"),
     ("3.13", "[:, -1]", "the axis has length 1"),
     ("3.13", "targets > IGNORE", "ids are never negative"),
-    ("3.14", "since >= self", "the count rises by one from 0 and is set back at quiet, so it never passes it"),
+    ("3.14", "since >= self", "it rises by one from 0 and is set back at quiet: never above"),
     ("3.15", "cumsum(+1)", "the last axis of (B, T) is axis 1"),
     ("3.15", "cumsum(1)", "the last axis of (B, T) is axis 1"),
     ("3.17", "step <= n_warmup", "both branches give 1 at that step"),
@@ -218,7 +218,7 @@ EQUIVALENT = [
     ("8.19", "i >= 0", "the whole list is tried twice"),
     ("8.19", "i > -1", "the whole list is tried twice"),
     ("8.20", "max(N, 2)", "a word in the one document there is has the idf 0"),
-    ("8.21", "item, 1.0", "one more for every item: the same order"),
-    ("8.21", "item, -1.0", "one less for every item: the same order"),
+    ("8.21", "item, 1.0", "one more for every item: the same order but for last bits"),
+    ("8.21", "item, -1.0", "one less for every item: the same order but for last bits"),
     ("8.21", "+ 2 / (k", "twice as much for every item: the same order"),
 ]
