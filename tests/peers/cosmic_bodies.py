@@ -81,9 +81,10 @@ def equivalent(id: str, what: str) -> list[str]:
 
 def main(names: list[str], part: str) -> int:
     """Print the survivors and the score of each exercise named, or of all exercises of a chapter."""
-    alive, (which, parts) = 0, map(int, part.split("/"))
+    which, parts = map(int, part.split("/")) if re.fullmatch(r"\d+/\d+", part) else (0, 0)
     if not 1 <= which <= parts:
-        raise SystemExit(f"error: --part {part}: give 1/{parts} to {parts}/{parts}")
+        raise SystemExit(f"error: --part {part}: give 2/4 for the second of four quarters")
+    alive = 0
     with tempfile.TemporaryDirectory() as place:
         base = Path(place) / "base"
         copy_tree(ROOT, base)
