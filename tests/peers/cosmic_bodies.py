@@ -93,7 +93,7 @@ def main(names: list[str], part: str) -> int:
         with Bench(ROOT, base) as bench:
             bench.warm(ids)
             for id in ids:
-                exercise, killed, same = exercises[id], 0, 0
+                exercise, killed, same, needed = exercises[id], 0, 0, set()
                 made = sorted(mutants((ROOT / exercise.path).read_text(encoding="utf-8"), exercise).items())
                 fits = {piece for what, _ in made for piece in equivalent(id, what)}
                 for piece in [p for e, p, _ in EQUIVALENT if e == id and p not in fits]:
@@ -105,11 +105,14 @@ def main(names: list[str], part: str) -> int:
                     if not all(bench.run(id, body, seeds, seconds=10, stops=1).passed
                                for seeds in ([0], None)):
                         killed += 1
-                    elif equivalent(id, what):
+                    elif pieces := equivalent(id, what):
                         same += 1
+                        needed.update(pieces)
                     else:
                         alive += 1
                         print(f" {id:<5} survives: {what}", flush=True)
+                for piece in sorted(fits - needed) if parts == 1 else ():
+                    print(f" {id:<5} rejects what has {piece!r}: take it out of EQUIVALENT", flush=True)
                 print(f" {id:<5} {len(made)} mutants, {killed} rejected, {same} equivalent, "
                       f"{len(made) - killed - same} survive", flush=True)
     return 1 if alive else 0
