@@ -35,7 +35,8 @@ def command(file: Path | str, *words, cwd: Path | str = ".", env: dict | None = 
     context.set_forkserver_preload(SPARED)
     with tempfile.TemporaryDirectory() as folder:
         streams = [Path(folder, name) for name in ("in", "out", "err")]
-        streams[0].write_bytes(typed)
+        for stream in streams:   # all of them: a command may be ended before it has begun to write
+            stream.write_bytes(typed if stream == streams[0] else b"")
         become_it = (str(Path(file)), words, str(Path(cwd).resolve()), env, streams)
         process = context.Process(target=become, args=become_it)
         process.start()
