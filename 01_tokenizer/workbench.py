@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import re
+import select
 import shutil
 import sys
 import tempfile
@@ -46,6 +47,8 @@ def run_main(main: Callable[[], None]) -> None:
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
         sys.exit(f"error: {error.filename}: {str(error.strerror).lower()}")
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and nobody_reads():
+            sys.exit(1)
         if error.errno != errno.ENOSPC:
             raise
         sys.exit("error: the disk is full: free some space and run the same command again, nothing is lost")
@@ -59,20 +62,29 @@ def run_main(main: Callable[[], None]) -> None:
                  f"({first[:150]})")
 
 
+def nobody_reads() -> bool:
+    """Has the reader of our output gone, as `head` does when it has seen enough? The rest goes nowhere."""
+    out, asked = sys.stdout.fileno(), select.poll()
+    asked.register(out, 0)       # errors are told unasked: a pipe without a reader is one
+    if gone := bool(asked.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out)
+    return gone
+
+
 def use_two_threads() -> None:
     """Two threads that wait for each other a few microseconds and then sleep.
 
     Threads that spin as long as they must made a run on shared cores up to ten times slower; threads that
     sleep at once made one on two idle cores no faster than a single thread, as waking takes longer than the
     work of a small matrix. The count is GNU's OpenMP's (torch on Linux), the policy all others'. OpenMP reads
-    these variables once, when torch is loaded: a command started without them starts itself again. A number
-    of threads that was given stays.
+    these variables once, when torch is loaded: a command started without them starts itself again, by the
+    same words (`python -u`, `python -m pdb`). A number of threads that was given stays.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
-        os.execv(sys.executable, [sys.executable, *sys.argv])
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def process_pool(n: int) -> ProcessPoolExecutor:

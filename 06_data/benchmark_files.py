@@ -10,6 +10,7 @@ import ast
 import builtins
 import csv
 import gzip
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def load_mmlu(path: str | Path) -> list[Choice]:
     """MMLU's CSV: question, A, B, C, D, letter; no header."""
     items = []
     try:
-        for number, row in enumerate(csv.reader(_text(path).splitlines(keepends=True), strict=True), 1):
+        for number, row in enumerate(csv.reader(io.StringIO(_text(path), newline=""), strict=True), 1):
             if not row:
                 continue
             if len(row) != 6 or row[5].strip() not in ("A", "B", "C", "D"):

@@ -74,16 +74,18 @@ def load_instances(path: Path | str) -> list[Instance]:
     ValueError names the line and what is wrong with it.
     """
     found = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
             tests: dict[str, Any] = {k: json.loads(row[k]) if isinstance(row[k], str) else list(row[k])
                      for k in ("FAIL_TO_PASS", "PASS_TO_PASS")}
-            text: dict[str, Any] = {k: str(row[k]) for k in ("instance_id", "problem_statement", "patch",
-                                                             "test_patch")}
-            found.append(Instance(**text, **tests, files=dict(row.get("files", {}))))
+            if not all(isinstance(t, list) and all(isinstance(x, str) for x in t) for t in tests.values()):
+                raise TypeError("its tests are no lists of names")
+            text: dict[str, Any] = {k: str(row[k] or "") for k in ("instance_id", "problem_statement",
+                                                                   "patch", "test_patch")}
+            found.append(Instance(**text, **tests, files=dict(row.get("files") or {})))
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path}, line {number} is no instance of SWE-bench's form "
                              f"({error!r})") from None
@@ -102,7 +104,10 @@ def resolved(passed: dict[str, bool], fail_to_pass: list[str], pass_to_pass: lis
 def grade(instance: Instance, patch: str) -> Grade:
     """Apply the patch, put the hidden tests over it, run what the lists name."""
     wanted = [*instance.FAIL_TO_PASS, *instance.PASS_TO_PASS]
-    tests = apply_patch(instance.files, instance.test_patch) if instance.test_patch else instance.files
+    try:
+        tests = apply_patch(instance.files, instance.test_patch) if instance.test_patch else instance.files
+    except DoesNotApply as error:
+        raise ValueError(f"the test_patch of {instance.instance_id} does not apply: {error}") from None
     try:
         files = apply_patch(instance.files, patch) if patch.strip() else instance.files
     except DoesNotApply as error:
@@ -151,7 +156,8 @@ def run_test(files: dict[str, str], test: str, own: set[str]) -> str | None:
             vars(box)["ask"] = ask
             space["__builtins__"] = {**vars(builtins),
                                      "__import__": importer(own, lambda name: box.call("_module", name))}
-            exec(compile(files[path], path, "exec"), space)
+            # also under `python -O` a test is made of its asserts
+            exec(compile(files[path], path, "exec", dont_inherit=True, optimize=0), space)
             found = space.get(names[0])
             if not callable(found) or names[1:] and not hasattr(found, names[1]):
                 return "there is no such test"
@@ -197,6 +203,9 @@ def main() -> None:
                         help="instances in SWE-bench's form, one a line")
     rows = load_instances(parser.parse_args().file)
     for row in rows:
+        if not row.files:
+            raise ValueError(f"{row.instance_id} has no files, and no repository is fetched here: put them "
+                             "into its field `files`, {path: text}")
         right, none = grade(row, row.patch), grade(row, "")
         print(f"  {row.instance_id:<28} reference {'resolved' if right.resolved else right.failed}   "
               f"no patch {'RESOLVED' if none.resolved else 'not resolved'}", flush=True)

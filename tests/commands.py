@@ -63,4 +63,5 @@ def become(file: str, words: list[str], cwd: str, env: dict, streams: list[Path]
     os.environ.update(env)
     os.chdir(cwd)
     sys.argv, sys.path[:0] = [file, *words], [str(Path(file).resolve().parent)]
+    sys.orig_argv = [sys.executable, *sys.argv]
     runpy.run_path(file, run_name="__main__")

@@ -224,6 +224,31 @@ def test_a_command_started_without_make_sets_its_threads(tmp_path):
     assert done.stdout == "PASSIVE 1000 True\n", done.stderr
 
 
+def test_a_command_starts_itself_again_by_the_words_that_started_it(monkeypatch):
+    asked = []
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(os, "execv", lambda program, words: asked.append((program, words)))
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "pdb", "s.py", "--seed", "1"])
+    run_main(lambda: None)
+    assert asked == [(sys.executable, [sys.executable, "-m", "pdb", "s.py", "--seed", "1"])]
+
+
+def test_a_reader_who_has_seen_enough_is_no_fault_and_another_broken_pipe_is(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+
+    def worker_died():
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+    with pytest.raises(BrokenPipeError):
+        run_main(worker_died)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        with pytest.raises(SystemExit) as stopped:
+            run_main(lambda: print("a line", flush=True))
+    assert stopped.value.code == 1
+
+
 @pytest.mark.parametrize("end", ["", "sys.exit(3)", "sys.exit('error: one sentence')", "1 / 0", "os._exit(4)",
                                  "os.kill(os.getpid(), 9)"])
 def test_a_forked_command_says_and_ends_as_one_that_a_shell_starts(tmp_path, end):

@@ -72,6 +72,8 @@ def test_a_question_may_have_lines(tmp_path):
     (tmp_path / "m.csv").write_text('"one\ntwo",a,"b\n",c,d,B\n\n')
     assert load_mmlu(tmp_path / "m.csv") == [Choice("Question: one\ntwo\nAnswer:",
                                                         (" a", " b\n", " c", " d"), 1)]
+    (tmp_path / "m.csv").write_text("one\u2028\x0btwo,a,b,c,d,B\n", encoding="utf-8")
+    assert load_mmlu(tmp_path / "m.csv")[0].context == "Question: one\u2028\x0btwo\nAnswer:"
 
 
 TEXTS = ["Answer: yes", "Answer: no", "the answer is yes", "the answer is no"] * 20

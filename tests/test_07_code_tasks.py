@@ -2,11 +2,14 @@
 import dataclasses
 import json
 import random
+import shutil
+import subprocess
 
 import pytest
 
+import code_tasks
 from code_tasks import TASKS, Instance, grade, is_test, load_instances, resolved
-from unified_diff import DoesNotApply, Hunk, apply_hunk, apply_patch, make_patch, parse_patch
+from unified_diff import DoesNotApply, FileChange, Hunk, apply_hunk, apply_patch, make_patch, parse_patch
 
 ROWS = {row.instance_id: row for row in load_instances(TASKS)}
 
@@ -45,7 +48,8 @@ index 83db48f..bf12b5c 100644
 
 
 def test_what_git_writes_is_read():
-    assert parse_patch(GIT) == {"pkg/f.py": [Hunk(1, [" one", "-two", "+2", "+2.5", " three"])]}
+    hunk = Hunk(1, [" one", "-two", "+2", "+2.5", " three"])
+    assert parse_patch(GIT) == [FileChange("pkg/f.py", "pkg/f.py", [hunk])]
     assert apply_patch({"pkg/f.py": "one\ntwo\nthree"}, GIT) == {"pkg/f.py": "one\n2\n2.5\nthree\n"}
 
 
@@ -64,10 +68,75 @@ def test_a_hunk_is_found_where_lines_have_moved_and_nearest_to_its_number():
     ("--- a/f.py\n+++ b/f.py\n@@ -1 +1 @@\n-z\n+b\n", "not as the patch says"),
     ("--- a/../f.py\n+++ b/../f.py\n@@ -1 +1 @@\n-z\n+b\n", "outside"),
     ("--- /etc/x\n+++ /etc/x\n@@ -1 +1 @@\n-z\n+b\n", "outside"),
-    ("--- a/f.py\n+++ b/f.py\n@@ -1,2 +1,2 @@\n a\nnot a hunk\n", "too early")])
+    ("--- a//etc/x\n+++ b//etc/x\n@@ -0,0 +1 @@\n+b\n", "outside"),
+    ("diff --git a/f.py b/g.py\nrename from f.py\nrename to ../g.py\n", "outside"),
+    ("--- a/f.py\n+++ b/f.py\n@@ -1,2 +1,2 @@\n a\nnot a hunk\n", "too early"),
+    ("--- a/f.py\n+++ b/f.py\n@@ -1 +1 @@\n-a\n+b\n+c\n", "more lines than its head says"),
+    ("--- a/f.py\n+++ b/f.py\n@@ def f():\n-a\n+b\n", "no head of a hunk"),
+    ("--- /dev/null\n+++ b/f.py\n@@ -0,0 +1 @@\n+b\n", "f.py is there already"),
+    ("--- a/f.py\n+++ /dev/null\n@@ -0,0 +1 @@\n+b\n", "leaves lines of it"),
+    ("--- a/g.py\n+++ b/g.py\n@@ -3,0 +4 @@\n+b\n", "there is no g.py"),
+    ("diff --git a/g.py b/h.py\nrename from g.py\nrename to h.py\n", "there is no g.py"),
+    ("diff --git a/f.py b/h.py\n", "names two files"),
+    ("diff --git a/x.png b/x.png\nBinary files a/x.png and b/x.png differ\n", "only files of text"),
+    ("diff --git a/x b/x\nnew file mode 120000\n--- /dev/null\n+++ b/x\n@@ -0,0 +1 @@\n+/etc\n",
+     "only files of text")])
 def test_what_does_not_apply_is_one_sentence(patch, said):
     with pytest.raises(DoesNotApply, match=said):
         apply_patch({"f.py": "a\n"}, patch)
+
+
+@pytest.mark.parametrize("patch, after", [
+    ("diff --git a/f.py b/g h.py\nsimilarity index 100%\nrename from f.py\nrename to g h.py\n",
+     {"g h.py": "a\n"}),
+    ("diff --git a/f.py b/g.py\nsimilarity index 60%\nrename from f.py\nrename to g.py\n"
+     "--- a/f.py\n+++ b/g.py\n@@ -1 +1,2 @@\n a\n+b\n", {"g.py": "a\nb\n"}),
+    ("diff --git a/f.py b/g.py\ncopy from f.py\ncopy to g.py\n", {"f.py": "a\n", "g.py": "a\n"}),
+    ("diff --git a/__init__.py b/__init__.py\nnew file mode 100644\nindex 0000000..e69de29\n",
+     {"f.py": "a\n", "__init__.py": ""}),
+    ("diff --git a/f.py b/f.py\nold mode 100644\nnew mode 100755\n", {"f.py": "a\n"}),
+    ('diff --git "a/caf\\303\\251\\t\\"2\\".py" "b/caf\\303\\251\\t\\"2\\".py"\n'
+     'new file mode 100644\n--- /dev/null\n'
+     '+++ "b/caf\\303\\251\\t\\"2\\".py"\n@@ -0,0 +1 @@\n+b\n', {"f.py": "a\n", 'café\t"2".py': "b\n"}),
+    ("--- f.py\t2026-01-01\n+++ f.py\t2026-01-02\n@@ -1 +1 @@\n-a\n+b\n-- \n2.50.1\n\n", {"f.py": "b\n"})])
+def test_what_git_says_without_a_hunk_or_in_quotes_is_done(patch, after):
+    assert apply_patch({"f.py": "a\n"}, patch) == after
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git here")
+@pytest.mark.parametrize("seed", range(4))
+def test_a_patch_that_git_makes_gives_what_git_has(seed, tmp_path):
+    """Files of odd names and with lines like parts of a patch: edited, deleted, made, renamed, swapped."""
+    rng = random.Random(seed)
+    names = ["f.py", "café.py", "a b.py", "tab\tx.py", 'q"x.py', "a/y.py", "b/z.py", "-d.py", "n\nl.py",
+             "x\\y"]
+
+    def lines():
+        odd = ["a", "b", "", "-- x", "++ y", "@@ -1 +1 @@", "diff --git a/f b/f", "\x0c", "d\r"]
+        return "".join(line + "\n" for line in rng.choices(odd, k=rng.randrange(14)))
+    before = {name: lines() for name in rng.sample(names, 6)}
+    one, two, three, four, *_ = before
+    made, moved = [name for name in names if name not in before][:2]
+    after = {**before, one: before[two], two: before[one], three: before[three] + "new\n", made: lines(),
+             moved: before[four]}
+    del after[four]
+
+    def git(*words):
+        return subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a", *words], cwd=tmp_path,
+                              check=True, capture_output=True).stdout.decode()
+    git("init", "-q")
+    for files in (before, after):
+        for path in tmp_path.iterdir():
+            if path.name != ".git":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(text, newline="")
+        git("add", "-A")
+        if files == before:
+            git("commit", "-qm", "before")
+    for flags in ("-M", "--no-renames", "-B", "-U0"):
+        assert apply_patch(before, git("diff", "--cached", flags, "HEAD")) == after, flags
 
 
 # The grade.
@@ -108,7 +177,6 @@ CHEATS = {
 
 @pytest.mark.parametrize("name", CHEATS)
 def test_a_patch_that_cheats_resolves_nothing(name, monkeypatch):
-    import code_tasks
     monkeypatch.setattr(code_tasks, "LIMITS",
                         dataclasses.replace(code_tasks.LIMITS, wall_seconds=2.0, cpu_seconds=1))
     row = ROWS["intervals-1"]
@@ -161,6 +229,18 @@ def test_form_feeds_and_carriage_returns_stay():
     assert apply_patch(before, make_patch(before, after)) == after
 
 
+def test_what_the_set_itself_has_wrong_is_said_of_the_instance():
+    with pytest.raises(ValueError, match="the test_patch of x-1 does not apply: there is no t.py"):
+        grade(Instance("x-1", "p", "", "--- a/t.py\n+++ b/t.py\n@@ -1 +1 @@\n-a\n+b\n", ["t.py::a"], []), "")
+
+
+def test_under_python_o_a_test_still_asserts(monkeypatch):
+    def compile_as_there(*words, optimize=-1, **named):
+        return compile(*words, optimize=1 if optimize == -1 else optimize, **named)
+    monkeypatch.setattr(code_tasks, "compile", compile_as_there, raising=False)
+    assert not grade(ROWS["intervals-1"], "").resolved
+
+
 def test_a_mended_bug_that_breaks_another_test_is_not_resolved():
     row = ROWS["dates-6"]
     broken = row.files["dates.py"].replace("year % 4 == 0", "year % 4 == 0 and year % 100 != 0")
@@ -175,7 +255,12 @@ def test_rows_of_the_published_form_are_read_and_damaged_ones_named(tmp_path):
     file = tmp_path / "set.jsonl"
     file.write_text("\ufeff" + json.dumps(row) + "\n\n", encoding="utf-8")
     assert load_instances(file)[0].FAIL_TO_PASS == ["t.py::a"]
-    for bad in ("{", "[]", json.dumps({**row, "FAIL_TO_PASS": "x"}),
+    odd = {**row, "patch": None, "problem_statement": "one\u2028two\x85"}     # unescaped, as many write it
+    file.write_text(json.dumps(odd, ensure_ascii=False) + "\r\n" + json.dumps(row), encoding="utf-8")
+    first, second = load_instances(file)
+    assert (first.patch, first.problem_statement, second.instance_id) == ("", "one\u2028two\x85", "x-1")
+    for bad in ("{", "[]", json.dumps({**row, "FAIL_TO_PASS": "[5]"}),
+                json.dumps({**row, "FAIL_TO_PASS": '"ab"'}), json.dumps({**row, "FAIL_TO_PASS": "x"}),
                 json.dumps({k: v for k, v in row.items() if k != "patch"})):
         file.write_text(json.dumps(row) + "\n" + bad + "\n", encoding="utf-8")
         with pytest.raises(ValueError, match="line 2"):
