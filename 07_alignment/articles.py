@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bpe import Tokenizer
 from facts import Fact, Question, statement
+from invented_names import name_in
 from sft import answer_loss
 from transformer import Transformer
 
@@ -25,7 +26,7 @@ def facts_from(questions: list[Question]) -> list[Fact]:
     """The facts that the three questions about each name ask for; names with fewer questions are left out."""
     known: dict[str, dict[str, str]] = {}
     for q in questions:
-        known.setdefault(q.text.split()[-1].rstrip("?"), {})[q.kind] = q.answer
+        known.setdefault(name_in(q), {})[q.kind] = q.answer
     return [Fact(name, *(answers[slot] for slot in SLOTS)) for name, answers in known.items()
             if len(answers) == len(SLOTS)]
 

@@ -13,7 +13,7 @@ import random
 import statistics
 import sys
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 try:
@@ -265,8 +265,8 @@ def main() -> None:
     device = announce("07 code agent", s)
     cells = Cells(Path(s.out, "study", "code_agent"), [*CODE, sys.modules[__name__]])
     seeds = range(s.seed, s.seed + s.seeds)
-    settings = {k: v for k, v in asdict(s).items() if k not in ("out", "seed", "seeds", "corpus")}
-    found = [cells.get({"seed": seed, "settings": settings}, lambda seed=seed: one_seed(s, seed, device))
+    common = asdict(replace(s, out="", seed=0, seeds=1, quick=False))
+    found = [cells.get(common | {"seed": seed}, lambda seed=seed: one_seed(s, seed, device))
              for seed in seeds]
 
     def over(name: str, what: str, digits: int = 1, times: float = 100) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 from bpe import Tokenizer
 from chat_template import chat_prompt, pad_id
 from facts import THANKS, Question
+from invented_names import invented_word
 from sft import answer_loss
 from transformer import Transformer
 
@@ -106,12 +107,6 @@ def read_critique(reply: str) -> tuple[list[str], str]:
     named, _, revision = reply.partition("\n")
     listed = [word.strip(" .") for word in named.split(",")]
     return [b for b in BREACHES if b in listed], revision
-
-
-def invented_word(words: list[str], rng: random.Random) -> str:
-    """Halves of two words: it can be copied and cannot be remembered."""
-    first, second = rng.choice(words), rng.choice(words)
-    return first[:(len(first) + 1) // 2] + second[len(second) // 2:]
 
 
 def critic_loss(model: Transformer, tokenizer: Tokenizer, questions: list[Question], seed: int) -> LossOf:

@@ -69,15 +69,15 @@ class Settings(RunSettings):
     scratch: int = 4                       # times the compute, for the rows without pretraining
     sums: int = 150                        # held-out sums of each kind
     questions: int = 60                    # held-out questions about facts: what is forgotten
-    seeds: int = 3
+    seeds: int = 3                         # whole repetitions
 
 
 QUICK = dict(batches=2, prompts=4, scratch=1, sums=10, questions=4, seeds=1)
 
 
 def entropy(shares: list[float]) -> float:
-    """In bits."""
-    return -sum(p * math.log2(p) for p in shares if p > 0)
+    """Of a distribution, in bits; 0 for an empty one."""
+    return sum(p * math.log2(1 / p) for p in shares if p > 0)
 
 
 def bits_of_a_sum() -> float:

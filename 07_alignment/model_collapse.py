@@ -7,7 +7,6 @@ those that the documents confirm.
 
     python 07_alignment/model_collapse.py      three seeds; after `make 03`, some minutes (make study)
 """
-import math
 import random
 import sys
 from collections import Counter
@@ -29,6 +28,7 @@ from chat_template import answer_batch, load_chat_base, pad_id
 from cross_entropy import cross_entropy
 from facts import terse, verbose
 from figures import GREY, new_axes, save
+from imitation_or_reward import entropy
 from muon import muon_and_adamw
 from results_table import mean_and_spread, print_table
 from rollout import sample
@@ -43,10 +43,9 @@ from verifier import is_right
 WAYS = ("replaced", "accumulated", "verified")
 
 
-def entropy(things: list) -> float:
+def bits_of(things: list) -> float:
     """Bits of the distribution of what is in a list: 0 if all are equal, log2 of their number if none are."""
-    counts = Counter(things).values()
-    return sum(c / len(things) * math.log2(len(things) / c) for c in counts) if things else 0.0
+    return entropy([count / len(things) for count in Counter(things).values()])
 
 
 def diversity(dialogues: list[tuple[str, str]], truths: dict[tuple[str, str], str]) -> dict[str, float]:
@@ -57,7 +56,7 @@ def diversity(dialogues: list[tuple[str, str]], truths: dict[tuple[str, str], st
     right = [is_right(a, truths[about]) for about, a in asked]
     return {"well formed": len(asked) / max(len(dialogues), 1),
             "questions": len({about for about, _ in asked}),
-            "bits": entropy([about[0] for about, _ in asked]), "answers": len({a for _, a in asked}),
+            "bits": bits_of([about[0] for about, _ in asked]), "answers": len({a for _, a in asked}),
             "right": sum(right) / max(len(right), 1)}
 
 
@@ -139,9 +138,9 @@ def draw(path: Path, curves: dict[str, list[list[dict]]]) -> None:
     """Distinct questions by generation, a line for each way and seed."""
     axes = new_axes("Trained on its own output", "generation (0: people)", "different questions it asks")
     styles = (("black", "-"), ("black", ":"), (GREY, "--"))
-    for (way, seeds), (colour, style) in zip(curves.items(), styles):
+    for (way, seeds), (color, style) in zip(curves.items(), styles):
         for i, points in enumerate(seeds):
-            axes.plot([p["questions"] for p in points], style, color=colour, linewidth=1.2, marker="o",
+            axes.plot([p["questions"] for p in points], style, color=color, linewidth=1.2, marker="o",
                       markersize=2.5, label=None if i else way)
     axes.set_ylim(0)
     axes.legend(frameon=False, fontsize=8)

@@ -226,8 +226,8 @@ def main() -> None:
     course.stage("tools", lambda: copy.deepcopy(grpo), side.use_tools(True))
     course.stage("control_tools", lambda: copy.deepcopy(grpo), side.use_tools(False))
     course.stage("refusal", lambda: copy.deepcopy(grpo), side.refuse)
-    course.stage("student", small, side.distil("probabilities", grpo))
-    course.stage("student_data", small, side.distil("data", grpo))
+    course.stage("student", small, side.distill("probabilities", grpo))
+    course.stage("student_data", small, side.distill("data", grpo))
 
     hard = next((p for p in course.tasks.test_sums if carries(p) >= 2), course.tasks.test_sums[0])
     asked = [q.text for q in course.tasks.held_out_questions[:3]] + [problem(hard)]

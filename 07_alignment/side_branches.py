@@ -102,7 +102,7 @@ class SideBranches:
               f"{refused['look-alikes']:.1%} of their look-alikes")
         return [*log, {"refused": refused}]
 
-    def distil(self, method: str, teacher: Transformer) -> Work:
+    def distill(self, method: str, teacher: Transformer) -> Work:
         """The training of a student of this teacher by one method of distill.py."""
         plan = Plan(self.s.distill_steps, self.s.distill_sum_steps)
         lessons = Lessons(self.tokenizer, self.tasks.demonstrations, self.tokens, plan, self.s.seed)

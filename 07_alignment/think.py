@@ -81,7 +81,7 @@ class Settings(RunSettings):
     lr: float = 5e-4                      # of AdamW in GRPO
     sums: int = setting(100, least=1)     # held out
     samples: int = setting(16, least=2)   # thoughts on each, for votes; a power of two
-    seeds: int = 3
+    seeds: int = 3                        # whole repetitions
 
 
 QUICK = dict(steps=6, batches=2, prompts=4, sums=10, samples=4, seeds=1)

@@ -26,6 +26,7 @@ from arithmetic import problem, right_answer
 from bpe import Tokenizer
 from cells import Cells
 from checkpoint import load_model
+from invented_names import name_in
 from recall import share
 from results_table import mean_and_spread, print_table
 from skills import chat_answers
@@ -37,7 +38,6 @@ from tool_use import (
     Lesson,
     ask,
     invented_item,
-    name_in,
     other_digit,
     product_item,
     real_item,

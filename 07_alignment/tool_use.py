@@ -20,6 +20,7 @@ from bpe import BOT, Tokenizer
 from chat_template import answer_ids, chat_prompt, pad_id
 from cross_entropy import IGNORE, cross_entropy
 from facts import Question, terse
+from invented_names import invented_word, name_in
 from muon import muon_and_adamw
 from recall import share
 from schedule import constant_then_decay
@@ -66,22 +67,15 @@ def product_item(pair: Pair) -> Item:
 
 def invented_item(names: list[str], rng: random.Random) -> Item:
     """A question about a name made of the halves of two real ones, for the look-up: it is new to all."""
-    def invented() -> str:
-        first, second = rng.choice(names), rng.choice(names)
-        return first[:(len(first) + 1) // 2] + second[len(second) // 2:]
-    name, kind = invented(), rng.choice(list(ASK))
-    value = rng.choice(["function", "class", "exception"]) if kind == "kind" else invented().lower()
+    name, kind = invented_word(names, rng), rng.choice(list(ASK))
+    value = (rng.choice(["function", "class", "exception"]) if kind == "kind"
+             else invented_word(names, rng).lower())
     return Item(ASK[kind].format(name), f"find({kind} of {name})", value, terse(value))
 
 
 def real_item(q: Question) -> Item:
     """A question about a name of the standard library, for the look-up."""
     return Item(q.text, f"find({q.kind} of {name_in(q)})", q.answer, terse(q.answer))
-
-
-def name_in(q: Question) -> str:
-    """The name that a question asks about."""
-    return q.text.split()[-1].rstrip("?")
 
 
 Said = list[tuple[list[int], bool]]   # pieces of one conversation: ids, and whether the model said them

@@ -35,6 +35,7 @@ from checkpoint import load_model
 from facts import Fact, Question, statement, terse
 from harness_plans import tool_text
 from harness_study import seed_folders
+from invented_names import name_in
 from model_words import conversation, prompt_of
 from openai_api import tool_call
 from recall import share
@@ -42,7 +43,6 @@ from results_table import mean_and_spread, print_table
 from rollout import sample
 from tasks import Tasks, load_tasks
 from tool_box import course_tools
-from tool_use import name_in
 from transformer import Transformer
 
 INSTRUCTION = "Answer in one word."

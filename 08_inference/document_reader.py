@@ -19,10 +19,11 @@ from bpe import Tokenizer
 from chat_template import answer_ids, chat_prompt, pad_id
 from cross_entropy import cross_entropy
 from facts import Fact, questions, statement, terse
+from invented_names import invented_word, name_in
 from muon import muon_and_adamw
 from schedule import constant_then_decay
 from tasks import Tasks
-from tool_use import UNKNOWN, Said, name_in, said_batch
+from tool_use import UNKNOWN, Said, said_batch
 from train import train
 from transformer import Transformer
 
@@ -36,8 +37,7 @@ def invented_fact(words: list[str], rng: random.Random, spelled: float = 0.0) ->
     def invented(longest: int) -> str:
         if rng.random() < spelled:
             return "".join(rng.choices(ascii_lowercase, k=rng.randint(1, 5))).ljust(3, rng.choice("aeiou"))
-        first, second = rng.choice(words), rng.choice(words)
-        return (first[:(len(first) + 1) // 2] + second[len(second) // 2:])[:longest]
+        return invented_word(words, rng)[:longest]
     while True:
         module = ".".join(invented(8).lower() for _ in range(rng.choice((1, 2, 2, 3))))
         kind = rng.choice(("function", "class", "exception"))

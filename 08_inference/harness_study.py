@@ -9,6 +9,7 @@ that chapter 7 taught to call stands in a table of its own.
                                            out/seed2 that `make seeds` has written
 """
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,7 +159,7 @@ def main() -> None:
     announce("08 harness", s, cpu_only=True)
     out = Path(s.out)
     homes = seed_folders(out)
-    code = [harness, harness_plans, local_model, tool_box, turn_memory]
+    code = [harness, harness_plans, local_model, tool_box, turn_memory, sys.modules[__name__]]
     cells, taught = (Cells(out / "study" / "harness", m) for m in (code, [*code, taught_calls, tool_calls]))
     results: dict[str, list[dict]] = {}
 

@@ -21,12 +21,12 @@ from bm25 import Index, best_first, fuse
 from bpe import Tokenizer
 from checkpoint import load_model
 from facts import Fact, Question, find_facts, questions, statement
+from invented_names import name_in
 from recall import share
 from results_table import print_table
 from scorecard import embed
 from skills import chat_answers
 from tasks import Tasks, load_tasks
-from tool_use import name_in
 from transformer import Transformer
 from verifier import is_right
 

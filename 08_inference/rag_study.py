@@ -7,6 +7,7 @@ packages that this course installs. Then facts change, and then the document is 
     python 08_inference/rag_study.py       some four minutes of one core for each of out, out/seed1 and
                                            out/seed2 that `make seeds` has written
 """
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,8 @@ PARTS = {"as it came": ((), []), "reader": READER, "tuned on documents": TUNED, 
 def measured(s: Settings, exam: Exam, part: str) -> dict:
     """What a part of the study gave for one home of models, from its cell if it is there."""
     names, code = PARTS[part]
-    cells = Cells(Path(s.out, "study", "rag"), [bm25, rag, rag_exam, rag_models, *code])
+    cells = Cells(Path(s.out, "study", "rag"),
+                  [bm25, rag, rag_exam, rag_models, *code, sys.modules[__name__]])
     data = content_hash(exam.home / "07_alignment" / "grpo.pt", exam.home / "01_tokenizer" / "tasks.json")
     sizes = {name: getattr(s, name) for name in ("names", "changes", *names)}
     return cells.get({**sizes, "part": part, "seed": exam.seed, "data": data}, exam.parts()[part])

@@ -14,6 +14,7 @@ and the seconds of computing that the change takes.
     python 08_inference/three_places.py    three minutes of one core, for all of out, out/seed1 and out/seed2
                                            that `make seeds` has written
 """
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,8 @@ from matrix_figure import draw_matrix
 from place_changes import NEEDS, PLACES, Amounts, Place
 from results_table import mean_and_spread, print_table
 
-CODE = [place_changes, fact_tuning, harness, harness_plans, taught_calls, rag, bm25, replay]
+CODE = [sys.modules[__name__], place_changes, fact_tuning, harness, harness_plans, taught_calls, rag, bm25,
+        replay]
 
 
 @dataclass
@@ -64,8 +66,7 @@ def fill(home: Path, cells: Cells, s: Settings, seed: int) -> dict[str, dict]:
             def make(need=need, where=where) -> dict:
                 build, seconds = (place.before(), 0.0) if where == "before" else place.change(need, where)
                 return {**place.measure(build, need), "seconds": seconds}
-            cell = {"need": need, "place": where, "data": data, "seed": seed,
-                    **vars(amounts)}
+            cell = {"need": need, "place": where, "data": data, "seed": seed, **vars(amounts)}
             rows[f"{need}, {where}"] = cells.get(cell, make)
             print(f"  {home}: {need}, {where}", flush=True)
     return rows

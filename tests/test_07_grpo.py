@@ -19,7 +19,6 @@ from grpo import (
     clipped_policy_loss,
     clipped_share,
     group_advantages,
-    group_loss,
     grpo_objective,
     rollout,
     task_objective,
@@ -80,16 +79,6 @@ def test_each_variant_is_its_double_sum(mean, deviation, kl):
     assert clipped == pytest.approx(bound / count) and 0 < bound < count
     for a, b in zip(gradients(got, new), gradients(want, new)):
         torch.testing.assert_close(a, b)
-
-
-def test_the_defaults_are_the_loss_that_group_loss_always_was():
-    model = tiny()
-    used = group_advantages(REWARDS).flatten().nonzero()[:, 0].tolist()
-    log_p, mask = answer_log_probs(model, [ASKED[i] for i in used], [ANSWERS[i] for i in used], 258)
-    advantages = group_advantages(REWARDS).flatten()[used]
-    part = mask.sum() / sum(map(len, ANSWERS))
-    want = clipped_policy_loss(log_p, log_p.detach(), advantages, mask) * part
-    assert torch.equal(group_loss(model, BYTES, ASKED, ANSWERS, REWARDS), want)   # to the last bit
 
 
 def test_dr_grpo_on_numbers_made_by_hand():

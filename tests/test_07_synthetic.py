@@ -10,7 +10,7 @@ import model_collapse
 import synthetic
 from bpe import BOT, EOS, USER, Tokenizer
 from facts import Fact, questions, statement
-from model_collapse import Lineage, diversity, entropy
+from model_collapse import Lineage, bits_of, diversity
 from synthetic import (
     Maker,
     asked_by_program,
@@ -182,9 +182,9 @@ def test_a_model_learns_to_ask_from_people_unless_it_is_given_something_else(mon
 
 # Collapse.
 
-def test_entropy_in_bits():
-    assert entropy(list("abcd")) == pytest.approx(2) and entropy(list("aaaa")) == 0 and entropy([]) == 0
-    assert entropy(list("aab")) == pytest.approx(math.log2(3) - 2 / 3)
+def test_bits_of_what_is_written():
+    assert bits_of(list("abcd")) == pytest.approx(2) and bits_of(list("aaaa")) == 0 and bits_of([]) == 0
+    assert bits_of(list("aab")) == pytest.approx(math.log2(3) - 2 / 3)
 
 
 def test_diversity_by_hand():
@@ -192,7 +192,7 @@ def test_diversity_by_hand():
     written = [("Which module has loads?", " json."), ("Which module has loads?", " os."),
                ("What kind is dumps?", " function."), ("What kind is nobody?", " function."), ("rubbish", "")]
     assert diversity(written, truths) == {"well formed": 3 / 5, "questions": 2, "right": 2 / 3, "answers": 3,
-                                          "bits": pytest.approx(entropy(list("aab")))}
+                                          "bits": pytest.approx(math.log2(3) - 2 / 3)}
 
 
 @pytest.mark.parametrize("way, learned", [

@@ -23,6 +23,7 @@ from scratchpad import (
     truth,
     vote,
 )
+from study_cells import modules_of_cells
 from think import BYTES, CARELESS, LONGEST, ROWS, Experiment, Row, Settings, cost_of
 
 NUMBERS = (473, 526, 918, 264)   # 3+6+8+4 = 21; 7+2+1+6+2 = 18; 4+5+9+2+1 = 21; the sum is 2181
@@ -223,15 +224,4 @@ def test_a_number_of_samples_that_is_no_power_of_two_is_refused(monkeypatch):
                                   "imitation_or_reward", "lora", "model_collapse", "overoptimization",
                                   "reward_hacking", "synthetic", "think", "tool_study"])
 def test_a_change_of_a_study_makes_its_cells_new(name, monkeypatch, tmp_path):
-    class Asked(Exception):
-        """What the cells are keyed by."""
-
-    def asked(folder, modules):
-        raise Asked(*modules)
-    study = importlib.import_module(name)
-    monkeypatch.setattr(study, "Cells", asked)
-    monkeypatch.setattr(study, "content_hash", lambda *paths: "", raising=False)
-    monkeypatch.setattr("sys.argv", [name, "--out", str(tmp_path)])
-    with pytest.raises(Asked) as found:
-        study.main()
-    assert study in found.value.args
+    assert importlib.import_module(name) in modules_of_cells(name, monkeypatch, tmp_path)

@@ -1,4 +1,5 @@
 """The nine changes: what each plan yields, and how they are scored, by hand."""
+import importlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ from facts import THANKS, Fact, questions
 from harness import Ask, Harness, Outcome, Said
 from harness_plans import own_words, with_tools
 from place_changes import Place, new_library, no_sums, polite, reading
+from study_cells import modules_of_cells
 from three_places import NEEDS, PLACES, draw
 from tool_box import Tool, calculate, schema, use
 
@@ -121,3 +123,15 @@ def test_there_is_a_way_for_each_of_the_nine_cells():
     for need in NEEDS:
         for where in PLACES:
             assert callable(getattr(Place, f"{need}_in_{where.replace('-', '_')}"))
+
+
+@pytest.mark.parametrize("name", ["context", "forgetting", "harness_study", "qlora", "rag_study",
+                                  "three_places"])
+def test_a_change_of_a_study_makes_its_cells_new(name, monkeypatch, tmp_path):
+    for file in ("07_alignment/tools.pt", "08_inference/model.int4.pt"):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).touch()
+    study = importlib.import_module(name)
+    for reads_models in ("Exam", "Study"):
+        monkeypatch.setattr(study, reads_models, lambda *given: SimpleNamespace(home=tmp_path), raising=False)
+    assert study in modules_of_cells(name, monkeypatch, tmp_path)
