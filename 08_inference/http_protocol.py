@@ -8,6 +8,7 @@ guessed (RFC 9112; server-sent events: WHATWG HTML, section 9.2).
 """
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 405: "Method Not Allowed",
@@ -22,9 +23,11 @@ WRITE_SECONDS = 20.0     # a reader that takes nothing for so long is given up
 class HttpError(Exception):
     """An answer other than 200; `message` is one sentence for the client."""
 
-    def __init__(self, status: int, message: str, param: str | None = None, retry_after: int | None = None):
+    def __init__(self, status: int, message: str, param: str | None = None, retry_after: int | None = None,
+                 allow: str = ""):
         super().__init__(message)
-        self.status, self.message, self.param, self.retry_after = status, message, param, retry_after
+        self.status, self.message, self.param = status, message, param
+        self.retry_after, self.allow = retry_after, allow
 
     def body(self) -> dict:
         """The error in the API's form."""
@@ -52,12 +55,26 @@ class HttpRequest:
             said = kind[:60] or "without a Content-Type"
             raise HttpError(415, f"the body is {said}: send application/json")
         try:
-            value = json.loads(self.body)
+            value = json.loads(self.body, parse_constant=no_number)
         except (ValueError, RecursionError) as error:      # UnicodeDecodeError is a ValueError
             raise HttpError(400, f"the body is not JSON ({str(error)[:80]})") from None
         if not isinstance(value, dict):
             raise HttpError(400, "the body must be a JSON object")
         return value
+
+
+def no_number(word: str) -> float:
+    """NaN and Infinity, which Python's JSON has and JSON has not."""
+    raise ValueError(f"{word} is no JSON")
+
+
+async def open_port(connection: Callable, host: str, port: int) -> asyncio.Server:
+    """Listen, and call `connection` with the reader and writer of each; ValueError where that cannot be."""
+    try:
+        return await asyncio.start_server(connection, host, port, backlog=1024, limit=MAX_LINE)
+    except OSError as problem:
+        raise ValueError(f"{host} port {port} cannot be had ({problem.strerror or problem}): choose another "
+                         "--port or --host") from None
 
 
 async def read_line(reader: asyncio.StreamReader) -> bytes:
@@ -76,8 +93,10 @@ async def read_line(reader: asyncio.StreamReader) -> bytes:
 async def read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
                        max_body: int) -> HttpRequest:
     """The next request of a connection. Raises EOFError when there is none, HttpError for a malformed one."""
-    line = (await read_line(reader)).decode("latin-1")
-    parts = line.split(" ")
+    line = await read_line(reader) or await read_line(reader)     # some send an empty line behind a body
+    parts = line.decode("latin-1").split(" ")
+    if len(parts) == 3 and parts[1].startswith(("http://", "https://")):    # as one asks a proxy
+        parts[1] = "/" + parts[1].split("/", 3)[3] if parts[1].count("/") > 2 else "/"
     versions = ("HTTP/1.1", "HTTP/1.0")
     if len(parts) != 3 or not parts[0].isalpha() or parts[1][:1] != "/" or parts[2] not in versions:
         raise HttpError(400, "the first line of a request is like: POST /v1/completions HTTP/1.1")
@@ -144,12 +163,15 @@ async def send_json(writer: asyncio.StreamWriter, value: dict, keep: bool = True
     await send(writer, status, json.dumps(value).encode(), "application/json", keep)
 
 
-async def send_error(writer: asyncio.StreamWriter, error: HttpError, keep: bool) -> None:
-    """An error in the API's form, with the headers that belong to its status."""
+async def send_error(writer: asyncio.StreamWriter, error: HttpError, keep: bool, bare: bool = False) -> None:
+    """An error in the API's form, with the headers that belong to its status; `bare`: and no body (HEAD)."""
     more = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
     if error.status == 401:
         more["WWW-Authenticate"] = "Bearer"
-    await send(writer, error.status, json.dumps(error.body()).encode(), "application/json", keep, more)
+    if error.allow:
+        more["Allow"] = error.allow
+    body = b"" if bare else json.dumps(error.body()).encode()
+    await send(writer, error.status, body, "application/json", keep, more)
 
 
 def begin_events(writer: asyncio.StreamWriter) -> None:

@@ -178,9 +178,9 @@ def encode(tokenizer: Tokenizer, text: str, name: str) -> list[int]:
 
 def content_text(message: dict) -> str:
     """The text of a message: a string, or parts of type text."""
-    content = message.get("content")
-    if content is None and message.get("tool_calls"):
-        return json.dumps([c.get("function") for c in message["tool_calls"] if isinstance(c, dict)])
+    content, calls = message.get("content"), message.get("tool_calls")
+    if not content and calls and isinstance(calls, list):        # some clients send "" beside their calls
+        return json.dumps([c.get("function") for c in calls if isinstance(c, dict)])
     if isinstance(content, list) and all(isinstance(p, dict) and p.get("type") == "text"
                                          and isinstance(p.get("text"), str)
                                          for p in content):
@@ -236,6 +236,7 @@ def asked_form(body: dict) -> tuple[str | None, str | None, list[str]]:
     choice = body.get("tool_choice") or ("auto" if known else "none")
     named = (choice.get("function") or {}) if isinstance(choice, dict) else {}
     name = named.get("name") if isinstance(named, dict) else None
+    name = name if isinstance(name, str) else None
     if choice not in ("auto", "none", "required") and name not in known:
         raise HttpError(400, "tool_choice is none, auto, required or one of the tools", "tool_choice")
     if choice == "required" and not known:

@@ -70,7 +70,8 @@ class Page:
 
     def model(self, body: dict) -> Transformer:
         """The model that a body names, loaded if need be."""
-        name = get(body, "model", self.chosen, lambda v: v in self.models, f"one of {', '.join(self.models)}")
+        name = get(body, "model", self.chosen, lambda v: isinstance(v, str) and v in self.models,
+                   f"one of {', '.join(self.models)}")
         model = self.models[name]
         if isinstance(model, Path):
             model = self.models[name] = load_model(model).requires_grad_(False)

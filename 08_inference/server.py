@@ -77,16 +77,16 @@ class Server:
     async def run(self, started: asyncio.Future | None = None) -> None:
         """Serve until SIGTERM or SIGINT, then finish what was accepted."""
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        listener = await http_protocol.open_port(self.connection, self.s.host, self.s.port)
         self.thread = EngineThread(self.make_engine, loop)
-        listener = await asyncio.start_server(self.connection, self.s.host, self.s.port, backlog=1024,
-                                              limit=http_protocol.MAX_LINE)
         for sign in (signal.SIGTERM, signal.SIGINT):
             # not in a thread of a test
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
                 loop.add_signal_handler(sign, stop.set)
         self.stop, self.port = stop, listener.sockets[0].getsockname()[1]
-        page = f", to look at: http://{self.s.host}:{self.port}/" if "/" in self.pages else ""
-        print(f"{self.name} at http://{self.s.host}:{self.port}/v1{page}   (Ctrl-C ends it)", flush=True)
+        host = f"[{self.s.host}]" if ":" in self.s.host else self.s.host or "127.0.0.1"
+        page = f", to look at: http://{host}:{self.port}/" if "/" in self.pages else ""
+        print(f"{self.name} at http://{host}:{self.port}/v1{page}   (Ctrl-C ends it)", flush=True)
         if started is not None:
             started.set_result(self.port)
         await stop.wait()
@@ -138,7 +138,7 @@ class Server:
             keep = await self.route(request, reader, writer, keep)
         except HttpError as error:
             status = error.status
-            await send_error(writer, error, keep)
+            await send_error(writer, error, keep, bare=request.method == "HEAD")
         except (ConnectionError, asyncio.CancelledError):
             self.metrics.answered(request.path, 499)       # as others count a client that has left
             raise
@@ -157,8 +157,8 @@ class Server:
                    **dict.fromkeys(self.pages, "GET"), **dict.fromkeys(self.posts, "POST")}
         if request.path not in methods:
             raise HttpError(404, f"there is no {request.path[:80]} here")
-        if request.method != methods[request.path]:
-            raise HttpError(405, f"{request.path} answers {methods[request.path]}")
+        if request.method != (allowed := methods[request.path]):
+            raise HttpError(405, f"{request.path} answers {allowed}", allow=allowed)
         if request.path == "/health":
             await send_json(writer, {"status": "closing" if self.closing else "ok"}, keep)
         elif request.path in self.pages:
@@ -192,8 +192,9 @@ class Server:
 
     def authorize(self, request: HttpRequest) -> None:
         """HttpError 401 unless the client sent the key, if there is one."""
-        sent = request.headers.get("authorization", "")
-        if self.key and not hmac.compare_digest(sent.encode("latin-1"), f"Bearer {self.key}".encode()):
+        kind, _, sent = request.headers.get("authorization", "").partition(" ")
+        same = hmac.compare_digest(sent.strip().encode("latin-1"), self.key.encode())
+        if self.key and not (same and kind.lower() == "bearer"):
             raise HttpError(401, "send the server's key as: Authorization: Bearer KEY")
 
     async def generate(self, request: HttpRequest, reader, writer, keep: bool) -> bool:

@@ -94,7 +94,8 @@ def test_the_server_answers_what_the_page_asks_and_says_what_it_cannot(running, 
         assert found["words"] == TOKENIZER.decode(said)
     for path, body, field in (
             ("next", {"text": "x" * 200}, "text"), ("next", {"ids": [-1]}, "ids"), ("next", {"at": 9}, "at"),
-            ("next", {"model": "other"}, "model"), ("next", {"text": "\ud800"}, "text"),
+            ("next", {"model": "other"}, "model"), ("next", {"model": ["grpo"]}, "model"),
+            ("next", {"text": "\ud800"}, "text"),
             ("layers", {"text": "a", "layer": 2}, "layer"), ("chat", {"text": ""}, "text"),
             ("tree", {"text": "a", "width": 5, "depth": 5}, "depth"), ("tokens", {"text": 1}, "text"),
             ("chat", {"text": "a", "temperature": -1}, "temperature")):

@@ -1,4 +1,5 @@
 """The server: right answers, every limit with its status, nothing left behind by clients that misbehave."""
+import asyncio
 import json
 import socket
 import threading
@@ -9,6 +10,7 @@ import pytest
 from engine_cases import TOKENIZER, lively_model
 from http_protocol import event
 from sampling import Sampling
+from server import Server, Settings
 from server_cases import BOT, EOS, USER, Running, alone
 
 
@@ -54,6 +56,11 @@ def test_a_chat_is_put_into_the_models_own_form(running, model):
                                                         "max_tokens": 7})
     assert answer["choices"][0]["message"]["content"] == TOKENIZER.decode(alone(model, ids, 7, Sampling(), 0))
     assert answer["usage"]["prompt_tokens"] == len(ids)
+    for content in (None, ""):            # beside a call one client sends null and another nothing
+        said = {"role": "assistant", "content": content, "tool_calls": [{"function": {"name": "f"}}]}
+        _, answer, _ = running.ask("/v1/chat/completions", {"messages": [said, *USER_SAYS], "max_tokens": 1})
+        call = [EOS, USER, BOT, *b'[{"name": "f"}]']
+        assert answer["usage"]["prompt_tokens"] == len([*call, EOS, USER, *b"q", BOT])
 
 
 def test_a_stream_adds_up_to_the_whole(running):
@@ -134,6 +141,11 @@ USER_SAYS = [{"role": "user", "content": "q"}]
      400, "choose one of"),
     (CHAT, {"messages": USER_SAYS, "tools": [{"type": "function"}]}, 400, "tool"),
     (CHAT, {"messages": USER_SAYS, "tool_choice": "required"}, 400, "no tools"),
+    (CHAT, {"messages": USER_SAYS, "tools": [{"function": {"name": "f"}}],
+            "tool_choice": {"type": "function", "function": {"name": ["f"]}}}, 400, "tool_choice"),
+    (CHAT, {"messages": [{"role": "assistant", "content": None, "tool_calls": 5}, *USER_SAYS]}, 400,
+     "content"),
+    (TEXT, b'{"prompt": "a", "user": NaN}', 400, "NaN is no JSON"),
     (CHAT, {"messages": USER_SAYS, "tool_choice": "f"}, 400, "tool_choice"),
     (TEXT, {"prompt": "a" * 30_000}, 413, "20000"), ("/v1/other", {}, 404, "/v1/other"),
     ("/health", {}, 405, "GET")],
@@ -168,6 +180,42 @@ def test_one_connection_carries_many_requests(running):
     three = (b"GET /health HTTP/1.1\r\n\r\n", b"GET /nothing HTTP/1.1\r\n\r\n",
              b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n")
     assert running.raw(b"".join(three)).count(b"HTTP/1.1 200") == 2
+
+
+def test_what_other_clients_send_is_understood(running):
+    """RFC 9112: an empty line before a request (2.2), the form that proxies get (3.2.2); RFC 9110: HEAD has
+    no body (9.3.2), 405 says what is allowed (15.5.6)."""
+    end = b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n"
+    for data in (b"\r\n" + end, end.replace(b"/health", b"http://a/health"),
+                 end.replace(b"/health", b"http://a:80/health?x=y")):
+        assert running.raw(data).startswith(b"HTTP/1.1 200")
+    for path, status in ((b"/health", 405), (b"/nothing", 404)):
+        said = running.raw(b"HEAD " + path + b" HTTP/1.1\r\n\r\n" + end)
+        first, _, rest = said.partition(b"\r\n\r\n")
+        assert first.startswith(b"HTTP/1.1 %d" % status) and rest.startswith(b"HTTP/1.1 200"), said
+    assert running.ask("/health", {})[2]["Allow"] == "GET"
+
+
+def test_a_port_that_cannot_be_had_is_one_sentence(running, model):
+    for host, port in (("127.0.0.1", running.port), ("203.0.113.5", 0)):
+        taken = Server(model, TOKENIZER, "tiny", Settings(host=host, port=port))
+        with pytest.raises(ValueError, match=f"{host} port {port} cannot be had .* choose another"):
+            asyncio.run(taken.run())
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this Python has no IPv6")
+def test_the_address_that_is_printed_is_one_to_click(model, capsys):
+    async def serve():
+        server = Server(model, TOKENIZER, "tiny", Settings(host="::1", port=0))
+        started = asyncio.get_running_loop().create_future()
+        started.add_done_callback(lambda _: server.stop.set())
+        await server.run(started)
+        return server.port
+    try:
+        port = asyncio.run(serve())
+    except ValueError:
+        pytest.skip("this machine has no IPv6")
+    assert f"http://[::1]:{port}/v1" in capsys.readouterr().out
 
 
 def test_a_client_that_says_nothing_is_let_go(running):
@@ -212,7 +260,8 @@ def test_metrics_are_in_the_form_that_prometheus_reads(running):
 def test_a_key_is_asked_for_where_there_is_one():
     server = Running(blocks=64, api_key="secret")
     try:
-        for sent, status in ((None, 401), ("Bearer wrong", 401), ("secret", 401), ("Bearer secret", 200)):
+        for sent, status in ((None, 401), ("Bearer wrong", 401), ("secret", 401), ("Bearer secret", 200),
+                             ("bearer  secret", 200), ("Basic secret", 401)):
             got, _, headers = server.ask("/v1/models", headers={"Authorization": sent} if sent else {})
             assert got == status and (status == 200 or headers["WWW-Authenticate"] == "Bearer")
         assert server.ask("/health")[0] == 200
