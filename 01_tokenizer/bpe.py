@@ -29,8 +29,7 @@ LONG = 128   # bytes of a piece from which linked places beat the plain loop of 
 
 def train(texts: Iterable[str], vocab_size: int, pattern: str = PATTERN, processes: int = 1,
           told: Callable[[int], None] = lambda done: None) -> list[Pair]:
-    """Learn the merges of a vocabulary of `vocab_size` tokens (256 bytes + merges, special tokens not
-    counted).
+    """Learn the merges of a vocabulary of `vocab_size` tokens: 256 bytes and the merges, no special tokens.
 
     The merges of bpe_naive.train_naive, whatever `processes` is. Fewer, and a warning that says how many,
     when the text has no more pairs; ValueError for a text without any. `told` hears how many merges are done.
@@ -150,8 +149,7 @@ class Tokenizer:
                     for ids in map(self._ids_of.__getitem__, whole(self._split(part), part, self.pattern)):
                         out += ids
         except UnicodeEncodeError:
-            place = next(i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff")
-            raise ValueError(surrogate_message(text, place)) from None
+            raise ValueError(surrogate_message(text)) from None
         return out
 
     def encode(self, text: str, allowed_special: str | Collection[str] = ()) -> list[int]:
@@ -194,8 +192,7 @@ class Tokenizer:
             elif i in self._special_of:
                 out.append(self._special_of[i].encode())
             else:
-                raise ValueError(f"token id {i} is outside the vocabulary "
-                                 f"of {self.vocab_size}: "
+                raise ValueError(f"token id {i} is outside the vocabulary of {self.vocab_size}: "
                                  "was another tokenizer used?")
         return b"".join(out)
         # END EXERCISE 1.5

@@ -1,5 +1,4 @@
-"""Byte-pair encoding in its plainest form: text in, tokens out. Count all pairs, join the most frequent,
-repeat.
+"""Byte-pair encoding in its plainest form: count all pairs, join the most frequent, repeat.
 
 Source: Sennrich, Haddow, Birch 2016 (section 3.2, on characters); Radford et al. 2019 (section 2.2, on
 bytes). Slow on purpose: every merge counts the whole text again. `bpe.py` gives the same merges many times

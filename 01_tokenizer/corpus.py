@@ -79,8 +79,7 @@ def files_below(path: str | Path) -> tuple[list[str], list[Path]]:
 
 
 def cut_long(documents: list[str], parts: int = 10) -> list[str]:
-    """The same text in documents of at most one `parts`th of it, cut at a line's end, else at a blank, else
-    anywhere.
+    """The same text in documents of at most one `parts`th of it, cut at a line's end, a blank, or anywhere.
 
     Whole documents are held out: one that is all the text could only be held out or trained on.
     """
@@ -129,9 +128,7 @@ class Corpus:
 def build_corpus(rng: random.Random, path: str | None, n_names: int, n_held_out: int, real_chars: int,
                  exposures: int, question_exposures: int, n_test_sums: int, n_demonstrations: int,
                  careless_share: float) -> Corpus:
-    """One corpus: `n_names` names, `n_held_out` of them never asked about; each statement `exposures`
-    times.
-    """
+    """One corpus: facts of `n_names` names, each stated `exposures` times, `n_held_out` never asked about."""
     if not 0 < n_held_out < n_names:
         raise ValueError(f"{n_held_out} held-out names of {n_names}: leave some to train on and some to test")
     documents = real_text(path)

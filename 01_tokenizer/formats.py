@@ -1,5 +1,4 @@
-"""Byte-level BPE in the files of others: Hugging Face's tokenizer.json and tiktoken's ranks, written and
-read.
+"""Byte-level BPE in the files of others: Hugging Face's tokenizer.json and tiktoken's ranks.
 
 Adds to bpe.py the way out and in: the `tokenizers` and `tiktoken` packages give the same ids from what is
 written here (make peers compares them), and published files of this kind can be read. Anything else is
@@ -44,11 +43,10 @@ def byte_alphabet() -> list[str]:
 
 
 def check_spelling(tokenizer: Tokenizer) -> None:
-    """ValueError unless each token is what encoding its own bytes gives: others store tokens by their bytes
-    alone.
+    """ValueError unless each token is what encoding its own bytes gives.
 
-    Holds for all that bpe.train learned. Merges put together by hand may spell one token twice, or one that
-    no text reaches.
+    Files of others store tokens by their bytes alone. Holds for all that bpe.train learned; merges put
+    together by hand may spell one token twice, or one that no text reaches.
     """
     for i, data in enumerate(tokenizer.bytes_of):
         if tokenizer.encode_bytes(data) != [i]:
@@ -57,10 +55,10 @@ def check_spelling(tokenizer: Tokenizer) -> None:
 
 
 def to_hf(tokenizer: Tokenizer, path: Path | str) -> None:
-    """Write a tokenizer.json, atomically. `tokenizers` treats special names in a text as tokens:
-    allowed_special="all".
+    """Write a tokenizer.json, atomically.
 
-    Load it with tokenizers.Tokenizer.from_file or transformers.PreTrainedTokenizerFast(tokenizer_file=...).
+    `tokenizers` treats special names in a text as tokens: allowed_special="all". Load it with
+    tokenizers.Tokenizer.from_file or transformers.PreTrainedTokenizerFast(tokenizer_file=...).
     """
     check_spelling(tokenizer)
     alphabet = byte_alphabet()
@@ -109,10 +107,10 @@ def pattern_of_hf(pre: dict | None) -> str:
 
 
 def from_hf(path: Path | str) -> Tokenizer:
-    """Read a tokenizer.json of byte-level BPE: the ids are those that `tokenizers` gives without added
-    tokens.
+    """Read a tokenizer.json of byte-level BPE.
 
-    Raises ValueError that names the file and what is not supported.
+    The ids are those that `tokenizers` gives without added tokens. Raises ValueError that names the file and
+    what is not supported.
     """
     data = read_json(path)
     try:
@@ -195,8 +193,7 @@ def _from_halves(vocab: dict[bytes, int], halves: list[tuple[bytes, bytes]], spe
 
 
 def to_tiktoken(tokenizer: Tokenizer, path: Path | str) -> None:
-    """Write tiktoken's ranks, one line a token: base64 of its bytes, its id. Special tokens have no place in
-    it.
+    """Write tiktoken's ranks, one line a token: base64 of its bytes, its id. No place for special tokens.
 
     tiktoken.Encoding(name, pat_str=tokenizer.pattern, mergeable_ranks=tiktoken.load.load_tiktoken_bpe(path),
     special_tokens=tokenizer.special) gives the same ids.
@@ -236,8 +233,7 @@ def from_tiktoken(path: Path | str, pattern: str, special: dict[str, int] | None
 
 
 def two_halves(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
-    """The last merge that makes `token`: join the neighbours of the lowest rank below its own until two are
-    left.
+    """The last merge that makes `token`: join neighbours, the lowest rank below its own first, down to two.
 
     A heap holds (rank, begin, end) of neighbours that may be joined, some out of date: a token may be long.
     """

@@ -1,5 +1,4 @@
-"""Merging without quadratic time: pieces as one row of linked places, and for each pair the places where it
-stands.
+"""Merging without quadratic time: pieces as one row of linked places, and the places of each pair.
 
 Adds to bpe_naive.py what makes it fast. A merge there reads the whole text; here it reads the places of its
 pair and their neighbours, so the time is proportional to what changes. The same idea trains
@@ -45,8 +44,7 @@ def linked_row(pieces: Mapping[str | bytes, int]) -> Row:
 
 
 def merge_everywhere(row: Row, pair: Pair, new_id: int) -> set[Pair]:
-    """Merge `pair` at the places that `row.where` names and correct the row in place; returns the pairs with
-    `new_id`.
+    """Merge `pair` at the places that `row.where` names, in place; returns the pairs with `new_id`.
 
     Left to right, so that in a run like "aaa" the first two become one. Afterwards `pair` is in no table.
     """
@@ -79,8 +77,7 @@ def merge_everywhere(row: Row, pair: Pair, new_id: int) -> set[Pair]:
 
 
 def merge_long(piece: str | bytes, merges: list[Pair], rank: dict[Pair, int]) -> list[int]:
-    """The ids of one piece, as Tokenizer.encode_piece gives them, in time that grows with its length, not its
-    square.
+    """The ids of one piece, as Tokenizer.encode_piece gives them, without time quadratic in its length.
 
     Training again, on one piece, with merges that are known: `waiting` holds the ranks of the pairs that are
     there. A merge creates only pairs with its own new token, which were learned later, so each rank's turn

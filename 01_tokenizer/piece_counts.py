@@ -24,10 +24,10 @@ PART = 1 << 20   # characters in one message to a worker
 
 
 def count_pieces(texts: Iterable[str], pattern: str = PATTERN, processes: int = 1) -> Counter:
-    """{piece: how often it occurs in all texts}, counted by `processes` processes. Texts may come from a
-    generator.
+    """{piece: how often it occurs in all texts}, counted by `processes` processes.
 
-    Raises ValueError for what is no text, and for a lone surrogate, which has no bytes.
+    Texts may come from a generator. Raises ValueError for what is no text, and for a lone surrogate, which
+    has no bytes.
     """
     if processes < 1:
         raise ValueError(f"processes {processes}: give 1 or more")
@@ -59,16 +59,16 @@ def checked(texts: Iterable[str]) -> Iterator[str]:
                              ".decode('utf-8')")
         try:
             text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(surrogate_message(text, error.start)) from None
+        except UnicodeEncodeError:
+            raise ValueError(surrogate_message(text)) from None
         yield text
 
 
-def surrogate_message(text: str, place: int) -> str:
-    """What to say of a character that UTF-8 has no bytes for."""
+def surrogate_message(text: str) -> str:
+    """What to say of the first character of a text that UTF-8 has no bytes for."""
+    place = next(i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff")
     return (f"character {place} of the text is the lone surrogate {text[place]!a}, half of a character "
-            "without bytes: "
-            "read the file as UTF-8 with errors='replace', or remove it")
+            "without bytes: read the file as UTF-8 with errors='replace', or remove it")
 
 
 def count_here(parts: Iterable[str], pattern: str) -> Counter:
@@ -91,8 +91,7 @@ def run_worker(pattern: str, next_part) -> dict[str, int]:
             return pickle.load(worker.stdout)
         except (BrokenPipeError, EOFError, pickle.UnpicklingError):
             raise RuntimeError(f"a counting process stopped with status {worker.wait()}, maybe for want of "
-                               "memory: "
-                               "try processes=1") from None
+                               "memory: try processes=1") from None
         finally:
             worker.kill()
 

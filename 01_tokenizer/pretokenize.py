@@ -1,5 +1,4 @@
-"""Cut text into pieces before any merge: four published and home-made patterns, and where a text may be cut
-in two.
+"""Cut text into pieces before any merge: four patterns, and where a text may be cut in two.
 
 Adds to bpe_naive.py the step that all tokenizers of today begin with. Without it the most frequent pairs span
 words ("e ", " t"), and "dog.", "dog!" and "dog?" each become a token (Radford et al. 2019, section 2.2). A
@@ -16,11 +15,10 @@ import regex
 PATTERN = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s+(?!\S)|\s+"
 PATTERNS = {
     "this repository": PATTERN,
-    # Radford et al. 2019, encoder.py of the GPT-2 release: digits and marks in runs, English contractions
-    # apart.
+    # Radford et al. 2019, encoder.py of the GPT-2 release: digits and marks in runs, contractions apart.
     "GPT-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    # OpenAI 2023, tiktoken's cl100k_base: at most three digits, a word may begin with any mark, marks take
-    # line ends.
+    # OpenAI 2023, tiktoken's cl100k_base: at most three digits, any mark may begin a word, marks take line
+    # ends along.
     "GPT-4 (cl100k)": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}"
                       r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
     # Meta 2024, tokenizer.py of the Llama 3 release: GPT-4's, several line ends in one piece.
@@ -41,8 +39,7 @@ SAMPLES = {
 
 
 def splitter(pattern: str) -> Callable[[str], list[str]]:
-    """The function that cuts a text into the pieces of `pattern`. Raises ValueError for a pattern that can't
-    be used.
+    """The function that cuts a text into the pieces of `pattern`. ValueError for one that can't be used.
 
     The four patterns above have a twin for text that is ASCII alone, written for Python's own `re`, three
     times as fast as `regex` and the same pieces; a test compares them on every short ASCII string.
@@ -70,8 +67,7 @@ def splitter(pattern: str) -> Callable[[str], list[str]]:
 
 
 def ascii_twin(pattern: str) -> str:
-    r"""The pattern in words that `re` knows, for ASCII text: \p{L} is A-Za-z, and no quantifier is possessive
-    (`++`).
+    r"""The pattern in words that `re` knows, for ASCII text: \p{L} is A-Za-z, the possessive `++` is `+`.
 
     In these patterns what follows a possessive quantifier never matches a character that it took, so giving
     one back changes nothing.

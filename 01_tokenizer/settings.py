@@ -41,8 +41,7 @@ USUAL = {int: Range(least=1), float: Range(above=0)}   # of a setting that names
 
 
 def setting(default, *words: str, **limits):
-    """A field with a range of its own, `top_p: float = setting(1.0, above=0, most=1)`, or the words it takes.
-    """
+    """A field with a range of its own, `top_p: float = setting(1.0, above=0, most=1)`, or words to choose."""
     allowed = Choices(words) if words else Range(**limits)
     return dataclasses.field(default=default, metadata={"range": allowed})
 

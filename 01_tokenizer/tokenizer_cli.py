@@ -96,9 +96,7 @@ def opened(file: str) -> Iterator[tuple[str, BinaryIO]]:
 
 
 def text_blocks(file: str, errors: str) -> Iterator[str]:
-    """The text of a UTF-8 file in blocks. Where it is not UTF-8, a ValueError names the byte, or U+FFFD
-    stands.
-    """
+    """The text of a UTF-8 file in blocks; a byte that is none is a ValueError, or U+FFFD with "replace"."""
     if errors not in ("strict", "replace"):
         raise ValueError(f"--errors {errors}: give strict or replace")
     decoder, done = codecs.getincrementaldecoder("utf-8")(errors), 0
@@ -110,8 +108,8 @@ def text_blocks(file: str, errors: str) -> Iterator[str]:
                 text = decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
                 raise ValueError(f"{name} is not UTF-8: byte {error.object[error.start]:#04x} at "
-                                 f"{begin + error.start}. "
-                                 "Convert it, e.g. with iconv, or read it with --errors replace") from None
+                                 f"{begin + error.start}. Convert it, e.g. with iconv, or read it with "
+                                 "--errors replace") from None
             if text:
                 yield text
             if not block:

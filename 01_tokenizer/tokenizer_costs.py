@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from bpe import SPECIAL, Tokenizer, train
-from figures import new_axes, save
+from figures import GREY, new_axes, save
 from unigram import Unigram
 from unigram_training import train_unigram
 
@@ -45,8 +45,7 @@ def bytes_per_token(tokenizer: Tokenizer | Unigram, text: str) -> float:
 
 
 def by_size(texts: list[str], held_out: str, sizes: list[int]) -> list[dict]:
-    """For each vocabulary size: bytes a token of BPE and of Unigram on held-out text, and the embedding's
-    cost.
+    """For each vocabulary size: bytes a token of BPE and Unigram on held-out text, and the embedding's cost.
 
     A text with fewer merges than asked ends the list early.
     """
@@ -89,7 +88,7 @@ def draw_sizes(path: Path, rows: list[dict]) -> None:
     axes = new_axes("What a larger vocabulary buys, on held-out text", "vocabulary (tokens)", "bytes a token")
     sizes = [row["vocabulary"] for row in rows]
     axes.plot(sizes, [row["bpe"] for row in rows], "o-", color="black", label="BPE")
-    axes.plot(sizes, [row["unigram"] for row in rows], "s--", color="#888888", label="Unigram")
+    axes.plot(sizes, [row["unigram"] for row in rows], "s--", color=GREY, label="Unigram")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
     save(axes, path)
@@ -108,5 +107,5 @@ def draw_languages(path: Path, languages: dict[str, dict]) -> None:
     """How many tokens the same sentence takes."""
     axes = new_axes("The same sentence, by a tokenizer learned from English", "tokens", "")
     names = list(languages)[::-1]
-    axes.barh(names, [languages[name]["tokens"] for name in names], color="#888888")
+    axes.barh(names, [languages[name]["tokens"] for name in names], color=GREY)
     save(axes, path)

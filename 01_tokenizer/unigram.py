@@ -78,9 +78,7 @@ class Unigram:
     """
 
     def __init__(self, logp: dict[str, float], special: Iterable[str] = SPECIAL, pattern: str = PATTERN):
-        """`logp` is the natural logarithm of each token's probability. Raises ValueError for what can't be
-        one.
-        """
+        """`logp` is the natural logarithm of each token's probability; ValueError for what can't be one."""
         if not logp or not all(isinstance(t, str) and t and -math.inf < p <= 0 for t, p in logp.items()):
             raise ValueError("a Unigram model is at least one token, each with the logarithm of a "
                              "probability")
@@ -102,9 +100,7 @@ class Unigram:
         return len(self.bytes_of) + len(self.special)
 
     def ids_of_tokens(self, tokens: list[str]) -> list[int]:
-        """The ids of a segmentation: one for a token of the vocabulary, else one for each byte of the
-        character.
-        """
+        """The ids of a segmentation: one for a known token, else one for each byte of the character."""
         # EXERCISE 1.13 byte fallback
         ids = []
         for token in tokens:
@@ -129,8 +125,7 @@ class Unigram:
                 for found in map(self._ids_of.__getitem__, pieces):
                     ids += found
         except UnicodeEncodeError:
-            place = next(i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff")
-            raise ValueError(surrogate_message(text, place)) from None
+            raise ValueError(surrogate_message(text)) from None
         return ids
 
     def sample(self, text: str, alpha: float, rng: random.Random) -> list[int]:

@@ -1,5 +1,4 @@
-"""Learning a Unigram tokenizer: begin with too many tokens, estimate their probabilities, drop those that
-matter least.
+"""Learn a Unigram tokenizer: begin with too many tokens, estimate probabilities, drop what matters least.
 
 Adds the training to unigram.py (Kudo 2018, section 3.2). Which segmentation a text "has" is hidden, so the
 probabilities come from expectation maximisation (Dempster, Laird, Rubin 1977): count each token in all
@@ -25,8 +24,7 @@ KEEP = 0.75           # share of the tokens that survives one round
 
 
 def expected_counts(words: dict[str, int], p: dict[str, float]) -> tuple[dict[str, float], float]:
-    """How often each token occurs in `words` on average over all segmentations, and the log-likelihood of the
-    words.
+    """The expected uses of each token over all segmentations of `words`, and the words' log-likelihood.
 
     forward[i]: the summed probability of all segmentations of word[:i]; backward[i]: of word[i:]. A token
     from i to j is used with probability forward[i] p backward[j] / forward[end]. Each word must have a
@@ -59,9 +57,7 @@ def normalised(counts: dict[str, float], needed: set[str]) -> dict[str, float]:
 
 
 def losses(counts: dict[str, float], p: dict[str, float], needed: set[str]) -> dict[str, float]:
-    """By how much the log-likelihood would fall without each token: its uses take the best other
-    segmentation.
-    """
+    """The fall of the log-likelihood without each token, whose uses then take the best other segmentation."""
     logp = {t: math.log(x) for t, x in p.items()}
     unknown = min(logp.values()) - UNKNOWN_PENALTY
     lost = {}
@@ -74,9 +70,7 @@ def losses(counts: dict[str, float], p: dict[str, float], needed: set[str]) -> d
 
 
 def seed_counts(words: dict[str, int], n: int, needed: set[str]) -> dict[str, float]:
-    """The `n` substrings with the most characters in the text (length x occurrences, at least 2) and all
-    `needed`.
-    """
+    """All `needed`, and the `n` substrings that cover most: length x occurrences, of which at least two."""
     counts = Counter()
     for word, times in words.items():
         for i in range(len(word)):
@@ -103,8 +97,7 @@ def frequent_characters(words: dict[str, int]) -> set[str]:
 
 def train_unigram(texts: Iterable[str], vocab_size: int, pattern: str = PATTERN, processes: int = 1,
                   told: Callable[[int], None] = lambda tokens: None) -> dict[str, float]:
-    """Learn {token: log-probability} for a vocabulary of `vocab_size` (256 bytes + tokens, special ones not
-    counted).
+    """Learn {token: log-probability} for `vocab_size` tokens: 256 bytes and learned ones, no special ones.
 
     Raises ValueError for a text without characters or a vocabulary too small for its alphabet. `told` hears
     how many tokens are left after each round.
@@ -123,8 +116,7 @@ def train_unigram(texts: Iterable[str], vocab_size: int, pattern: str = PATTERN,
     wanted = vocab_size - 256   # tokens of more than one byte
     if wanted < alphabet:
         raise ValueError(f"vocab_size {vocab_size} is too small: 256 bytes and {alphabet} characters of "
-                         "this text "
-                         f"need {256 + alphabet}")
+                         f"this text need {256 + alphabet}")
     # What has no token is left out of the training: it will be bytes whatever the model says.
     words = {w: n for w, n in sorted(words.items()) if all(c in needed for c in w)}
 
@@ -138,8 +130,7 @@ def train_unigram(texts: Iterable[str], vocab_size: int, pattern: str = PATTERN,
         if size <= wanted:
             if size < wanted:
                 warnings.warn(f"the text has only {size} tokens that are used, not {wanted}: give more text "
-                              "for more",
-                              stacklevel=2)
+                              "for more", stacklevel=2)
             return {t: math.log(x) for t, x in sorted(p.items(), key=lambda item: (-item[1], item[0]))}
         lost = losses(counts, p, needed)
         n = max(wanted - alphabet, int(KEEP * len(lost)))

@@ -88,15 +88,13 @@ def use_two_threads() -> None:
 
 
 def process_pool(n: int) -> ProcessPoolExecutor:
-    """`n` worker processes that share nothing with this one, so it does not matter what this one has
-    computed.
+    """`n` worker processes that share nothing with this one, whatever it has computed.
 
     A process forked after a backward pass cannot run one where there is a CUDA device, and no forked process
     can use the device. The work must be a function at the top of a module, and the script that starts it must
     have its `if __name__ == "__main__":`.
     """
-    # A fork server imports torch once and never computes. On macOS torch does not survive a fork: spawn
-    # there.
+    # A fork server imports torch once and never computes. On macOS torch survives no fork: spawn there.
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
         context.set_forkserver_preload(["torch.distributed"])
@@ -136,8 +134,7 @@ def wide(x: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
-    """Yields a temporary path to write; it takes the place of `path` only when the block ends without an
-    error.
+    """Yields a temporary path to write, which takes the place of `path` if the block ends without an error.
 
     A rename is atomic on one file system, so a reader, or a run after kill -9, sees the old file or the new
     one. What can't be replaced without being destroyed (/dev/null, a pipe) gets the bytes copied into it, and
@@ -199,9 +196,7 @@ def content_hash(*paths: Path | str) -> str:
 
 
 class Progress:
-    """A line with a rate and the time left. On a terminal it is redrawn; in a log it comes every 15
-    seconds.
-    """
+    """A line with a rate and the time left: redrawn on a terminal, in a log a new one every 15 seconds."""
 
     def __init__(self, label: str, total: int, done: int = 0, unit: str = "step"):
         self.label, self.total, self.first, self.unit = label, total, done, unit

@@ -122,7 +122,8 @@ class Attention(nn.Module):
     """Multi-head causal self-attention with K <= H key/value heads.
 
     `cache`, if given, is any object with `append(layer, k, v) -> (all k, all v)`: it stores the new keys and
-    values and returns those of the whole sequence (chapters 7 and 8 have two such classes). """
+    values and returns those of the whole sequence (chapters 7 and 8 have two such classes).
+    """
 
     def __init__(self, config, layer: int):
         super().__init__()

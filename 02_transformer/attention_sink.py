@@ -12,11 +12,11 @@ from torch import Tensor
 
 
 def add_sink(k: Tensor, v: Tensor, bias: Tensor | None, sinks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Put a key that nobody wrote before the others: zeros, so that its score is its bias alone, with a zero
-    value.
+    """Put a key that nobody wrote before the others: zeros, so that its score is its bias alone.
 
-    k and v (B, H, S, D), bias (H or 1, T, S) or None, sinks (H,) the scores. Returns k and v (B, H, S + 1, D)
-    and the bias (H, T or 1, S + 1). Being the oldest key, it is visible to every query of a causal attention.
+    Its value is zero too. k and v (B, H, S, D), bias (H or 1, T, S) or None, sinks (H,) the scores. Returns
+    k and v (B, H, S + 1, D) and the bias (H, T or 1, S + 1). Being the oldest key, it is visible to every
+    query of a causal attention.
     """
     H = len(sinks)
     rest = k.new_zeros(1, 1, k.shape[2]) if bias is None else bias              # (H or 1, T or 1, S)

@@ -180,8 +180,7 @@ def kept_by_mlp(config: Config, width: int) -> int:
 
 
 def kept_by_experts(config: Config) -> int:
-    """Of one mixture: the router's tables, and for each visit the token, the result before and after its
-    weight, the weight, the inside."""
+    """Of one mixture: the router's tables; for each visit the token, its result, weight, product, inside."""
     E, k, F = config.n_experts, config.top_k, config.expert_width
     router = (E if config.balance == "bias" else 2 * E + 1) + k + 2     # scores; softmax keeps logits too
     visits = k * (3 * config.d_model + 1 + kept_by_mlp(config, F))

@@ -1,5 +1,4 @@
-"""The feed-forward layer: each token on its own, wider inside than outside. Two thirds of the parameters live
-here.
+"""The feed-forward layer: each token on its own, wider inside than outside. Most parameters live here.
 
 SwiGLU: Shazeer 2020 (equation 6); GELU: Hendrycks and Gimpel 2016; squared ReLU: So et al. 2021.
 
@@ -42,8 +41,7 @@ ACTIVATIONS = {"swiglu": silu, "gelu": gelu, "gelu_tanh": gelu_tanh, "relu": rel
 
 
 class FeedForward(nn.Module):
-    """down(act(up x)), or for swiglu down(silu(gate x) * up x): one projection decides how much of the other
-    passes."""
+    """down(act(up x)), or for swiglu down(silu(gate x) * up x): the gate decides how much of up x passes."""
 
     def __init__(self, config, width: int | None = None):
         super().__init__()

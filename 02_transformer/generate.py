@@ -15,8 +15,7 @@ from transformer import Transformer
 @torch.no_grad()
 def generate(model: Transformer, ids: Tensor, n_new: int, temperature: float = 0.0,
              generator: torch.Generator | None = None) -> Tensor:
-    """Append `n_new` tokens to ids (B, T): the most likely ones at temperature 0, else sampled. Returns (B, T
-    + n_new)."""
+    """ids (B, T) and `n_new` tokens, the likeliest at temperature 0, else sampled: (B, T + n_new)."""
     for _ in range(n_new):
         ids = torch.cat((ids, choose(model(ids)[:, -1], temperature, generator)), dim=1)
     return ids
@@ -25,8 +24,9 @@ def generate(model: Transformer, ids: Tensor, n_new: int, temperature: float = 0
 def choose(logits: Tensor, temperature: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
     """Pick one token a row of logits (B, V): (B, 1).
 
-    The most likely one at temperature 0, else a draw from softmax(logits / temperature) with the given
-    generator. """
+    The likeliest one at temperature 0, else a draw from softmax(logits / temperature) with the given
+    generator.
+    """
     # EXERCISE 2.7 choosing a token
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)

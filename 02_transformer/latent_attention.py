@@ -19,8 +19,8 @@ from positions import apply_rope
 class LatentAttention(nn.Module):
     """Causal self-attention of H heads whose keys and values come from one latent vector a token.
 
-    `cache` is as for Attention; what it stores as k is the latent (B, 1, T, R) and as v the rotated key (B,
-    1, T, r). """
+    `cache` is as for Attention; its k is the latent (B, 1, T, R), its v the rotated key (B, 1, T, r).
+    """
 
     def __init__(self, config, layer: int):
         super().__init__()
@@ -61,8 +61,7 @@ class LatentAttention(nn.Module):
         return self.o_proj(out.transpose(1, 2).reshape(B, T, H * D))
 
     def mix(self, q: Tensor, q_turned: Tensor, c: Tensor, k_turned: Tensor) -> Tensor:
-        """Build every head's keys and values from the latents c (B, 1, S, R) and attend as always: (B, H, T,
-        D)."""
+        """Build every head's keys and values from the latents c (B, 1, S, R), then attend: (B, H, T, D)."""
         B, _, S, _ = c.shape
         H, D = self.heads, self.head_width
         k, v = self.kv_b_proj(c[:, 0]).view(B, S, H, 2 * D).transpose(1, 2).chunk(2, -1)   # (B, H, S, D) each
@@ -70,11 +69,11 @@ class LatentAttention(nn.Module):
         return self.attend(torch.cat((q, q_turned), -1), k, v, None)
 
     def mix_absorbed(self, q: Tensor, q_turned: Tensor, c: Tensor, k_turned: Tensor) -> Tensor:
-        """The same without ever building keys or values: q (W c) = (q W) c, so all heads attend to the
-        latents.
+        """The same without building keys or values: q (W c) = (q W) c, so all heads attend to the latents.
 
         To the cache this is multi-query attention: one key, c beside its rotated part, and one value, c
-        itself. """
+        itself.
+        """
         H, D, R, r = self.heads, self.head_width, self.latent, self.rope_width
         # EXERCISE 2.18 absorbed latents
         W_k, W_v = self.kv_b_proj.weight.view(H, 2 * D, R).chunk(2, 1)                  # (H, D, R) each

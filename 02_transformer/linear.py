@@ -1,5 +1,4 @@
-"""The two places where a transformer keeps most of its weights: a matrix multiplication and a table of
-vectors.
+"""Where a transformer keeps most of its weights: a matrix multiplication, and a table of vectors.
 
     python 02_transformer/run.py           builds the model from these and counts its parameters
 """

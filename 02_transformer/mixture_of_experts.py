@@ -23,7 +23,8 @@ def route(logits: Tensor, bias: Tensor, top_k: int, sigmoid: bool) -> tuple[Tens
     """Choose the experts of each token: (weights (N, top_k), experts (N, top_k), scores (N, E)).
 
     Scores are the softmax of the router's logits (N, E), or their sigmoid. The `top_k` largest of scores +
-    bias (E,) are chosen; the weights are their scores, without the bias, divided by their sum. """
+    bias (E,) are chosen; the weights are their scores, without the bias, divided by their sum.
+    """
     # EXERCISE 2.15 router
     scores = logits.sigmoid() if sigmoid else (logits - logits.logsumexp(-1, keepdim=True)).exp()
     chosen = (scores.detach() + bias).topk(top_k, dim=-1).indices                        # (N, top_k)
@@ -38,8 +39,7 @@ def load_of(chosen: Tensor, n_experts: int) -> Tensor:
 
 
 def balance_of(scores: Tensor, chosen: Tensor) -> Tensor:
-    """E * sum over experts of (share of visits) * (mean share of the scores): 1 when both are even, E at
-    worst.
+    """E * sum over experts of (share of visits) * (mean share of scores): 1 when both are even, E at worst.
 
     The visits have no gradient, so the loss lowers the scores of experts in proportion to their load.
     """
@@ -51,8 +51,7 @@ def balance_of(scores: Tensor, chosen: Tensor) -> Tensor:
 
 
 class MixtureOfExperts(nn.Module):
-    """The weighted sum of the `top_k` experts that the router chooses for each token, and of the shared
-    ones."""
+    """The weighted sum of the `top_k` experts that the router chooses for a token, and of the shared ones."""
     e_score_correction_bias: Tensor   # (E,)
 
     def __init__(self, config):
@@ -102,16 +101,14 @@ def mixtures(model: nn.Module) -> list[MixtureOfExperts]:
 
 
 def balance_loss(model: nn.Module) -> Tensor | float:
-    """Mean over layers of the balance of the last forward pass: at least 1; add about 0.01 of it to the
-    loss."""
+    """The last forward pass's balance, mean over layers, at least 1: add about 0.01 of it to the loss."""
     layers = mixtures(model)
     return sum(m.balance for m in layers) / len(layers) if layers else 0.0
 
 
 @torch.no_grad()
 def move_biases(model: nn.Module, rate: float = 1e-3) -> None:
-    """After a step: raise the bias of each expert whose load was below the mean, lower it where it was
-    above."""
+    """After a step: raise the bias of experts whose load was below the mean, lower it where it was above."""
     # EXERCISE 2.17 balance without a loss
     for m in [m for m in mixtures(model) if m.sigmoid]:
         m.e_score_correction_bias += rate * (1 / len(m.load) - m.load).sign()

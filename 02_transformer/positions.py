@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 
 def rope_tables(n_positions: int, head_width: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
-    """cos and sin of the angle position * base^(-2i/D), both (n_positions, D/2). Raises ValueError for an odd
-    D."""
+    """cos and sin of the angle position * base^(-2i/D), both (n_positions, D/2). ValueError for an odd D."""
     if head_width % 2:
         raise ValueError(f"rope rotates pairs of numbers, but width {head_width} is odd: choose an even one")
     # EXERCISE 2.8 RoPE tables
@@ -29,7 +28,8 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     The dot product of two rotated vectors depends on the difference of their positions only. Pairing the
     first half with the second ("half-split") is the layout of Hugging Face's Llama; the paper pairs
-    neighbours. """
+    neighbours.
+    """
     # EXERCISE 2.11 RoPE rotation
     a, b = x.chunk(2, dim=-1)                                     # (B, H, T, D/2) each
     return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)  # (B, H, T, D)
@@ -50,8 +50,7 @@ def alibi_bias(n_heads: int, n_queries: int, n_keys: int) -> Tensor:
 
 
 class SinusoidalPositions(nn.Module):
-    """A fixed row for each position: sin(t * w) and cos(t * w) side by side, for C/2 frequencies w as in
-    RoPE."""
+    """A fixed row for each position: sin(t w) and cos(t w) side by side, for C/2 frequencies w as in RoPE."""
 
     def __init__(self, n_positions: int, width: int):
         super().__init__()

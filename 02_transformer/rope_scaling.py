@@ -31,10 +31,11 @@ def yarn_frequencies(width: int, base: float, factor: float, trained_len: float,
                      seldom: float = 1) -> Tensor:
     """Mix of plain and interpolated frequencies, (D/2,).
 
-    The pair that turns n times in `trained_len` tokens has the index D ln(trained_len / (2 pi n)) / (2 ln
-    base). Pairs below the index of `often` turns, rounded down, stay plain; those above the index of
-    `seldom`, rounded up, are divided by `factor`; in between the share of the interpolated one grows linearly
-    with the index. """
+    The pair that turns n times in `trained_len` tokens has the index
+    D ln(trained_len / (2 pi n)) / (2 ln base). Pairs below the index of `often` turns, rounded down, stay
+    plain; those above the index of `seldom`, rounded up, are divided by `factor`; in between the share of the
+    interpolated one grows linearly with the index.
+    """
     # EXERCISE 2.19 YaRN
     def index_of(turns: float) -> float:
         return width * math.log(trained_len / (2 * math.pi * turns)) / (2 * math.log(base))
@@ -55,8 +56,7 @@ def llama3_frequencies(width: int, base: float, factor: float, trained_len: floa
 
 
 def scaled_rope_tables(config, width: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of every angle, (max_len, D/2) float32, for a configuration with `rope_scaling`; D is
-    `width`."""
+    """cos and sin of every angle of a configuration with `rope_scaling`, (max_len, width / 2) float32."""
     kind, base, factor = config.rope_scaling, config.rope_base, config.rope_factor
     trained = config.length_of_training
     frequency = {"linear": lambda: plain_frequencies(width, base) / factor,

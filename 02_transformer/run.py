@@ -42,7 +42,7 @@ class Settings(RunSettings):
     rope_base: float = 10_000.0  # base of RoPE's angles
     norm: str = "rms"            # rms or layer
     placement: str = "pre"       # pre, post or parallel
-    activation: str = "swiglu"   # swiglu, gelu, relu or relu2
+    activation: str = "swiglu"   # swiglu, gelu, gelu_tanh, relu or relu2
     qk_norm: bool = True         # normalise queries and keys
     softcap: float = setting(0.0, least=0)      # keep logits inside -softcap ... softcap (0: do not)
     attention: str = "full"      # full, window, alternate (window, full, ...) or latent

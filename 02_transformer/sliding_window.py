@@ -13,8 +13,9 @@ from torch import Tensor
 def window_mask(n_queries: int, n_keys: int, window: int, device: torch.device | None = None) -> Tensor:
     """True where a query may not look because the key is `window` or more tokens back, (n_queries, n_keys).
 
-    The last query stands at the last key; a window of 1 leaves a token only itself. The future is hidden
-    elsewhere. """
+    The last query stands at the last key; a window of 1 leaves a token only itself. causal_mask hides the
+    future.
+    """
     # EXERCISE 2.14 sliding window
     query = torch.arange(n_keys - n_queries, n_keys, device=device)[:, None]   # where each query stands
     key = torch.arange(n_keys, device=device)
@@ -23,19 +24,18 @@ def window_mask(n_queries: int, n_keys: int, window: int, device: torch.device |
 
 
 class WindowCache:
-    """Keys and values that are still in sight: a window layer keeps window - 1 tokens, a full layer all of
-    them.
+    """Keys and values that are still in sight: of window - 1 tokens in a window layer, of all in a full one.
 
     What attention needs to know is where tokens stand to each other, and the newest key is always the last
-    one, so forgetting the oldest changes nothing else. """
+    one, so forgetting the oldest changes nothing else.
+    """
 
     def __init__(self, config):
         self.config = config
         self.kv: dict[int, tuple[Tensor, Tensor]] = {}
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add (B, K, T, D) keys and values of new tokens; returns those that one of the new tokens can
-        see."""
+        """Add (B, K, T, D) keys and values of new tokens; returns those that at least one of them can see."""
         if layer in self.kv:
             k, v = (torch.cat((old, new), 2) for old, new in zip(self.kv[layer], (k, v)))
         keep = self.config.window_of(layer) - 1   # what the next token sees besides itself

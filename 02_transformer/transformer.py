@@ -86,14 +86,13 @@ class Block(nn.Module):
 
 class Decoder(nn.Module):
     """Token ids to the vectors from which the next token is read."""
-    cos: Tensor   # (max_len, D)
+    cos: Tensor   # (max_len, D/2)
     sin: Tensor
 
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        # the format of the residual stream; None is that of the weights
-        self.compute_dtype: torch.dtype | None = None
+        self.compute_dtype: torch.dtype | None = None   # of the residual stream; None: that of the weights
         self.embed_tokens: Any = Embedding(config.vocab_size, config.d_model)
         self.embed_positions: Any = position_table(config)
         self.layers: Any = nn.ModuleList(block_of(config, i) for i in range(config.n_layers))
@@ -137,6 +136,5 @@ class Transformer(nn.Module):
         return self.softcap(x @ table.to(x.dtype).T)
 
     def forward(self, ids: Tensor, cache=None, start: int = 0) -> Tensor:
-        """ids (B, T) to logits (B, T, V); with a cache, ids are the newest tokens and `start` is how many
-        came before."""
+        """ids (B, T), with a cache the newest tokens after `start` earlier ones, to logits (B, T, V)."""
         return self.unembed(self.model(ids, cache, start))

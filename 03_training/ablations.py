@@ -37,7 +37,7 @@ import transformer
 from ablation_run import LENGTH, Variant, run
 from bpe import Tokenizer
 from cells import Cells
-from figures import new_axes, save
+from figures import GREY, new_axes, save
 from transformer import Config
 
 CODE = [ablation_run, transformer, model_config, attention, attention_sink, sliding_window, latent_attention,
@@ -104,7 +104,7 @@ def all_cells(s: Settings) -> dict[str, list[dict]]:
     text, cells = Path(s.out, "01_tokenizer"), Cells(Path(s.out, "study", "ablations"), CODE)
     data = content_hash(text / "train.bin", text / "valid.bin")
     vocab_size = Tokenizer.load(text / "tokenizer.json").vocab_size
-    chosen = [v for v in VARIANTS if s.only in f"{v.group}: {v.name}" or v == VARIANTS[0]]
+    chosen = [v for v in VARIANTS if s.only in key_of(v) or v == VARIANTS[0]]
     results: dict[str, list[dict]] = {key_of(v): [] for v in chosen}
     for seed in range(s.seed, s.seed + s.seeds):
         for v in chosen:
@@ -146,7 +146,7 @@ def draw_load(results: dict[str, list[dict]], path: Path) -> None:
     for v, style in zip(drawn, ("k:", "k--", "k-")):
         load = torch.tensor([r["load"] for r in results[key_of(v)]]).mean(0)                # (E,), over seeds
         axes.plot(range(1, len(load) + 1), 100 * load, style, marker="o", label=v.name.split(", ")[1])
-    axes.axhline(100 / 8, color="#888888", linewidth=0.8)
+    axes.axhline(100 / 8, color=GREY, linewidth=0.8)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
     save(axes, path)

@@ -15,8 +15,7 @@ from cross_entropy import IGNORE
 
 def accumulate(model: nn.Module, loss_of: Callable[[Tensor, Tensor], Tensor],
                micro_batches: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """Give `model` the gradients of the mean loss over all counted targets of the micro-batches; returns
-    that loss.
+    """Give `model` the gradients of the mean loss over all counted targets; returns that loss.
 
     `micro_batches` are (inputs, targets) pairs, each (B, T) with any B and T; a target counts unless it is
     IGNORE. `loss_of(inputs, targets)` is the mean over the targets that count, 0 if there are none.

@@ -1,5 +1,4 @@
-"""AdamW: a running mean of the gradient, divided by a running size of it, so that every weight moves at its
-own scale.
+"""AdamW: a running mean of the gradient over its running size, so that each weight moves at its own scale.
 
 Kingma and Ba 2015 (algorithm 1); decoupled weight decay: Loshchilov and Hutter 2019 (algorithm 2).
 

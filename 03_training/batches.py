@@ -60,10 +60,9 @@ class TextBatches:
 
 def sum_rows(tokenizer: Tokenizer, rows: int, banned: set[Pair], seed: int,
              step: int) -> tuple[Tensor, Tensor]:
-    """Easy sums, each `<|eos|>163+423=5860<|eos|>`; only the result carries loss, as the operands cannot be
-    predicted.
+    """Easy sums, each `<|eos|>163+423=5860<|eos|>`: inputs and targets, both (rows, 13).
 
-    Returns inputs and targets, both (rows, 13).
+    Only the result carries loss, as the operands cannot be predicted.
     """
     rng = random.Random(f"sums {seed} {step}")
     eos = tokenizer.special[EOS]

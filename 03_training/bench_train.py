@@ -1,5 +1,4 @@
-"""Training speed on the device it finds: plain, the fast path piece by piece, and nanoGPT, interleaved in
-one run.
+"""Training speed on the device it finds: plain, the fast path piece by piece, and nanoGPT, in one run.
 
 For each: tokens a second, beside nanoGPT's; MFU against the device's published or measured peak; the most
 bytes held; where the time of a step goes. On a GPU the shapes are that of `make` and GPT-2 small's (16 x
@@ -97,8 +96,10 @@ class Contestant:
 
 def our_contestant(name: str, config: Config, device: torch.device, pieces: str,
                    precision: str) -> Contestant:
-    """Our model with pieces of the fast path: all, or letters of a(ttention), n(orms), f(eed-forward
-    activations), l(oss), o(ptimizers)."""
+    """Our model with pieces of the fast path: "all", or the first letters of some.
+
+    The letters are a(ttention), n(orms), f(eed-forward activations), l(oss), o(ptimizers).
+    """
     torch.manual_seed(0)
     model = Transformer(config).to(device)
     if pieces == "all":
@@ -117,8 +118,7 @@ def our_contestant(name: str, config: Config, device: torch.device, pieces: str,
 
 
 def nano_contestant(shape: Shape, device: torch.device) -> Contestant:
-    """nanoGPT as its train.py runs it: bf16 by autocast, fused AdamW, torch.compile on CUDA; fp32 on a CPU.
-    """
+    """nanoGPT as its train.py runs it: on CUDA bf16 by autocast, fused AdamW and torch.compile; else fp32."""
     torch.manual_seed(0)
     model = NanoGPT(shape.C, shape.H, shape.L, shape.T, shape.vocabulary).to(device)
     gpu = device.type == "cuda"

@@ -16,8 +16,7 @@ from transformer import Transformer
 @torch.no_grad()
 def bits_per_byte(model: Transformer, tokens: np.ndarray, n_bytes: float, length: int = 128,
                   batch: int = 16) -> float:
-    """Bits a byte on a token stream (N,) that encodes `n_bytes` bytes. Every token but the first is
-    predicted once.
+    """Bits a byte on a token stream (N,) of `n_bytes` bytes. Every token but the first is predicted once.
 
     The stream is cut into windows of `length` predictions; the first tokens of a window see little before
     them, so this is an upper bound of what the model can do.

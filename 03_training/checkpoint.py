@@ -21,8 +21,7 @@ SEAL = b"sha256:"   # stands before the hash at the end of each file
 
 
 def read(path: Path | str) -> dict:
-    """Load what `write` wrote; tensors and plain values only. A damaged file is a ValueError that names it.
-    """
+    """Load what `write` wrote: tensors and plain values. A damaged file is a ValueError that names it."""
     data = Path(path).read_bytes()
     try:
         data, seal = data[:-len(SEAL) - 32], data[-len(SEAL) - 32:]
@@ -96,9 +95,7 @@ def other_fields(saved: dict, config: Config) -> str:
 
 
 def keep_best(path: Path | str, model: Transformer, score: float) -> bool:
-    """Save the model at `path` if `score` (a held-out loss) is below that of the model there; says whether
-    it did.
-    """
+    """Save the model at `path` if its held-out loss `score` is below that of the one there; was it saved?"""
     path = Path(path)
     if path.exists() and not score < read(path).get("score", float("inf")):
         return False
@@ -128,8 +125,7 @@ def save_state(path: Path | str, key: str, step: int, model: Transformer, optimi
 
 
 def load_state(path: Path | str, key: str, model: Transformer, optimizers: list) -> tuple[int, list]:
-    """Put a saved state into the model and the optimizers; returns (step, log), or (0, []) if there is none
-    to continue.
+    """Put a saved state into the model and the optimizers; returns (step, log), or (0, []) without one.
 
     A damaged state is named and the one before it is used; ValueError if that is damaged too, or if the state
     is of a model of another configuration, with the fields that differ.

@@ -16,10 +16,10 @@ from normalization import at_least_float32
 
 
 def loss_of_chunk(x: Tensor, table: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of -log softmax(x table^T)[target] over targets that count, and its gradient with respect to the
-    logits.
+    """Sum of -log softmax(x table^T)[target] over targets that count, and its gradient.
 
-    x (n, C), table (V, C), targets (n,); the loss is one number, the gradient (n, V), both float32 or wider.
+    x (n, C), table (V, C), targets (n,); the loss is one number, the gradient is with respect to the logits,
+    (n, V), both float32 or wider.
     """
     # EXERCISE 3.13 chunked cross-entropy
     logits = at_least_float32(x @ table.T)                                         # (n, V)
@@ -60,8 +60,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def chunked_cross_entropy(x: Tensor, table: Tensor, targets: Tensor, chunk: int = 1024) -> Tensor:
-    """Same as cross_entropy(x @ table.T, targets) for x (..., C), table (V, C) and targets (...), in little
-    memory.
+    """cross_entropy(x @ table.T, targets) for x (..., C), table (V, C) and targets (...), in little memory.
 
     Only chunk x V logits exist at a time. The gradient is made in the forward pass: a second derivative is
     refused.

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale all gradients by one factor so that their joint length is at most `max_norm`; returns the length
-    before, ().
+    """Scale all gradients by one factor so that their joint length is at most `max_norm`.
 
-    The length stays a tensor on the device: to look at it would make a GPU wait, and nothing here needs to.
-    Without any gradient it is 0. A length that is not finite cannot be mended by scaling; train.py finds it
-    in the log. ValueError for a limit that is not above 0: it would stop the model, or make it climb.
+    Returns the length before, (). It stays a tensor on the device: to look at it would make a GPU wait, and
+    nothing here needs to. Without any gradient it is 0. A length that is not finite cannot be mended by
+    scaling; train.py finds it in the log. ValueError for a limit that is not above 0: it would stop the
+    model, or make it climb.
     """
     if not max_norm > 0:
         raise ValueError(f"gradients of length {max_norm} at most teach nothing: give a limit above 0")

@@ -10,7 +10,7 @@ the course by one of torch's, and a test holds the two equal:
 - on a GPU, torch.compile: element-wise work between matrix products becomes one kernel, and Python is out of
   the way.
 
-    FAST=1 is on by itself on CUDA; `make FAST=1`, or  python 03_training/run.py --fast, puts it on elsewhere
+    It is on by itself on CUDA; `make FAST=1`, or  python 03_training/run.py --fast on, puts it on elsewhere
 """
 import functools
 

@@ -35,8 +35,7 @@ class Settings(RunSettings):
 
 
 def sweep(optimizers: list, loss_of: Callable[[int], Tensor], rates: list[float]) -> list[float]:
-    """The loss before each step, where step i is taken with learning rate rates[i]; stops when the loss has
-    exploded.
+    """The loss before each step, step i at learning rate rates[i]; stops when the loss has exploded.
 
     The optimizers' own learning rates must be 1: they are multiplied by the rate. Exploded is twice the best
     loss so far plus one, or no number.
@@ -56,9 +55,7 @@ def sweep(optimizers: list, loss_of: Callable[[int], Tensor], rates: list[float]
 
 
 def suggest(rates: list[float], losses: list[float], smooth: float = 0.8) -> float:
-    """A third of the rate at which the running mean of the loss is least. Raises ValueError for fewer than 5
-    losses.
-    """
+    """A third of the rate at which the running mean of the loss is least. ValueError below 5 losses."""
     if len(losses) < 5:
         raise ValueError(f"{len(losses)} losses show no range: the lowest rate explodes already, start lower")
     mean, curve = losses[0], []

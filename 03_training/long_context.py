@@ -89,8 +89,10 @@ def fit(model: Transformer, rows: Rows, steps: int, length: int, lr: float, labe
 
 @torch.no_grad()
 def measure(model: Transformer, held_out: Rows, rows: int = 48, width: int = 16, long: int = LONG) -> dict:
-    """Nats a token at each place of long rows, the mean of `width` places: long / width numbers; and the
-    share of pass keys that are found whole, by the length of the text."""
+    """Nats a token along rows of `long` tokens, and the share of pass keys that are found whole.
+
+    Losses are means of `width` places, long / width numbers; shares are by the length of the text.
+    """
     x, y = held_out.text(0, rows, long)
     logits = torch.cat([model(x[i:i + 8]) for i in range(0, rows, 8)])                     # (rows, long, V)
     losses = logits.logsumexp(-1) - logits.gather(-1, y[..., None])[..., 0]                # (rows, long)

@@ -68,8 +68,7 @@ def known_fact(model: Transformer, tokenizer: Tokenizer, questions: list[Questio
 
 
 def find_copying(s: Settings, tokenizer: Tokenizer) -> dict[str, dict]:
-    """What `examine` says of random tokens and of text, each said twice: the model as it is, and taught to
-    copy."""
+    """What `examine` says of random tokens and of text, both said twice, as trained and taught to copy."""
     model, eos = load_model(Path(s.out, "03_training", "model.pt")), tokenizer.special[EOS]
     tokens = open_tokens(Path(s.out, "01_tokenizer", "valid.bin"))
     length = min(s.length, (model.config.max_len - 1) // 2)

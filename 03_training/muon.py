@@ -1,5 +1,4 @@
-"""Muon: momentum whose matrix is made orthogonal before it is applied, so that every direction moves equally
-far.
+"""Muon: momentum whose matrix is made orthogonal first, so that every direction moves equally far.
 
 Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"
 (kellerjordan.github.io/posts/muon), with its Newton-Schulz coefficients. For matrices inside the model only:
@@ -54,9 +53,7 @@ class Muon:
 
     @torch.no_grad()
     def step(self, scale: float = 1.0) -> None:
-        """One update with learning rate lr * scale. Matrices of one shape are orthogonalized together, in
-        one batch.
-        """
+        """One update with learning rate lr * scale; matrices of one shape are orthogonalized in one batch."""
         lr = self.lr * scale
         same_shape = defaultdict(list)
         for p, buffer in zip(self.parameters, self.buffers):

@@ -43,10 +43,8 @@ def adamw_only(model: Transformer, lr: float, weight_decay: float,
     return [AdamW(groups["matrix"].values(), lr, betas, weight_decay=weight_decay), AdamW(rest, lr, betas)]
 
 
-def state_bytes(optimizer) -> int:
-    """Bytes that an optimizer remembers between steps: AdamW two numbers a weight, Muon and SGD with
-    momentum one.
-    """
+def optimizer_bytes(optimizer) -> int:
+    """What an optimizer remembers between steps: AdamW two numbers a weight, Muon and SGD's momentum one."""
     def size(value) -> int:
         if isinstance(value, (list, tuple)):
             return sum(map(size, value))
@@ -64,4 +62,4 @@ if __name__ == "__main__":
     weights = sum(p.numel() for p in matrices)
     for name, optimizer in (("SGD", SGD(matrices, 0.1)), ("SGD with momentum", SGD(matrices, 0.1, 0.9)),
                             ("AdamW", AdamW(matrices, 0.1)), ("Muon", Muon(matrices, 0.1))):
-        print(f"  {name:<18} {state_bytes(optimizer) / weights:.0f}")
+        print(f"  {name:<18} {optimizer_bytes(optimizer) / weights:.0f}")

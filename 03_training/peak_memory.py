@@ -1,5 +1,4 @@
-"""The most bytes that torch's tensors held at one time: counted, the same number on every machine and every
-time.
+"""The most bytes that torch's tensors held at one time: counted, so the same number on every machine.
 
     python 03_training/bench_train.py      prints it for a training step, plain and fast
 """
@@ -10,8 +9,7 @@ from torch.utils._pytree import tree_iter
 
 
 class PeakMemory(TorchDispatchMode):
-    """with PeakMemory(model, ...) as memory: ... ; memory.peak: the most bytes that torch tensors held at
-    one time.
+    """with PeakMemory(model, ...) as memory: ... ; memory.peak: the most bytes that tensors held at once.
 
     After each operation torch calls __torch_dispatch__; we note the storages of what came out and add up all
     that are still alive. Works on CPU and GPU alike, gives the same number every time; does not see scratch

@@ -1,5 +1,4 @@
-"""What the pretrained model knows: facts completed, questions answered and sums done as plain text, before
-any chat.
+"""What the pretrained model knows before any chat: facts, questions and sums, all as plain text.
 
     python 03_training/run.py              measures it before and after training
 """
@@ -14,9 +13,7 @@ ANSWER_TOKENS = 12   # enough for the longest answer
 
 def complete(model: Transformer, tokenizer: Tokenizer, prompts: list[str],
              n_new: int = ANSWER_TOKENS) -> list[str]:
-    """Greedy continuations of plain-text prompts. Each prompt follows <|eos|>, as every document did in
-    training.
-    """
+    """Greedy continuations of plain-text prompts, each after <|eos|>, as every document was in training."""
     ids = [[tokenizer.special[EOS]] + tokenizer.encode(p) for p in prompts]
     return [tokenizer.decode(answer) for answer in generate_many(model, ids, n_new)]
 

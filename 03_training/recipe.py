@@ -1,7 +1,6 @@
-"""The recipe against the textbook: nanoGPT's architecture, optimizer and schedule against ours, on the same
-text.
+"""The recipe against the textbook: nanoGPT's architecture, optimizer and schedule against ours.
 
-Same data in the same order, same tokens a step, about the same number of parameters. Every schedule is run
+Same text in the same order, same tokens a step, about the same number of parameters. Every schedule is run
 to its end, so each point of the figure is a run of its own. Three questions: how few steps does our recipe
 need for the loss that the textbook reaches, what is that in time, and which of the changes gave it?
 

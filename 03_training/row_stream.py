@@ -39,9 +39,7 @@ class RowStream:
         self._epochs: dict[int, np.ndarray] = {}
 
     def starts(self, epoch: int) -> np.ndarray:
-        """Where the rows of an epoch begin, in its order: (n_rows,). Without `eos` each epoch is cut at
-        another offset.
-        """
+        """Where an epoch's rows begin, in order: (n_rows,). Without `eos` each has another offset."""
         generator = np.random.default_rng((self.seed, epoch))
         if self.documents is not None:
             return generator.permutation(self.documents)
@@ -56,11 +54,10 @@ class RowStream:
         return int(self._epochs[epoch][i])
 
     def take(self, first: int, count: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of rows first ... first + count - 1 that fall to `rank` of `world`: (count /
-        world, length).
+        """Inputs and targets, (count / world, length), of every world-th row from first + rank on.
 
-        The position after this step is first + count, whatever `world` is. Raises ValueError if `count` does
-        not divide.
+        The ranks share the rows first ... first + count - 1. The position after this step is first + count,
+        whatever `world` is. Raises ValueError if `count` does not divide.
         """
         if count % world:
             raise ValueError(f"{count} rows do not divide among {world} processes: "

@@ -1,5 +1,4 @@
-"""Chapter 3: pretrain the model of chapter 2 on the text of chapter 1, and measure what it knows before and
-after.
+"""Chapter 3: pretrain chapter 2's model on chapter 1's text, and measure what it knows before and after.
 
     make 03        or  python 03_training/run.py --help
 """
@@ -102,8 +101,7 @@ def check_ids(path: Path, tokens, vocabulary: int) -> None:
 
 def pretrain(model: Transformer, tokenizer: Tokenizer, tokens, tasks: Tasks, s: Settings, state: Path,
              key: str, watch=None) -> list[dict]:
-    """Sums alone until the model has the idea of them, then text with a few sums in every step; returns the
-    log.
+    """Sums alone until the model has the idea, then text with a few sums in every step; returns the log.
 
     Sums are learned only while they are a large share of the gradient, hence the first phase (measured:
     without it the model stays at chance).
@@ -165,9 +163,7 @@ def estimate(model: Transformer, s: Settings, device: torch.device) -> None:
 
 
 def watcher(model: Transformer, tokenizer: Tokenizer, valid, tasks: Tasks, s: Settings, best: Path):
-    """Called with each saved step: every `watch` steps it shows the held-out loss and a sample, and keeps
-    the best.
-    """
+    """What a saved step calls: every `watch` steps, show held-out loss and a sample, and keep the best."""
     def watch(step):
         if s.watch and step % s.watch < 50:
             held_out = bits_per_byte(model, valid, tasks.held_out_bytes)

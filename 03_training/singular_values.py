@@ -41,9 +41,7 @@ def spectrum(G: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def share_of_length(values: Tensor, count: int) -> float:
-    """Share of the squared length of a matrix that its `count` largest singular values (sorted) hold, 0 to
-    1.
-    """
+    """Share, 0 to 1, of the sum of squared singular values (largest first) that the first `count` hold."""
     return float(values[:count].square().sum() / values.square().sum())
 
 

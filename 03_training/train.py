@@ -76,8 +76,7 @@ def train(model: Transformer, optimizers: list, loss_of: LossOf, n_steps: int,
 
 def go_back(log: list[dict], bad: int, on_bad: str, state: Path | None, key: str, model: Transformer,
             keepers: list) -> list[dict]:
-    """The log up to the bad row, with the last state put back into the model: its steps since then are left
-    out.
+    """The log up to the bad row; the last state is back in the model, so the steps since are left out.
 
     Raises ValueError where the run is to stop at a bad step, or has no state to go back to.
     """

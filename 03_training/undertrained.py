@@ -46,9 +46,7 @@ def by_angle(embedding: torch.Tensor, unused: list[int]) -> list[int]:
 
 
 def share_found(order: list[int], counts: np.ndarray, known: list[int]) -> float:
-    """Of the tokens that never occur, the share among as many first of `order`; the `known` ones count
-    nowhere.
-    """
+    """Share of the tokens that never occur among as many first ones of `order`, `known` ones left out."""
     never = set(np.flatnonzero(counts == 0).tolist()) - set(known)
     first = [i for i in order if i not in known][:len(never)]
     return len(never & set(first)) / len(never) if never else 1.0

@@ -19,7 +19,7 @@ PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 1
          "RTX 4090": 165e12, "RTX 3090": 71e12, "V100": 125e12, "T4": 65e12}
 
 
-def flops_per_token(config: Config, T: int) -> float:
+def model_flops_per_token(config: Config, T: int) -> float:
     """FLOPs that one token of training needs in a sequence of T: 6 N + 12 L H D T.
 
     N are the weights that a token is multiplied with: not a table that is only looked up (positions, an
@@ -37,7 +37,7 @@ def flops_per_token(config: Config, T: int) -> float:
 
 def mfu(tokens_per_second: float, config: Config, T: int, peak: float) -> float:
     """Share of `peak` (FLOP/s) that training at this speed uses, 0 to 1."""
-    return tokens_per_second * flops_per_token(config, T) / peak
+    return tokens_per_second * model_flops_per_token(config, T) / peak
 
 
 def published_peak(name: str) -> float | None:
@@ -49,9 +49,7 @@ def published_peak(name: str) -> float | None:
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
-    """FLOP/s of the fastest of several products of two (size, size) matrices: what the device can do, less a
-    little.
-    """
+    """FLOP/s of the fastest of several (size, size) products: a little less than the device can do."""
     a = torch.randn(size, size, device=device).to(dtype)
     best = 0.0
     for _ in range(5):

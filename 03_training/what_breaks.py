@@ -42,7 +42,7 @@ from figures import new_axes, save
 from packing import documents_apart
 from precision import LossScaler, use_precision
 from row_stream import RowStream
-from schedule import constant_then_decay
+from schedule import constant_then_decay, warmup
 from tasks import load_tasks
 from token_file import open_tokens
 from train import train
@@ -103,9 +103,7 @@ class Settings(RunSettings):
 
 
 def run(m: Mistake, text: Path, steps: int, seed: int) -> dict:
-    """Train with the mistake; the training losses and the held-out bits a byte (None where the run left the
-    numbers).
-    """
+    """Train with the mistake: training losses, and held-out bits a byte (None if the loss was no number)."""
     seed_everything(seed)
     tokenizer, tasks = Tokenizer.load(text / "tokenizer.json"), load_tasks(text / "tasks.json")
     valid, tokens = open_tokens(text / "valid.bin"), open_tokens(text / "train.bin")
@@ -134,7 +132,7 @@ def run(m: Mistake, text: Path, steps: int, seed: int) -> dict:
 
     def scale_of(step):
         if not m.decay:
-            return min(1.0, (step + 1) / max(m.warmup * steps, 1))
+            return warmup(step, int(m.warmup * steps))
         return constant_then_decay(step, steps, int(m.warmup * steps), m.decay)
 
     bad: dict[str, Any] = dict(on_bad="rollback", spike=3.0) if m.rollback else {}
@@ -153,9 +151,7 @@ def run(m: Mistake, text: Path, steps: int, seed: int) -> dict:
 
 
 def unequal_loss(logits: torch.Tensor, targets: torch.Tensor, means: bool) -> torch.Tensor:
-    """The loss when row i counts its first T / 2^i targets: each target alike, or the mean of the rows'
-    means.
-    """
+    """The loss when row i counts its first T / 2^i targets: each alike, or as the mean of row means."""
     targets = targets.clone()
     for i, row in enumerate(targets):
         row[max(len(row) >> i, 1):] = IGNORE

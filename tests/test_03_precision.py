@@ -7,7 +7,7 @@ from adamw import AdamW
 from chunked_loss import chunked_cross_entropy, loss_of_chunk
 from cross_entropy import IGNORE, cross_entropy
 from muon import Muon, muon_and_adamw
-from parameter_groups import adamw_only, group_parameters, state_bytes
+from parameter_groups import adamw_only, group_parameters, optimizer_bytes
 from precision import LossScaler, choose_precision, lost_gradients, use_precision
 from schedule import linear
 from sgd import SGD
@@ -104,7 +104,7 @@ def test_only_matrices_decay():
 
 def test_what_optimizers_remember():
     p = [nn.Parameter(torch.zeros(10, 10))]
-    sizes = [state_bytes(o) for o in (SGD(p, 1), SGD(p, 1, 0.9), Muon(p, 1), AdamW(p, 1))]
+    sizes = [optimizer_bytes(o) for o in (SGD(p, 1), SGD(p, 1, 0.9), Muon(p, 1), AdamW(p, 1))]
     assert sizes == [0, 400, 400, 800]
 
 

@@ -10,7 +10,7 @@ from learning_rate_range import suggest, sweep
 from recipe import NANOGPT, OURS, RATES, ladder, optimizers_of, steps_to_reach
 from sgd import SGD
 from transformer import Config, Transformer
-from utilization import flops_per_token, measured_peak, mfu, published_peak
+from utilization import measured_peak, mfu, model_flops_per_token, published_peak
 from what_breaks import MISTAKES, mean_of_means
 
 
@@ -77,7 +77,7 @@ def test_mfu_of_a_published_run():
     gpt2 = Config(vocab_size=50257, d_model=768, n_layers=12, n_heads=12, n_kv_heads=12, d_ff=3072,
                   max_len=1024, positions="learned", norm="layer", activation="gelu",
                   qk_norm=False, bias=True)
-    assert mfu(1000.0, gpt2, 1024, 1e15) == pytest.approx(1000 * flops_per_token(gpt2, 1024) / 1e15)
+    assert mfu(1000.0, gpt2, 1024, 1e15) == pytest.approx(1000 * model_flops_per_token(gpt2, 1024) / 1e15)
 
 
 def test_peaks_of_known_and_unknown_devices():

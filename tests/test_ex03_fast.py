@@ -14,7 +14,7 @@ from parameter_groups import group_parameters
 from precision import LossScaler
 from schedule import linear
 from transformer import Config
-from utilization import flops_per_token
+from utilization import model_flops_per_token
 
 
 class Toy(nn.Module):
@@ -220,12 +220,12 @@ def test_gpt2_small():
                   positions="learned", norm="layer", activation="gelu", qk_norm=False, bias=True)
     N = 124_439_808 - 1024 * 768
     want = 6 * N + 12 * 12 * 768 * 1024
-    got = call("GPT-2 small, T 1024", flops_per_token, gpt2, 1024)
+    got = call("GPT-2 small, T 1024", model_flops_per_token, gpt2, 1024)
     same(got, want, "GPT-2 small, T 1024", "6 N + 12 L H D T, without the table of positions",
          {"positions are looked up, not multiplied with": want + 6 * 1024 * 768,
           "attention is missing": 6 * N,
           "the forward pass alone": 2 * N + 4 * 12 * 768 * 1024}, rtol=1e-9)
-    same(call("T 100", flops_per_token, gpt2, 100), 6 * N + 12 * 12 * 768 * 100, "GPT-2 small, T 100",
+    same(call("T 100", model_flops_per_token, gpt2, 100), 6 * N + 12 * 12 * 768 * 100, "GPT-2 small, T 100",
          "T is the length of the sequences, not the longest possible one", rtol=1e-9)
 
 
@@ -239,7 +239,7 @@ def test_an_untied_table_is_only_looked_up():
     want = 6 * (blocks + 50 * 16) + 12 * 2 * 2 * 12 * 8
     for tied, positions in ((True, "rope"), (False, "rope"), (True, "alibi"), (False, "none")):
         given = f"a small model, tied {tied}, positions {positions}, T 8"
-        got = call(given, flops_per_token, Config(tied=tied, positions=positions, **shape), 8)
+        got = call(given, model_flops_per_token, Config(tied=tied, positions=positions, **shape), 8)
         same(got, want, given, "one table of V C is multiplied with, and only learned positions are a table",
              rtol=1e-9)
 
