@@ -47,9 +47,11 @@ def raw_documents(shards: list[Path], limit: int = 20_000) -> list[str]:
 
 
 def stage_documents(folder: Path, stage: str) -> list[dict]:
-    """All documents that left a stage of the pipeline, in shard order."""
-    home = next(p for p in sorted(folder.iterdir()) if p.name.partition("-")[2] == stage)
-    return [doc for path in sorted(home.glob("*.jsonl.gz")) for doc in read_documents(path)]
+    """All documents that left a stage of the pipeline, in shard order. ValueError where it has not run."""
+    homes = [p for p in sorted(folder.glob("*-*")) if p.name.partition("-")[2] == stage]
+    if not homes:
+        raise ValueError(f"{folder} has no stage {stage!r}: run `make 06` first")
+    return [doc for path in sorted(homes[0].glob("*.jsonl.gz")) for doc in read_documents(path)]
 
 
 def encode_all(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:

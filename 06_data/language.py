@@ -12,7 +12,6 @@ Source: Cavnar and Trenkle, "N-gram-based text categorization" (1994); Lui and B
 """
 import sys
 from functools import cache
-from pathlib import Path
 from string import ascii_lowercase
 
 try:
@@ -20,7 +19,7 @@ try:
 except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 
-from planted import HERE
+from planted import load_sentences
 
 BUCKETS = 1 << 15
 ORDERS = (1, 2, 3, 4)
@@ -32,16 +31,6 @@ LETTERS = {"de": "äöüßéà", "es": "áéíñóúü", "fr": "àâæçèéêë
            "ru": "абвгдеёжзийклмнопрстуфхцчшщъыьэюя"}
 STRANGE = 0.01                     # share of the letters that a language may lack: names, quotations
 FLOOR = -8.7                       # nats; below it `best + lead` is that of a language the model has not seen
-
-
-def load_sentences(path: Path = HERE / "languages.txt") -> dict[str, dict[str, list[str]]]:
-    """{split: {language: sentences}} of the text file beside this module."""
-    found: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}, "other": {}}
-    for line in path.read_text("utf-8").splitlines():
-        if line and not line.startswith("#"):
-            name, split, sentence = line.split(" ", 2)
-            found[split].setdefault(name, []).append(sentence)
-    return found
 
 
 def ngrams(text: str, limit: int = 2000) -> np.ndarray:

@@ -34,11 +34,11 @@ def cap_epochs(weights: dict[str, float], sizes: dict[str, float], total: float,
                most: float) -> dict[str, float]:
     """The weights, so changed that no source is read more than `most` times; the others share the rest.
 
-    Raises ValueError if all sources together are too small for that.
+    Raises ValueError if all sources that have a weight are together too small for that.
     """
-    if sum(sizes.values()) * most < total:
-        raise ValueError(f"{total:.0f} tokens need more than {most} epochs of everything: allow more, or "
-                         "train on less")
+    if sum(sizes[name] for name, weight in weights.items() if weight > 0) * most < total:
+        raise ValueError(f"{total:.0f} tokens need more than {most} epochs of everything that has a weight: "
+                         "allow more, or train on less")
     # EXERCISE 6.12 a cap on epochs
     capped: dict[str, float] = {}
     while True:

@@ -36,6 +36,7 @@ import html_tokens
 import http_message
 import language
 import page_blocks
+import planted
 import quality
 import shards
 import warc
@@ -157,7 +158,9 @@ def run_shard(stage: str, source: str, target: str, recipe: Recipe, decision: st
 
 
 def _reads(stage: str, recipe: Recipe) -> list[str]:
-    return [recipe.judge] if stage == "quality" else [recipe.items] if stage == "decontaminate" else []
+    """What a stage reads besides its shard."""
+    return {"language": [str(planted.LANGUAGES)], "quality": [recipe.judge],
+            "decontaminate": [recipe.items]}.get(stage, [])
 
 
 @lru_cache(maxsize=1)

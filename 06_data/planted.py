@@ -17,7 +17,7 @@ from pydoc_data import topics
 
 from facts import find_facts, statement
 
-HERE = Path(__file__).parent
+LANGUAGES = Path(__file__).with_name("languages.txt")
 HELD_OUT_EVERY = 8                     # one topic in eight is never served: the clean text to be tested on
 ENCODINGS = {"ru": "koi8-r", "pl": "iso-8859-2", "sv": "utf-16", "de": "cp1252", "fr": "latin-1"}
 SPAM = ("cheap", "best", "buy", "online", "discount", "casino", "bonus", "pills", "loan", "free", "click",
@@ -118,16 +118,20 @@ def layout(style: int, title: str, paragraphs: list[str], rng: random.Random) ->
             f"<title>{title}</title><style>p {{ margin: 0 }}</style></head><body>{body}")
 
 
-def _languages(rng: random.Random) -> list[Planted]:
-    sentences: dict[str, list[str]] = {}
-    for line in (HERE / "languages.txt").read_text("utf-8").splitlines():
-        if not line.startswith("#"):
+def load_sentences() -> dict[str, dict[str, list[str]]]:
+    """{split: {language: sentences}} of languages.txt, split into "train", "test" and "other"."""
+    found: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}, "other": {}}
+    for line in LANGUAGES.read_text("utf-8").splitlines():
+        if line and not line.startswith("#"):
             name, split, sentence = line.split(" ", 2)
-            if split == "test" and name != "en":
-                sentences.setdefault(name, []).append(sentence)
+            found[split].setdefault(name, []).append(sentence)
+    return found
+
+
+def _languages(rng: random.Random) -> list[Planted]:
     pages = []
-    for name, known in sentences.items():
-        for i in range(8):
+    for name, known in load_sentences()["test"].items():
+        for i in range(8 * (name != "en")):
             text = "".join(f"<p>{' '.join(rng.sample(known, 4))}</p>" for _ in range(4))
             page = f"<html><head><title>{name}</title></head><body>{text}</body></html>"
             codec = ENCODINGS.get(name, "utf-8")

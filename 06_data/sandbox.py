@@ -132,6 +132,15 @@ class Sandbox:
         self._send(encoded)
         return self._value(self._receive(), shared)
 
+    def raise_as_in(self, space: dict) -> None:
+        """From now on what the program raises is raised out here, as the class of that name in `space`."""
+        def ask(*request: Any) -> Any:
+            try:
+                return Sandbox.ask(self, *request)
+            except Failed as failure:
+                raise_as(failure, space)
+        vars(self)["ask"] = ask
+
     def printed(self) -> str:
         """What the program has printed so far (its end, if it is long)."""
         size = self.output.seek(0, os.SEEK_END)
@@ -222,16 +231,11 @@ def judge(prompt: str, completion: str, test: str, entry_point: str, limits: Lim
     space: dict = {"__name__": "checker"}
     try:
         with long_numbers(), Sandbox(prompt + completion, limits) as program:
-            def ask(*request: Any) -> Any:
-                try:
-                    return Sandbox.ask(program, *request)
-                except Failed as failure:
-                    raise_as(failure, space)
-            vars(program)["ask"] = ask
+            program.raise_as_in(space)
             define(prompt, space)
             for name in unknown_names(test, space):
                 with contextlib.suppress(NameError):
-                    space[name] = ask("name", name, (), {})
+                    space[name] = program.ask("name", name, (), {})
             space[entry_point] = functools.partial(program.call, entry_point)
             space[entry_point].__name__ = entry_point
             exec(compile(test, "<test>", "exec"), space)

@@ -22,8 +22,7 @@ try:
     from workbench import run_main
 except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
-from remote import Failed, raise_as
-from sandbox import Limits, Sandbox
+from sandbox import Failed, Limits, Sandbox
 from unified_diff import DoesNotApply, apply_patch
 
 TASKS = Path(__file__).parent / "sets" / "small_repositories.jsonl"
@@ -148,12 +147,7 @@ def run_test(files: dict[str, str], test: str, own: set[str]) -> str | None:
     space: dict = {"__name__": Path(path).stem}
     try:
         with Sandbox(program, LIMITS) as box:
-            def ask(*request: Any) -> Any:
-                try:
-                    return Sandbox.ask(box, *request)
-                except Failed as failure:
-                    raise_as(failure, space)
-            vars(box)["ask"] = ask
+            box.raise_as_in(space)
             space["__builtins__"] = {**vars(builtins),
                                      "__import__": importer(own, lambda name: box.call("_module", name))}
             # also under `python -O` a test is made of its asserts

@@ -183,6 +183,13 @@ def test_capped_epochs_are_kept_and_the_rest_goes_to_the_others():
         mix.cap_epochs(weights, SIZES, 5000, 4)
 
 
+def test_a_source_without_weight_stays_without_and_helps_no_other():
+    capped = mix.cap_epochs({"a": 0.0, "b": 0.4, "c": 0.6}, SIZES, 100, 4)
+    assert capped == pytest.approx({"a": 0, "b": 0.6, "c": 0.4})
+    with pytest.raises(ValueError, match="everything that has a weight"):
+        mix.cap_epochs({"a": 0.0, "b": 0.4, "c": 0.6}, SIZES, 600, 4)     # 4 epochs of b and c are 440 tokens
+
+
 def test_the_token_stream_is_whole_documents_in_the_asked_shares_and_repeatable():
     docs = {name: [np.full(n, n, dtype=np.uint16) for n in sizes]
             for name, sizes in (("a", range(10, 40)), ("b", range(50, 60)))}

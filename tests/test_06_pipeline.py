@@ -141,6 +141,24 @@ def test_the_ladder_is_climbed_in_processes_after_a_backward_pass(monkeypatch):
     assert all(2 < got[name]["bits_per_byte"][0] < 9 for name in "ab")
 
 
+def test_documents_of_a_stage_that_has_not_run_are_one_sentence(done):
+    assert len(ladder.stage_documents(done[0], "extract")) == done[1]["stages"][0]["documents_out"]
+    for folder, stage in ((done[0], "translate"), (done[0] / "nowhere", "extract")):
+        with pytest.raises(ValueError, match=f"has no stage '{stage}': run `make 06` first"):
+            ladder.stage_documents(folder, stage)
+
+
+def test_other_sentences_to_learn_languages_from_redo_what_they_decide(tmp_path, monkeypatch):
+    with gzip.open(tmp_path / "in.gz", "wt") as file:
+        file.write(json.dumps({"url": "", "text": "This is the language of these words."}) + "\n")
+    step = "language", str(tmp_path / "in.gz"), str(tmp_path / "out.gz"), pipeline.Recipe()
+    assert "cpu" in pipeline.run_shard(*step) and "cpu" not in pipeline.run_shard(*step)
+    more = tmp_path / "languages.txt"
+    more.write_text(planted.LANGUAGES.read_text("utf-8") + "en train One more sentence.\n", "utf-8")
+    monkeypatch.setattr(planted, "LANGUAGES", more)
+    assert "cpu" in pipeline.run_shard(*step)
+
+
 def test_a_run_that_dies_continues_and_ends_with_the_same_bytes(crawl, done, tmp_path):
     class Dies(Here):
         left = 9
