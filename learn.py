@@ -93,7 +93,7 @@ def start(student: Student, number: str) -> None:
         raise ValueError("start needs git, to keep the reference and your work apart: clone the repository "
                          "with git, or in this folder run: git init && git add -A && git commit -m 'Begin'")
     names = {("c" if c == "csrc" else str(int(c[:2]))): c for c in chapters(ROOT)}
-    chapter = names.get(number.lstrip("0"))
+    chapter = names.get(number)
     if not any(e.chapter == chapter for e in student.exercises.values()):
         has = [n for n, c in names.items() if any(e.chapter == c for e in student.exercises.values())]
         raise ValueError(f"chapter {number} has no exercises: choose one of {', '.join(has)}")
@@ -221,6 +221,12 @@ def read(words: list[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+def chapter_id(word: str | None) -> str | None:
+    """A chapter as exercises' ids begin: c for "csrc", 4 for "04" and "04_systems/"; else the word itself."""
+    name = (word or "").rstrip("/").split("_")[0]
+    return "c" if name == "csrc" else name[1:] if len(name) == 2 and name.isdigit() else word
+
+
 def main(words: list[str]) -> int:
     """Do what the command line says; the exit status."""
     asked = read(words)
@@ -229,6 +235,8 @@ def main(words: list[str]) -> int:
     if asked.command in TEACHERS:
         raise ValueError(f"{asked.command} is for teachers and not part of a student tree")
     student = Student()
+    for name in {"n", "id"} & vars(asked).keys():
+        setattr(asked, name, chapter_id(getattr(asked, name)))
     if asked.command is None:
         status(student)
     elif asked.command == "start":

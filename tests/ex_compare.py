@@ -23,7 +23,8 @@ def call(given: str, function, *args, **kwargs):
 def show(value) -> str:
     """A value in one line: small tensors as lists, large ones by shape and size."""
     if isinstance(value, (tuple, list)):
-        return "(" + ", ".join(show(v) for v in value) + ")"
+        first = [show(v) for v in value[:24]]
+        return "(" + ", ".join(first) + (f", ... {len(value)} in all)" if len(value) > 24 else ")")
     if not isinstance(value, torch.Tensor):
         return f"{value:.6g}" if isinstance(value, float) else repr(value)
     if value.numel() > 24:
@@ -36,6 +37,18 @@ def shorter(values) -> str:
     if isinstance(values, list):
         return "[" + ", ".join(shorter(v) for v in values) + "]"
     return f"{values:.4g}" if isinstance(values, float) else str(values)
+
+
+def where(got, want) -> str:
+    """The first number that is off, where `show` prints both sides alike or cuts them short; else nothing."""
+    a, b = (v.flatten().tolist() if isinstance(v, torch.Tensor) else v for v in (got, want))
+    rows = isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)) and len(a) == len(b)
+    if not rows or not all(isinstance(v, numbers.Number) for v in (*a, *b)):
+        return ""
+    if len(b) <= 24 and show(got) != show(want):
+        return ""
+    at = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), None)
+    return "" if at is None else f"   (the first to differ is number {at}: {a[at]!r}, not {b[at]!r})"
 
 
 def differs(got, want, rtol: float = 1e-6, atol: float = 1e-9) -> bool:
@@ -87,4 +100,5 @@ def same(got, want, given: str, hint: str = "", mistakes: dict | None = None, **
         if not named and isinstance(got, torch.Tensor) and got.isnan().any():
             named = ["NaN is 0 / 0 or infinity - infinity: what is zero here, or infinite?"]
         why = f"\n likely: {'; '.join(named)}" if named else f"\n hint: {hint}" if hint else ""
-        pytest.fail(f"given {given}\n got  {show(got)}\n wanted {show(want)}{why}", pytrace=False)
+        pytest.fail(f"given {given}\n got  {show(got)}\n wanted {show(want)}{where(got, want)}{why}",
+                    pytrace=False)

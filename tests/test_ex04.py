@@ -8,7 +8,7 @@ import flash_attention as flash
 import pipeline_parallel
 import tensor_parallel
 from collectives import ring_reduce_scatter
-from ex_compare import differs, same, show
+from ex_compare import differs, same, show, where
 from recompute import recompute
 from thread_team import ThreadTeam, run_threads
 from zero import state_bytes
@@ -28,7 +28,7 @@ def close(got, want, message):
     """Equal up to rounding and of the same type, NaN never."""
     tolerance = dict(rtol=1e-7, atol=1e-7) if want.dtype == torch.float64 else dict(rtol=1.3e-6, atol=1e-5)
     if differs(got, want, **tolerance) or got.dtype != want.dtype:
-        raise AssertionError(f"{message}\n got  {show(got)}\n wanted {show(want)}")
+        raise AssertionError(f"{message}\n got  {show(got)}\n wanted {show(want)}{where(got, want)}")
 
 
 @pytest.mark.ex("4.1")

@@ -70,6 +70,13 @@ def test_start_refuses_a_chapter_without_exercises(tree):
     assert "choose one of 1, 2, c" in learn(tree, "start", "7", code=2)
 
 
+def test_a_chapter_may_be_called_by_its_folder_and_by_its_number_with_a_zero(tree):
+    for chapter in ("csrc", "01_first/", "02"):
+        assert "blank now" in learn(tree, "start", chapter)
+    assert "already yours" in learn(tree, "start", "c", code=2)
+    assert "1.1" in learn(tree, "check", "01", code=1)
+
+
 def test_on_main_one_is_told_where_ones_work_is(started):
     put(started, "1.1", GOOD["1.1"])
     commit(started, "Count pairs")
