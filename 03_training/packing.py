@@ -3,7 +3,7 @@
 A stream of documents is cut into rows without regard for where they begin, so that no position is wasted on
 padding. A token may then attend to the end of a document that has nothing to do with its own. That is mostly
 harmless, as the model learns what <|eos|> means; with masking across borders it cannot happen at all
-(Grattafiori et al. 2024, section 3.2, found it matters little in ordinary pretraining and much for very long
+(Dubey et al. 2024, section 3.2, found it matters little in ordinary pretraining and much for very long
 rows).
 
     python 03_training/what_breaks.py      trains with and without the mask

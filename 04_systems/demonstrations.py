@@ -24,8 +24,9 @@ from transformer import Config, Transformer
 
 
 def collective_bytes(team: Team, n: int) -> dict[str, tuple]:
-    """Each collective on n float32: bytes that rank 0 should send, sends by our count and by the kernel's,
-    and whether the result is torch's.
+    """Each collective on n numbers of float32, as rank 0 sees it.
+
+    {name: (bytes to send by the formula, by our count, by the kernel's count, is the result torch's?)}.
     """
     p = team.size
     x = torch.arange(n, dtype=torch.float32) % 1000 + team.rank               # sums are exact in float32

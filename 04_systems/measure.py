@@ -1,5 +1,4 @@
-"""What a systems claim needs beside peak memory (peak_memory.py): bytes on the wire and in tensors. All are
-counted.
+"""What a systems claim needs beside peak memory (peak_memory.py): bytes on the wire and in tensors, counted.
 
     python 04_systems/run.py               its tables come from these
 """
@@ -14,12 +13,11 @@ from torch.utils._pytree import tree_iter
 
 
 def tcp_bytes_sent() -> int | None:
-    """Bytes that this process has sent over its open TCP connections, by the kernel's own count; None off
-    Linux.
+    """Bytes that this process has sent over its open TCP connections, by the kernel's own count.
 
-    gloo speaks TCP even to the same machine, so this measures any collective, ours or torch's, headers
-    included. Now and then a socket does not answer, so a reading can be too small, never too large: the
-    largest of three counts.
+    None where the system is not Linux. gloo speaks TCP even to the same machine, so this measures any
+    collective, ours or torch's, headers included. Now and then a socket does not answer, so a reading can be
+    too small, never too large: the largest of three counts.
     """
     return max(_count_sockets() for _ in range(3)) if sys.platform.startswith("linux") else None
 

@@ -17,13 +17,11 @@ except ModuleNotFoundError:
 from count import count_parameters
 from memory_model import MIXED, Placement, RankMemory, rank_memory, traffic
 from pipeline_parallel import layers_of
+from published_models import LLAMA, MODELS as PUBLISHED
 from transformer import Config
 
-MODELS = {   # Grattafiori et al. 2024, table 3
-    "llama-8b": Config(128256, 4096, 32, 32, 8, 14336, 8192, qk_norm=False, tied=False),
-    "llama-70b": Config(128256, 8192, 80, 64, 8, 28672, 8192, qk_norm=False, tied=False),
-    "llama-405b": Config(128256, 16384, 126, 128, 8, 53248, 8192, qk_norm=False, tied=False),
-}
+MODELS = {"llama-8b": PUBLISHED["Llama 3 8B"], "llama-70b": PUBLISHED["Llama 3 70B"],
+          "llama-405b": Config(128_256, 16_384, 126, 128, 8, 53_248, **LLAMA)}   # Dubey et al. 2024, table 3
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def print_traffic(D: int = 64) -> dict:
     print("     T   naive, KiB   flash, KiB   naive / flash   one T x T matrix, KiB")
     counted = {}
     for T in (64, 128, 256, 512):
-        naive, (flash, _) = traffic.count_naive(T, D), traffic.count_flash(T, D)
+        naive, flash = traffic.count_naive(T, D), traffic.count_flash_forward(T, D)
         if naive != traffic.naive_forward_bytes(T, D) or flash != traffic.flash_forward_bytes(T, D):
             sys.exit(f"T={T}: counted {naive} and {flash} bytes, the formulas say otherwise: "
                      "was a kernel changed?")
@@ -61,14 +61,11 @@ def print_lines(title: str, cu: str, profile: dict) -> None:
 
 def draw(counted: dict, figure: Path, D: int = 64) -> None:
     """Draw traffic against the rows of a tile (T = 256), and against the length."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from figures import plt, save_png
 
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
     tiles = (8, 16, 32, 64)
-    flash = [traffic.count_flash(256, D, query_tile=tile)[0] / 1024 for tile in tiles]
+    flash = [traffic.count_flash_forward(256, D, tile) / 1024 for tile in tiles]
     left.plot(tiles, flash, "ko-", label="flash")
     left.axhline(counted[256][0] / 1024, color="k", linestyle="--", label="naive (tiles of 32)")
     left.set(xscale="log", xticks=tiles, xticklabels=tiles, xlabel="rows of Q in a tile (T = 256)",
@@ -84,11 +81,7 @@ def draw(counted: dict, figure: Path, D: int = 64) -> None:
         axis.legend(frameon=False)
         axis.spines[["top", "right"]].set_visible(False)
     fig.suptitle(f"Bytes between the kernel and global memory, one head of width {D}")
-    fig.tight_layout()
-    figure.parent.mkdir(parents=True, exist_ok=True)
-    partial = figure.with_suffix(".tmp.png")
-    fig.savefig(partial, dpi=110)
-    partial.replace(figure)
+    save_png(fig, figure)
     print(f"\ndrew {figure}")
 
 

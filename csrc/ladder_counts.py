@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from attention_traffic import inputs
 from flash_rungs import BACKWARD, DETERMINISTIC, FORWARD, Rung, flash_backward, flash_forward, library, load
 
 # An H100 or H200 (known elsewhere: NVIDIA's data sheet; mma.sync at 63% of wgmma's rate: arXiv 2402.13499)
@@ -58,9 +59,8 @@ def count(name: str, lib, T: int, D: int, products: int) -> Count:
 
 
 def head(T: int, D: int, dtype: torch.dtype) -> list:
-    """q, k, v and d_o of one head."""
-    generator = torch.Generator().manual_seed(T + D)
-    return [torch.randn(1, 1, T, D, generator=generator).to(dtype) for _ in range(4)]
+    """q, k, v and d_o of one head, (1, 1, T, D) each."""
+    return [x.to(dtype) for x in inputs(T, D)]
 
 
 def count_naive(T: int, D: int) -> Count:

@@ -16,8 +16,7 @@ from streaming import StreamDecoder
 from unigram_training import train_unigram
 
 TEXT = "low low low low low lower lower newest newest newest newest newest newest widest widest widest"
-# Letters of many scripts, combining marks, right to left, joiners, emoji with modifiers, NUL, line ends, odd
-# blanks.
+# Many scripts, combining marks, right to left, joiners, emoji with modifiers, NUL, line ends, odd blanks.
 UNICODE = ("naïve e\u0301 A\u030a\u0327 שָׁלוֹם עולם مَرْحَبًا नमस्ते ไทย 한국어 日本語 Ελλάδα \U00010348 "
            "\U0002f800 👩‍👩‍👧‍👦 👍🏽 🇳🇱 \u200d\u200f\ufeff\u0000\u0007\u001c\x7f\x85\xa0\u1680\u2028\u3000 "
            "a\r\nb\rc\n\n\t d  \r\n ½²Ⅳ٣ ﬁ ſ İ ı")
@@ -44,8 +43,8 @@ def test_the_example_of_the_paper():
     """Sennrich et al. 2016, section 3.2: the words of their algorithm 1, without the end-of-word mark."""
     merges = train_naive(TEXT, 4, str.split)
     text = Tokenizer(merges).bytes_of
-    # e+s and s+t both occur 9 times; the pair with the smaller ids, (e, s), comes first. Then es+t, then l+o
-    # (7), lo+w.
+    # e+s and s+t both occur 9 times; the pair with the smaller ids, (e, s), comes first. Then es+t, also 9
+    # times, then l+o, 7 times, then lo+w.
     assert text[256:] == [b"es", b"est", b"lo", b"low"]
 
 
@@ -65,9 +64,7 @@ def test_pairs_are_counted_with_overlaps_but_merged_without():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_fast_training_learns_the_naive_merges(seed):
-    """20 times 10 small corpora: few letters, so that pairs tie and runs overlap; every pattern, and no cut
-    at all.
-    """
+    """200 small corpora of few letters, so that pairs tie and runs overlap; every pattern, and no cut."""
     rng = random.Random(seed)
     for _ in range(10):
         letters = rng.choice(["ab", "aab bc\u00e9\n1", "a ", "xyz.. 12\t\r\n"])
@@ -110,9 +107,7 @@ def test_encoding_applies_the_merges_in_the_order_they_were_learned():
 
 
 def test_a_very_long_piece_takes_linear_time():
-    """Hundreds of thousands of letters without a space: with the square of that this test would run for
-    hours.
-    """
+    """Hundreds of thousands of letters without a space: in quadratic time this test would run for hours."""
     tokenizer = quiet("abcabcabcaabbcca" * 50, size=290, pattern="(?s).+")
     text = "abcaab" * 100_000
     ids = tokenizer.encode(text)

@@ -1,6 +1,4 @@
-"""Files of other packages: written and read back, and what is refused. `make peers` compares ids with the
-packages.
-"""
+"""Files of other packages: written, read back, and refused. `make peers` compares ids with the packages."""
 import base64
 import json
 import pickle
@@ -51,9 +49,7 @@ def test_a_token_is_written_in_the_alphabet_of_gpt_2(tmp_path):
 
 
 def test_published_ids_are_kept(tokenizer, tmp_path):
-    """Bytes in GPT-2's order (! is 0), special tokens first or with gaps: encode, decode and streams use
-    those ids.
-    """
+    """Bytes in GPT-2's order (! is 0), special tokens first or with gaps: all that encodes keeps them."""
     order = sorted(range(256), key=lambda b: byte_alphabet()[b])
     numbers = [order.index(b) + 2 for b in range(256)] + [i + 2 for i in range(256, len(tokenizer.bytes_of))]
     published = Renumbered(tokenizer.merges, {"<s>": 0, "</s>": 1, "<pad>": 5000}, PATTERN, numbers)

@@ -19,9 +19,7 @@ TEXT = "The lower, the newer: 12 naïve cafés\r\n\n  日本語 🙂 of the\ttow
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsysbinary):
-    """run("encode", "file", stdin=b"...") gives (output, errors); an error that ends the command is in
-    `errors`.
-    """
+    """run("encode", "file", stdin=b"...") gives (output, errors), with the error that ended the command."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     Path("text.txt").write_bytes(TEXT.encode())

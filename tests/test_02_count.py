@@ -93,10 +93,13 @@ def test_published_sizes_come_out(name):
 
 
 def test_exact_published_sizes_come_out():
-    # The model pages of openai-community/gpt2, meta-llama/Meta-Llama-3-8B and -70B.
-    published = {"GPT-2 small": 124_439_808, "Llama 3 8B": 8_030_261_248, "Llama 3 70B": 70_553_706_496}
+    # The pages of openai-community/gpt2, meta-llama/Meta-Llama-3-8B and -70B, mistralai/Mixtral-8x7B-v0.1;
+    # what a token uses: Jiang et al. 2024, section 1.
+    published = {"GPT-2 small": 124_439_808, "Llama 3 8B": 8_030_261_248, "Llama 3 70B": 70_553_706_496,
+                 "Mixtral 8x7B": 46_702_792_704}
     for name, exact in published.items():
         assert sum(count_parameters(MODELS[name]).values()) == exact
+    assert active_parameters(MODELS["Mixtral 8x7B"]) / 1e9 == pytest.approx(12.9, abs=0.05)
 
 
 def test_latent_caches_are_smaller_than_grouped_and_larger_than_multi_query():

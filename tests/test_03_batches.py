@@ -32,9 +32,7 @@ def test_an_epoch_covers_every_token_once(epoch):
 
 @pytest.mark.parametrize("n", [40, 41, 49])
 def test_no_token_is_out_of_reach(n):
-    """The last target of the last row may be the last token: rows that all began below `length` left up to 9
-    unread.
-    """
+    """The last target may be the last token: rows that all began below `length` left up to 9 unread."""
     batches = TextBatches(np.arange(n, dtype=np.uint16), 1, 10, seed=0)
     inputs, targets = zip(*(batches(step) for step in range(150 * batches.n_rows)))
     assert set(torch.cat(inputs).flatten().tolist()) == set(range(n - 1))

@@ -147,8 +147,8 @@ def test_a_header_that_is_not_emulated_is_refused_with_a_sentence(tmp_path):
 def test_a_blank_exercise_is_named_when_a_kernel_meets_it(tmp_path, mode):
     cu = tmp_path / "blank.cu"
     cu.write_text(
-        "#include <cuda_runtime.h>\n__global__ void k(float* x) {\n  __trap();  // exercise c.1: vector "
-        "add\n}\n"
+        "#include <cuda_runtime.h>\n__global__ void k(float* x) {\n"
+        "  __trap();  // exercise c.1: vector add\n}\n"
         'extern "C" int go(float* x, cudaStream_t) { k<<<1, 1>>>(x); return cudaGetLastError(); }\n')
     with pytest.raises(NotImplementedError, match="^exercise c.1: vector add$"):
         CudaLibrary(cu, mode).call("go", x=torch.zeros(1))

@@ -348,6 +348,6 @@ def test_only_places_of_the_pair_are_touched():
     row.ids, row.right = Watched(row.ids), Watched(row.right)
     merge_everywhere(row, (1, 2), 9)
     read = row.ids.read | row.right.read
-    assert read <= {0, 1, 2, 3}, ("merging (1, 2) in [5, 1, 2, 6, 7] and [7, 8] read the places "
-                                  f"{sorted(read)}, wanted "
-                                  "the pair's and their neighbours', 0 to 3: go through where[pair] only")
+    assert read <= {0, 1, 2, 3}, (
+        f"merging (1, 2) in [5, 1, 2, 6, 7] and [7, 8] read the places {sorted(read)}, wanted the pair's and "
+        "their neighbours', 0 to 3: go through where[pair] only")

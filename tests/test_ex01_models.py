@@ -140,8 +140,8 @@ def test_expected_counts_equal_the_average_over_all_segmentations():
         for token in p:
             assert math.isclose(counts.get(token, 0.0), wanted[token], rel_tol=1e-6, abs_tol=1e-9), (
                 f"with {p}, the words {words} gave {token!r} {counts.get(token, 0.0):.5f} times, wanted "
-                f"{wanted[token]:.5f}: "
-                "forward before the token, backward after it, divided by the whole word's sum")
+                f"{wanted[token]:.5f}: forward before the token, backward after it, divided by the whole "
+                "word's sum")
         assert math.isclose(got, log_likelihood, rel_tol=1e-6), (f"log-likelihood {got}, wanted "
                                                                  f"{log_likelihood}")
 
