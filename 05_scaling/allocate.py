@@ -34,7 +34,8 @@ PUBLISHED = (  # name, parameters used for a token, training tokens, report
 def optimal(law: Law, compute: float) -> tuple[float, float]:
     """(N, D) with the lowest loss among all with 6 N D = compute, in closed form.
 
-    Where the derivatives of both terms by log N cancel, alpha A / N^alpha = beta B / D^beta."""
+    Where the derivatives of both terms by log N cancel, alpha A / N^alpha = beta B / D^beta.
+    """
     # EXERCISE 5.5 compute-optimal size and tokens
     both = law.alpha + law.beta
     G = (law.alpha * law.A / (law.beta * law.B)) ** (1 / both)
@@ -44,8 +45,7 @@ def optimal(law: Law, compute: float) -> tuple[float, float]:
 
 
 def optimal_numeric(law: Law, compute: float) -> tuple[float, float]:
-    """The same by looking: golden-section search over log N (the loss has one minimum along an isoFLOP
-    line)."""
+    """The same by looking: golden-section search over log N, along which the loss has one minimum."""
     def loss(log_n: float) -> float:
         return law.loss(np.exp(log_n), compute / (6 * np.exp(log_n)))
 
@@ -67,15 +67,18 @@ def tokens_to_reach(law: Law, N: float, loss: float) -> float:
 def overtraining(law: Law, compute: float, shrink: float) -> tuple[float, float]:
     """Train a model `shrink` times smaller than the optimum of `compute` to the same loss.
 
-    Returns the compute it takes, as a multiple, and its tokens per parameter."""
+    Returns the compute it takes, as a multiple, and its tokens per parameter.
+    """
     N, D = optimal(law, compute)
     tokens = tokens_to_reach(law, N / shrink, law.loss(N, D))
     return 6 * N / shrink * tokens / compute, tokens * shrink / N
 
 
 def lifetime_optimal(law: Law, loss: float, served: float) -> tuple[float, float, float]:
-    """(N, D, FLOPs) of the cheapest model of this loss when it will also read `served` tokens: 6 N D + 2 N
-    served."""
+    """(N, D, FLOPs) of the cheapest model of this loss that will also read `served` tokens.
+
+    FLOPs are 6 N D for training and 2 N served for reading.
+    """
     smallest = (law.A / (loss - law.E)) ** (1 / law.alpha)
     N = smallest * np.geomspace(1.0001, 1e4, 20_000)
     D = np.array([tokens_to_reach(law, n, loss) for n in N])
@@ -88,7 +91,8 @@ def effective_tokens(unique: float, tokens: float, r_star: float = 15.39) -> flo
     """Tokens of fresh data that are worth as much as `tokens` tokens read from `unique` ones, repeatedly.
 
     The first epoch counts in full, each repetition less: unique + unique R* (1 - exp(-R / R*)), R =
-    tokens/unique - 1 repetitions, R* = 15.39 measured by Muennighoff et al. for data of a language model."""
+    tokens/unique - 1 repetitions, R* = 15.39 measured by Muennighoff et al. for data of a language model.
+    """
     # EXERCISE 5.2 effective tokens
     if tokens <= unique:
         return tokens
@@ -98,10 +102,12 @@ def effective_tokens(unique: float, tokens: float, r_star: float = 15.39) -> flo
 
 
 def shape_for(N: float, vocab_size: int = 128_000) -> Config:
-    """A decoder of about N parameters: width about 100 times the depth, heads of 128 (or 64), one in four for
-    K and V.
+    """A decoder of about N parameters: width about 100 times the depth, a quarter of the heads for K and V.
 
-    The ratio is custom: Kaplan et al. (figure 5) found the loss flat over a wide range of shapes."""
+    Heads are of 128 (64 in narrow models).
+
+    The ratio is custom: Kaplan et al. (figure 5) found the loss flat over a wide range of shapes.
+    """
     shapes = []
     for width in range(512, 40 * 1024, 512):
         heads = width // (64 if width < 1024 else 128)
@@ -113,21 +119,20 @@ def shape_for(N: float, vocab_size: int = 128_000) -> Config:
 
 
 def gpu_hours(compute: float, peak: float = 989e12, utilization: float = 0.4) -> float:
-    """Hours of one GPU for this many FLOPs; by default H100s (989 TFLOP/s dense bf16) at 40% of their
-    peak."""
+    """Hours of one GPU for so many FLOPs; by default an H100 (989 TFLOP/s dense bf16) at 40% of its peak."""
     return compute / (peak * utilization) / 3600
 
 
 def training_memory(N: float) -> float:
-    """Bytes of weights (2), gradients (2), and float32 weights, mean and square of Adam (12): 16 per
-    parameter."""
+    """Bytes: weights (2), gradients (2), float32 weights and Adam's mean and square (12), 16 a parameter."""
     return 16.0 * N
 
 
 def layout(shape: Config, gpus: int, tokens_per_batch: int = 2 ** 20) -> Plan:
     """Chapter 4's fastest layout of this model on so many H100s that fits their memory.
 
-    Raises ValueError with the planner's reason when there is none."""
+    Raises ValueError with the planner's reason when there is none.
+    """
     best = search(shape, tokens_per_batch // shape.max_len, shape.max_len, Cluster(gpus=gpus))[0]
     if best.refused:
         raise ValueError(f"no layout of this model runs on {gpus} GPUs ({best.refused}): choose more --gpus")
@@ -135,8 +140,7 @@ def layout(shape: Config, gpus: int, tokens_per_batch: int = 2 ** 20) -> Plan:
 
 
 def published_table(law: Law = CHINCHILLA) -> list[dict]:
-    """For each published run: its compute, what the law recommends for it, and the loss the law expects of
-    both."""
+    """For each published run its compute, what the law recommends for it, and the expected losses of both."""
     rows = []
     for name, N, D, report in PUBLISHED:
         C = 6 * N * D

@@ -62,7 +62,8 @@ def log_law(theta: np.ndarray, n: np.ndarray, d: np.ndarray) -> tuple[np.ndarray
 
     theta (R, 5) holds e, a, alpha, b, beta; n and d (P,) or (R, P) are log N and log D. f = log(exp(e) +
     exp(a - alpha n) + exp(b - beta d)), (R, P), and shares (3, R, P), which are its derivatives by e, a
-    and b. Computed by subtracting the largest exponent, so that nothing overflows."""
+    and b. Computed by subtracting the largest exponent, so that nothing overflows.
+    """
     # EXERCISE 5.8 log-sum-exp of the law
     e, a, alpha, b, beta = (column[:, None] for column in theta.T)
     terms = np.stack(np.broadcast_arrays(e + 0 * n, a - alpha * n, b - beta * d))     # (3, R, P)
@@ -76,7 +77,8 @@ def log_law(theta: np.ndarray, n: np.ndarray, d: np.ndarray) -> tuple[np.ndarray
 def huber(residual: np.ndarray, delta: float) -> tuple[np.ndarray, np.ndarray]:
     """Huber's loss and its derivative: r^2/2 up to |r| = delta, then the straight line delta (|r| - delta/2).
 
-    Any shape; a run far off the law pulls with force delta, however far off it is (Huber 1964)."""
+    Any shape; a run far off the law pulls with force delta, however far off it is (Huber 1964).
+    """
     # EXERCISE 5.3 Huber loss
     pull = np.clip(residual, -delta, delta)
     return pull * (residual - pull / 2), pull
@@ -84,10 +86,10 @@ def huber(residual: np.ndarray, delta: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def objective(n: np.ndarray, d: np.ndarray, y: np.ndarray, delta: float):
-    """The function that lbfgs.minimize wants: summed Huber loss of log_law - y and its gradient by theta (R,
-    5 or 4).
+    """What lbfgs.minimize wants: summed Huber loss of log_law - y and its gradient by theta (R, 5 or 4).
 
-    n, d, y: (P,) for the same data in every problem, or (R, P) for each its own. Four columns mean no E."""
+    n, d, y: (P,) for the same data in every problem, or (R, P) for each its own. Four columns mean no E.
+    """
     def function(theta: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         n_, d_, y_ = (v if v.ndim == 1 else v[rows] for v in (n, d, y))
         f, shares = log_law(with_e(theta), n_, d_)
@@ -104,8 +106,7 @@ def with_e(theta: np.ndarray) -> np.ndarray:
 
 
 def check(N, D, loss, free: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The runs as float arrays, or a ValueError that says why no fit of `free` parameters can come from
-    them."""
+    """The runs as float arrays, or a ValueError that says why they cannot determine `free` parameters."""
     N, D, loss = (np.asarray(v, dtype=np.float64) for v in (N, D, loss))
     for name, v in (("N", N), ("D", D), ("loss", loss)):
         bad = np.flatnonzero(~(np.isfinite(v) & (v > 0)))
@@ -123,10 +124,12 @@ def check(N, D, loss, free: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def fit(N, D, loss, E: float | None = None, delta: float = 1e-3) -> Fit:
-    """Fit the law to runs (P,). With E given the other four are fitted (to loss - E, whose log is then
-    compared).
+    """Fit the law to runs (P,).
 
-    Raises ValueError when the runs cannot determine the parameters; see also Fit.determined."""
+    With E given the other four are fitted, to loss - E, whose log is then compared.
+
+    Raises ValueError when the runs cannot determine the parameters; see also Fit.determined.
+    """
     free = 5 if E is None else 4
     N, D, loss = check(N, D, np.asarray(loss, dtype=np.float64) - (E or 0), free)
     n, d, y = np.log(N), np.log(D), np.log(loss)
@@ -170,8 +173,7 @@ def interval(values: np.ndarray, level: float = 0.9) -> tuple[float, float]:
 
 
 def bootstrap(N, D, loss, fitted: Fit, replicas: int, seed: int = 0, delta: float = 1e-3) -> list[Law]:
-    """The law refitted to `replicas` resamplings of the runs, all at once, each starting at the fit of all
-    runs."""
+    """The law refitted to `replicas` resamplings of the runs, at once, each starting at the fit of all."""
     E = fitted.law.E if len(fitted.theta) == 4 else None
     n, d, y = np.log(N), np.log(D), np.log(np.asarray(loss) - (E or 0))
     n0, d0 = n.mean(), d.mean()

@@ -24,11 +24,11 @@ class Frontier:
 
 
 def curves(N: np.ndarray, D: np.ndarray, loss: np.ndarray) -> dict[float, tuple[np.ndarray, float, float]]:
-    """For each size its loss as a quadratic in log D (coefficients for np.polyval, of log loss), and the
-    range of D.
+    """For each size its log loss as a quadratic in log D (for np.polyval), and the range of D.
 
     Runs of one size whose D agree to 1% (several seeds) count as one D. Raises ValueError below three D at
-    a size."""
+    a size.
+    """
     found = {}
     for size in sorted(set(N)):
         d, y = np.log(D[N == size]), np.log(loss[N == size])
@@ -58,8 +58,10 @@ def frontier(compute: list[float], size: list[float], loss: list[float]) -> Fron
 
 
 def envelope(N, D, loss, n_slices: int = 200) -> Frontier:
-    """Approach 1: at many values of compute, the size whose curve is lowest. Slices won by an end size are
-    left out."""
+    """Approach 1: at many values of compute, the size whose curve is lowest.
+
+    Slices that an end size wins are left out.
+    """
     N, D, loss = map(np.asarray, (N, D, loss))
     found = curves(N, D, loss)
     compute, best, lowest = [], [], []
@@ -76,7 +78,8 @@ def parabola_minimum(log_size: np.ndarray, loss: np.ndarray) -> tuple[float, flo
     """The bottom (position, height) of the least-squares parabola through loss (K,) against log N (K,).
 
     Raises ValueError when it opens downwards or has its bottom outside the sizes that were run: then this
-    slice of the sweep does not contain its own optimum and says nothing about it."""
+    slice of the sweep does not contain its own optimum and says nothing about it.
+    """
     # EXERCISE 5.6 isoFLOP parabola
     middle = log_size.mean()
     a, b, c = np.polyfit(log_size - middle, loss, 2)
@@ -108,8 +111,7 @@ def isoflop(N, D, loss, n_slices: int = 15) -> Frontier:
 
 @dataclass(frozen=True)
 class Kaplan:
-    """L(N, D) = ((N_c / N)^(alpha_N / alpha_D) + D_c / D)^alpha_D (Kaplan et al. 2020, equation 1.5): no E
-    at all."""
+    """L(N, D) = ((N_c / N)^(alpha_N / alpha_D) + D_c / D)^alpha_D, no E (Kaplan et al. 2020, eq. 1.5)."""
     N_c: float
     alpha_N: float
     D_c: float

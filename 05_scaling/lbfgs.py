@@ -12,11 +12,11 @@ import numpy as np
 
 
 def two_loop(gradient: np.ndarray, steps: np.ndarray, changes: np.ndarray) -> np.ndarray:
-    """The L-BFGS direction of R problems: minus the approximate inverse Hessian times gradient (R, n) -> (R,
-    n).
+    """The L-BFGS direction (R, n) of R problems: minus the approximate inverse Hessian times gradient (R, n).
 
     steps and changes (m, R, n) hold the last m steps s and gradient changes y, oldest first. A pair with
-    s.y = 0 (an empty slot) is ignored; with none left the direction is -gradient."""
+    s.y = 0 (an empty slot) is ignored; with none left the direction is -gradient.
+    """
     # EXERCISE 5.9 the two-loop recursion
     direction = gradient.copy()                                          # (R, n)
     products = (steps * changes).sum(-1)                                 # (m, R), s.y
@@ -41,7 +41,8 @@ def minimize(function: Callable, x: np.ndarray, iterations: int = 1000, memory: 
 
     function(x (r, n), rows (r,)) gives values (r,) and gradients (r, n) of the functions numbered `rows`.
     A problem stops when three steps in a row gain less than `tolerance` of its value, or when no step
-    along its gradient gains."""
+    along its gradient gains.
+    """
     x = np.array(x, dtype=np.float64)
     R, n = x.shape
     value, gradient = function(x, np.arange(R))

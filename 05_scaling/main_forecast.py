@@ -32,7 +32,8 @@ def write_forecast(out: Path, seed: int, tokens: int, quick: bool = False, jobs:
     """Train the small runs, fit the law and write main_forecast.json: loss in bits per byte, 90% interval.
 
     `tokens` is how many chapter 3 will train on. `unseen` says whether its model was still untrained at that
-    moment. The interval is the bootstrap's alone: it knows noise, not whether the formula is right."""
+    moment. The interval is the bootstrap's alone: it knows noise, not whether the formula is right.
+    """
     size = read_json(out / "02_transformer" / "metrics.json")["parameters"]
     grid = [(w, steps) for w in (32, 64) for steps in (10, 20, 40)] if quick else GRID
     folder = out / "05_scaling"

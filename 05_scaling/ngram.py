@@ -27,8 +27,7 @@ from source import MarkovSource, documentation_source
 
 
 class NgramModel(nn.Module):
-    """S independent models: k embeddings of width C/2, joined into C; two blocks; a separate output
-    matrix."""
+    """S independent models: k embeddings of width C/2, joined into C, two blocks, an output matrix."""
 
     def __init__(self, order: int, n_symbols: int, width: int, seeds: list[int], n_blocks: int = 2):
         super().__init__()
@@ -61,8 +60,7 @@ class NgramModel(nn.Module):
         return rms_norm(x) * self.gains[-1] @ self.head                 # (S, B, V)
 
     def sizes(self) -> tuple[int, int]:
-        """Parameters of one seed's model: all, and without the embedding and output matrices (Kaplan's
-        count)."""
+        """Parameters of one seed's model: all, and without embedding and output matrices (Kaplan's count)."""
         total = sum(p[0].numel() for p in self.parameters())
         return total, total - self.embedding[0].numel() - self.head[0].numel()
 
@@ -76,7 +74,8 @@ def reducible_loss(logits: torch.Tensor, table: torch.Tensor, weight: torch.Tens
     """Expected KL divergence from the source to the model, nats: the loss minus the entropy, exactly.
 
     logits (..., S, V) for every context, table (S, V) the source's probabilities, weight (S,) how often each
-    context occurs -> (...) the sum over contexts of weight * sum_v p (log p - log q), in float64."""
+    context occurs -> (...) the sum over contexts of weight * sum_v p (log p - log q), in float64.
+    """
     # EXERCISE 5.7 reducible loss by enumeration
     logits, table = logits.double(), table.double()
     log_q = logits - logits.logsumexp(-1, keepdim=True)
@@ -100,12 +99,12 @@ def evaluate(model: NgramModel, source: MarkovSource, chunk: int = 4096) -> list
 
 def train(source: MarkovSource, width: int, tokens: int, seeds: list[int], batch: int = 512,
           rate: float = 0.05, checkpoints: tuple[int, ...] = ()) -> list[dict]:
-    """Train one model per seed on `tokens` symbols; Muon on the matrices, Adam on the rest, linear decay to
-    zero.
+    """Train one model per seed on `tokens` symbols; Muon on the matrices, Adam on the rest, decay to zero.
 
     The step size is rate * (1e5 / tokens)^(1/4), tuned in sweep.py. Seed s draws the same data at every
     width. Returns a row per seed; `unfinished` holds the reducible loss at the given earlier token counts,
-    where the schedule had not ended (what Kaplan et al. used)."""
+    where the schedule had not ended (what Kaplan et al. used).
+    """
     model = NgramModel(source.order, source.n_symbols, width, seeds)
     matrices = [model.entry, *model.up, *model.down, model.head]
     momentum = [torch.zeros_like(p) for p in matrices]
@@ -143,8 +142,7 @@ def clip_each(parameters: list[nn.Parameter], longest: float = 1.0) -> None:
 
 @torch.no_grad()
 def muon_step(matrices: list[nn.Parameter], momentum: list[torch.Tensor], rate: float, beta=0.95) -> None:
-    """Chapter 3's Muon for stacks of matrices (S, in, out): all seeds' matrices of a shape in one
-    orthogonalization."""
+    """Chapter 3's Muon for stacks (S, in, out): all matrices of a shape in one orthogonalization."""
     for shape in {p.shape for p in matrices}:
         group = [(p, p.grad, m) for p, m in zip(matrices, momentum)
                  if p.shape == shape and p.grad is not None]

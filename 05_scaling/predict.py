@@ -50,8 +50,7 @@ def arrays(rows: list[dict]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def backtest(N: np.ndarray, D: np.ndarray, loss: np.ndarray, E: float) -> float:
-    """Root mean square relative error of the reducible loss, above a quarter of the largest compute,
-    predicted from below."""
+    """RMS relative error of the reducible loss above a quarter of the largest compute, told from below."""
     small = N * D <= (N * D).max() / 4
     law = fit(N[small], D[small], loss[small], E, delta=1e-2).law
     miss = np.log((law.loss(N[~small], D[~small]) - E) / (loss[~small] - E))
@@ -75,8 +74,7 @@ def forecast(rows: list[dict], width: int, tokens: int, replicas: int = 400) -> 
 
 
 def write_forecasts(path: Path, rows: list[dict], targets: list[tuple]) -> list[Forecast]:
-    """Forecast every (width, tokens, seeds) and write them to disk with the form and the window of the
-    fit."""
+    """Forecast every (width, tokens, seeds) and write them to disk, with the form and window of the fit."""
     made = [forecast([r for r in rows if r["seed"] == seed], width, tokens)[0]
             for width, tokens, seeds in targets for seed in seeds]
     fitted, n_seeds = sum(r["width"] >= SMALLEST_WIDTH for r in rows), len({r["seed"] for r in rows})

@@ -49,8 +49,7 @@ def describe(name: str, fitted: Fit, N, D, loss, replicas: int, delta: float) ->
 
 
 def readings(rows: list[dict]) -> dict:
-    """How best size grows with compute, by approaches 1, 2 and 3, in Kaplan's count of parameters and on
-    unfinished runs."""
+    """How best size grows with compute: approaches 1 to 3, also in Kaplan's count and on unfinished runs."""
     N, D, loss = arrays(rows)
     body = np.array([r["body_parameters"] for r in rows], float)
     early = [(r["parameters"], r["body_parameters"], float(tokens), r["entropy"] + reducible)

@@ -17,8 +17,7 @@ MARKERS = "osD^vPX*"
 
 def draw_sweep(path: Path, N: np.ndarray, D: np.ndarray, reducible: np.ndarray, law: Law,
                smallest: float) -> None:
-    """Reducible loss against tokens, a line of the law for each size; sizes outside the fit window hollow
-    and without."""
+    """Reducible loss against tokens, a line of the law a size; hollow and without: outside the fit window."""
     axes = new_axes("The sweep (3 seeds) and the fitted law (grey); hollow: outside the fit",
                     "training tokens D", "loss - entropy of the source (nats)", 7, 4.2)
     for size, marker in zip(sorted(set(N)), MARKERS):

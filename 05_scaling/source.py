@@ -21,7 +21,8 @@ from corpus import real_text
 def to_symbols(text: str, n_symbols: int = 64) -> tuple[np.ndarray, str]:
     """Lower-cased text as (n,) int64 symbols: the n_symbols-1 most frequent characters, and one for the rest.
 
-    Also returns the alphabet, in which symbol i is character i and the last is "~" (everything else)."""
+    Also returns the alphabet, in which symbol i is character i and the last is "~" (everything else).
+    """
     codes = np.frombuffer(text.lower().encode("latin-1", "replace"), dtype=np.uint8)
     kept = np.argsort(-np.bincount(codes, minlength=256), kind="stable")[:n_symbols - 1]
     table = np.full(256, n_symbols - 1)
@@ -33,7 +34,8 @@ def entropy_rate(symbols: np.ndarray, order: int, n_symbols: int) -> float:
     """Entropy in nats of the next symbol given the last `order`, for the chain made of this circular text.
 
     symbols: (n,) integers below n_symbols. It is H(order+1) - H(order), where H(m) = -sum p log p over the
-    frequencies p of the n windows of m symbols (Shannon 1948, section 7)."""
+    frequencies p of the n windows of m symbols (Shannon 1948, section 7).
+    """
     # EXERCISE 5.4 entropy rate of a Markov source
     def block_entropy(length: int) -> float:
         code = np.zeros(len(symbols), dtype=np.int64)
@@ -50,7 +52,8 @@ class MarkovSource:
     """The chain itself: windows to train on, and the whole table of contexts to evaluate on exactly.
 
     contexts (S, order) int64, weight (S,) float64 their stationary probabilities, table (S, V) float32 the
-    probability of each next symbol, entropy in nats."""
+    probability of each next symbol, entropy in nats.
+    """
 
     def __init__(self, symbols: np.ndarray, order: int = 3, n_symbols: int = 64):
         if not 1 <= order <= 8:
@@ -73,13 +76,11 @@ class MarkovSource:
         self._state = state
 
     def batch(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """(size, order+1) independent windows from the stationary law: context and next symbol, without
-        end."""
+        """(size, order+1) independent windows from the stationary law, ever new: context and next symbol."""
         return self.windows[rng.integers(len(self.windows), size=size)]
 
     def sample(self, rng: np.random.Generator, length: int) -> np.ndarray:
-        """(length,) symbols written by the chain: jump to a random place with the same context, copy what
-        follows."""
+        """(length,) symbols written by the chain: at a random place with the same context, copy the next."""
         position = int(rng.integers(len(self.symbols)))
         out = []
         for _ in range(length):
@@ -91,8 +92,7 @@ class MarkovSource:
 
 
 def documentation_source(order: int = 3) -> tuple[MarkovSource, str]:
-    """The chapter's source, made from the Python documentation that every interpreter carries, and its
-    alphabet."""
+    """The chapter's source, made from the documentation that every Python carries, and its alphabet."""
     symbols, alphabet = to_symbols("\n\n".join(real_text()))
     return MarkovSource(symbols, order), alphabet
 

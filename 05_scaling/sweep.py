@@ -51,8 +51,7 @@ CODE = [ngram, source, muon, adamw, cross_entropy, schedule]     # a change of t
 
 
 def one_thread(job: Callable[..., list[dict]], cell: dict) -> list[dict]:
-    """Run a cell on one thread (small matrices gain nothing from two) and note its CPU-seconds in every
-    row."""
+    """Run a cell on one thread (small matrices gain nothing from two); note its CPU-seconds in every row."""
     torch.set_num_threads(1)
     begin = time.process_time()
     with contextlib.redirect_stderr(io.StringIO()):     # one progress line for all cells, not one for each
@@ -62,10 +61,10 @@ def one_thread(job: Callable[..., list[dict]], cell: dict) -> list[dict]:
 
 def run_cells(job: Callable[..., list[dict]], cells: list[dict], modules: list, folder: Path, jobs: int,
               label: str) -> list[dict]:
-    """The rows of job(**cell) for every cell, in order, from the cache where it has them, else in `jobs`
-    processes.
+    """The rows of job(**cell) for every cell, in order: from the cache, else computed in `jobs` processes.
 
-    job is a function at the top of a module; `modules` are those whose code decides the result."""
+    job is a function at the top of a module; `modules` are those whose code decides the result.
+    """
     paths = [folder / f"{cell_key(cell, modules)}.json" for cell in cells]
     missing = [i for i, path in enumerate(paths) if not path.exists()]
     missing.sort(key=lambda i: -cells[i]["width"] * cells[i]["tokens"])            # the longest first
@@ -89,7 +88,8 @@ def run_cells(job: Callable[..., list[dict]], cells: list[dict], modules: list, 
 def symbols_file(folder: Path) -> str:
     """Write the documentation as symbols, for the processes to read: collecting the text takes seconds.
 
-    The name holds a hash of them: another Python has another text, and its cells are other cells."""
+    The name holds a hash of them: another Python has another text, and its cells are other cells.
+    """
     symbols = source.documentation_source(1)[0].symbols
     path = folder / f"symbols-{hashlib.sha256(symbols.tobytes()).hexdigest()[:16]}.npy"
     with atomic(path) as temporary, open(temporary, "wb") as file:
@@ -116,8 +116,10 @@ def rate_for(width: int) -> float:
 
 
 def sweep(folder: Path, order: int, seeds: list[int], widths=WIDTHS, tokens=TOKENS, jobs=2) -> list[dict]:
-    """The grid of runs. The longest run of each width also notes its loss at the other token counts,
-    unfinished."""
+    """The grid of runs.
+
+    The longest run of each width also notes its loss at the other token counts, unfinished.
+    """
     cells = [dict(symbols=symbols_file(folder), order=order, width=w, tokens=t, seeds=seeds, rate=rate_for(w),
                   checkpoints=tokens[:-1] if t == tokens[-1] else ()) for w in widths for t in tokens]
     return run_cells(train_cell, cells, CODE, folder, jobs, "sweep")

@@ -72,8 +72,7 @@ def config_for(width: int, vocab_size: int) -> Config:
 
 
 def train_cell(folder: str, text: str, width: int, tokens: int, seed: int) -> list[dict]:
-    """Train one transformer on `tokens` tokens of the stream in `folder` (its hash is `text`); a row of
-    measurements."""
+    """Train one transformer on `tokens` tokens of the stream in `folder`, whose hash is `text`; a row."""
     vocab_size = Tokenizer.load(Path(folder, "tokenizer.json")).vocab_size
     seed_everything(seed)
     model = Transformer(config_for(width, vocab_size))

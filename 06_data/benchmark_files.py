@@ -4,7 +4,8 @@ Every row is checked when it is read: a row that is not what the format says end
 number, because a benchmark with one wrong key gives a wrong score without a word.
 
 Sources: Hendrycks et al. 2021 (MMLU); Zellers et al. 2019 (HellaSwag); Cobbe et al. 2021 (GSM8K); Chen et al.
-2021 (HumanEval); Austin et al. 2021 (MBPP) Used by evaluate.py; small sets of our own are in 06_data/sets/.
+2021 (HumanEval); Austin et al. 2021 (MBPP).
+Used by evaluate.py; small sets of our own are in 06_data/sets/.
 """
 import ast
 import builtins

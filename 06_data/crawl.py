@@ -7,6 +7,7 @@ from the unfinished file instead of the network.
 
 Source: RFC 9309 (robots.txt), RFC 3986 section 6 (normalisation); frontier as in Heydon and Najork, Mercator
 (1999).
+
     python 06_data/crawl.py http://127.0.0.1:8000/ crawl.warc.gz
 """
 import shutil

@@ -143,8 +143,7 @@ def choose_bands(n: int = PERMUTATIONS, threshold: float = THRESHOLD,
 
 
 def candidates(sigs: np.ndarray, bands: int, rows: int) -> np.ndarray:
-    """Pairs (i, j), i < j, (m, 2), that agree in a band: each member of a bucket with its first and its
-    neighbour.
+    """Pairs (i, j), i < j, (m, 2), that agree in a band: each of a bucket with its first and its neighbour.
 
     Not all pairs of a bucket: a page copied 10,000 times would give 50 million, and joining needs a chain
     only.

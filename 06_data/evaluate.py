@@ -9,6 +9,7 @@ The file formats are the published ones, so the real sets load too; small sets o
 
 Sources: Hendrycks et al. 2021 (MMLU); Zellers et al. 2019 (HellaSwag); Chen et al. 2021 (HumanEval, pass@k);
 Miller 2024, "Adding error bars to evals"; length normalisation as in Brown et al. 2020, section 2.4.
+
     python 06_data/run.py                  uses it to show what leaked questions do to a score
 """
 import math

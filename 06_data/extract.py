@@ -7,6 +7,7 @@ words a line and the share of them inside links).
 
 Source: Kohlschütter, Fankhauser, Nejdl, "Boilerplate detection using shallow text features" (WSDM 2010), the
 decision tree of their figure 2 with its published thresholds.
+
     python 06_data/extract.py page.html        prints the main text of a file
 """
 import re

@@ -6,6 +6,7 @@ doubted. Private data is masked rather than removed. Program text has rules of i
 
 Sources: Gopher: Rae et al. 2021, table A1 and section A.1.1. C4: Raffel et al. 2020, section 2.2. FineWeb:
 Penedo et al. 2024, section 3.6. Code: Chen et al. 2021 (Codex), 3.1; Kocetkov et al. 2022 (The Stack).
+
     python 06_data/filters.py file.txt         which rules would remove this text, and why
 """
 import ipaddress

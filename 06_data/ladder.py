@@ -5,6 +5,7 @@ seen: the surprise at clean text that the small web never served, and the facts 
 afterwards.
 
 Source: ablations by early-training models as in FineWeb (Penedo et al. 2024), section 3.1.
+
     python 06_data/run.py --ladder-seeds 3       all rungs with three seeds
 """
 from concurrent.futures import Executor

@@ -8,6 +8,7 @@ have, is called unknown. `languages.txt` holds parallel sentences to train on, a
 Declaration of Human Rights to test on.
 
 Source: Cavnar and Trenkle, "N-gram-based text categorization" (1994); Lui and Baldwin, langid.py (2012).
+
     python 06_data/language.py "Wie spät ist es?"
 """
 import sys

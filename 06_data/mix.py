@@ -7,6 +7,7 @@ up to about 4).
 
 Sources: temperature: Conneau et al. 2020 (XLM-R); capped epochs: Chung et al. 2023 (UniMax); proxy runs and
 regression: Liu et al. 2024 (RegMix), Xie et al. 2023 (DoReMi).
+
     python 06_data/run.py                  searches the weights and writes out/06_data/train.bin
 """
 from collections.abc import Callable

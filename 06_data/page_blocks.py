@@ -6,7 +6,8 @@ holds most of the words (one link or header around everything) is not beside the
 passes over one list.
 
 Source: the text blocks of Kohlschütter et al. 2010 (see extract.py); which elements begin a line and which
-may not nest: the HTML standard, https://html.spec.whatwg.org/multipage/rendering.html Used by extract.py.
+may not nest: the HTML standard, https://html.spec.whatwg.org/multipage/rendering.html
+Used by extract.py.
 """
 import re
 from collections import Counter, defaultdict

@@ -7,6 +7,7 @@ run continues and a changed setting redoes exactly what depends on it. Stages th
 shards write small keys per shard, decide once, and apply the decision per shard again.
 
 Source: MapReduce (Dean and Ghemawat 2004); the order of stages as in FineWeb (Penedo et al. 2024).
+
     python 06_data/pipeline.py crawl.warc.gz folder        any WARC file, Common Crawl's too
 """
 import gzip

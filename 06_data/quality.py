@@ -6,6 +6,7 @@ text from the raw crawl (GPT-3, DCLM). Both see only which words occur: neither 
 
 Sources: Kneser and Ney 1995; Chen and Goodman 1999, equations for interpolated smoothing with one discount
 per order; Wenzek et al. 2020 (CCNet); Joulin et al. 2017 (fastText); Brown et al. 2020, appendix A.
+
     python 06_data/run.py                  trains both and shows whom they reject
 """
 import math

@@ -66,8 +66,10 @@ def limit(limits: dict) -> None:
 
 
 def landlock(libc: ctypes.CDLL, scratch: str, readable: list[str], loopback: bool) -> bool:
-    """Files: read below `readable`, read and write below `scratch`, no more. No TCP, or with a loopback
-    interface of its own none that reaches out. False without kernel support."""
+    """Files: read below `readable`, read and write below `scratch`, no more. False without kernel support.
+
+    No TCP, or with a loopback interface of its own none that reaches out.
+    """
     create, add, restrict = 444, 445, 446
     version = libc.syscall(create, None, ctypes.c_size_t(0), 1)
     if version < 1:

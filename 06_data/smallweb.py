@@ -6,6 +6,7 @@ serves the same bytes wherever the repository lies. It also behaves as servers d
 robots.txt, some fail at the first try, some redirect in circles, one calendar never ends.
 
 Source: the standard library's pydoc, https://docs.python.org/3/library/pydoc.html
+
     python 06_data/smallweb.py --seed 0        prints the address it serves, until it is stopped
 """
 import argparse

@@ -1,7 +1,6 @@
-"""WARC files: how a crawl is stored, one gzip member per record. The crawler writes them and the pipeline
-reads them, ours or Common Crawl's.
+"""WARC files: how a crawl is stored, one gzip member per record.
 
-A record is a few header lines, a blank line, and exactly Content-Length bytes: for a page, the HTTP response
+The crawler writes them and the pipeline reads them, ours or Common Crawl's. A record is a few header lines, a blank line, and exactly Content-Length bytes: for a page, the HTTP response
 as it came over the wire. Every record is compressed on its own, so that a reader can start at any record,
 and one broken member costs one record and not the file.
 

@@ -7,7 +7,8 @@ are cut from a run by their length, and after a bad one reading goes on at the n
 the largest record.
 
 Source: ISO 28500, https://iipc.github.io/warc-specifications/specifications/warc-format/warc-1.1/ (annex D:
-gzip) Used by warc.py.
+gzip)
+Used by warc.py.
 """
 import re
 import zlib

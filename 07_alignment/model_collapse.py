@@ -49,8 +49,9 @@ def bits_of(things: list) -> float:
 
 
 def diversity(dialogues: list[tuple[str, str]], truths: dict[tuple[str, str], str]) -> dict[str, float]:
-    """How varied and how right: the share of questions about something known; of these the distinct ones,
-    the bits of the distribution of their names, the distinct answers, and the share of right answers.
+    """How varied and how right: of all questions the share about something that is known; of these the rest.
+
+    "questions" and "answers" count distinct ones, "bits" are those of the names, "right" is a share.
     """
     asked = [(about, a) for q, a in dialogues if (about := subject(q)) and about in truths]
     right = [is_right(a, truths[about]) for about, a in asked]

@@ -1,6 +1,7 @@
-"""Chapter 7: from text model to assistant. One model through SFT, DPO and GRPO, each beside its control; and
-side branches: LoRA in place of SFT, a learned reward and PPO in place of DPO, a calculator, a topic that is
-refused, a small student.
+"""Chapter 7: from text model to assistant, by SFT, DPO and GRPO, each stage beside its control.
+
+And side branches: LoRA in place of SFT, a learned reward and PPO in place of DPO, a calculator, a topic that
+is refused, a small student.
 
     make 07        or  python 07_alignment/run.py --help
 """

@@ -1,5 +1,4 @@
-"""What the engine wrote, in the form of the OpenAI API: whole answers, the chunks of a stream,
-log-probabilities, usage.
+"""What the engine wrote, in the form of the OpenAI API: answers, chunks, log-probabilities, usage.
 
     make serve                             server.py answers with this
 """
@@ -58,9 +57,7 @@ class Answer:
                                 for i in range(begin, begin + len(entries))]}
 
     def chunk(self, index: int, text: str, request, upto: int) -> dict | None:
-        """The next chunk of a stream: text and the log-probabilities of tokens that have not been told; None
-        if empty.
-        """
+        """The next chunk of a stream: text, and the log-probabilities not told before; None if empty."""
         begin = self.told[index]
         self.texts[index] += text
         logprobs = self.logprobs(request, begin, upto)

@@ -56,8 +56,10 @@ def poisson_times(rate: float, n: int, seed: int) -> list[float]:
 
 
 def serve(model: Transformer, requests: list[Request], times: list[float], way: str) -> dict:
-    """Run fresh copies of the requests, which arrive at `times`. Returns for each the seconds to its first
-    and to its last token, when the last of all ended, and the tokens."""
+    """Run fresh copies of the requests, which arrive at `times`.
+
+    For each request the seconds to its first and to its last token, and the tokens; when the last ended.
+    """
     engine = Engine(model, 1024, 1 if way == "one after another" else AT_ONCE, compiled=False)
     fresh = [Request(r.prompt, r.n_new, r.sampling, r.seed) for r in requests]
     waiting = list(zip(times, fresh))

@@ -1,5 +1,4 @@
-"""How fast: one request and four against transformers' generate on the same weights, sixteen against one
-after another, four bits a weight against float32.
+"""How fast: against transformers' generate on the same weights, many at once, four bits against float32.
 
 Every ratio is of two ways timed in turn, so that a busy machine disturbs both alike: the median of the
 rounds, and in the first two tables the least and the largest. The tokens must be equal.

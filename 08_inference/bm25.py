@@ -25,8 +25,7 @@ def words(text: str) -> list[str]:
 
 
 def bm25(query: list[str], documents: list[list[str]], k1: float = K1, b: float = B) -> list[float]:
-    """The score of each document for a query, all given as words; a word that the query repeats counts again.
-    """
+    """The score of each document for a query, all given as words; one that the query repeats counts again."""
     # EXERCISE 8.20 BM25
     N = len(documents)
     average = sum(map(len, documents)) / max(N, 1)

@@ -151,8 +151,10 @@ def shorten(text: str, room: int) -> str:
 
 
 def chat_agent(client: ChatClient, system: str = "") -> Callable[[str], str]:
-    """An agent: all that happened so far in, the next action out. A transcript that is too long for the
-    model is shortened in the middle until it fits; each call is a conversation of its own."""
+    """An agent: all that happened so far in, the next action out. Each call is a conversation of its own.
+
+    A transcript that is too long for the model is shortened in the middle until it fits.
+    """
     def act(transcript: str) -> str:
         room = len(transcript)
         while True:

@@ -39,18 +39,14 @@ class TokenTree:
 
 
 class TokenAutomaton:
-    """A pattern over the tokens of one tokenizer. State 0 is the beginning; states may be shared by many
-    requests.
-    """
+    """A pattern over the tokens of one tokenizer; state 0 is the beginning. Many requests may share it."""
 
     def __init__(self, pattern: str, tree: TokenTree):
         self.pattern, self.tree = Pattern(pattern), tree
         self._masks: dict[int, Tensor] = {}
 
     def allowed(self, state: int) -> Tensor:
-        """True for the tokens (V,) that may come next; <|eos|> is one where the text so far is a whole
-        match.
-        """
+        """True for the tokens (V,) that may come next, <|eos|> where the text so far is a whole match."""
         if state not in self._masks:
             # EXERCISE 8.11 which tokens may come next
             mask = torch.zeros(self.tree.vocab_size, dtype=torch.bool)
@@ -77,9 +73,7 @@ class TokenAutomaton:
 
 
 class Constrainer:
-    """Makes the automata of one tokenizer and keeps those of the last patterns, which requests tend to
-    repeat.
-    """
+    """Makes the automata of one tokenizer, and keeps those of the last patterns: requests repeat them."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tree = TokenTree(tokenizer)

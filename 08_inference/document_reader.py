@@ -90,8 +90,10 @@ def as_turns(tokenizer: Tokenizer, text: str, asked: list[tuple[str, str]], room
 
 def reading_loss(model: Transformer, tokenizer: Tokenizer, tasks: Tasks, steps: int, rows: int, most: int,
                  missing: float, seed: int) -> Callable[[int], Tensor]:
-    """The loss of a step: rows of the lesson that it is in. The last one has 2 to `most` documents a row in
-    three of four steps, and fewer rows, so that a step costs about the same.
+    """The loss of a step: rows of the lesson that it is in.
+
+    The last lesson has 2 to `most` documents a row in three of four steps, and fewer rows, so that a step
+    costs about the same.
     """
     known = tasks.train_questions
     words = sorted({name_in(q) for q in known}

@@ -52,8 +52,7 @@ def unpack_q8_0(data: Tensor) -> Tensor:
 
 
 def pack_q4_0(blocks: Tensor) -> Tensor:
-    """blocks (n, 32) float32 to bytes (n, 18): a scale, then weight i in the low half of byte i, i + 16 in
-    the high.
+    """blocks (n, 32) float32 to bytes (n, 18): a scale, then weights i (low) and i + 16 (high) in byte i.
 
     Integers are 0 to 15 and mean -8 to 7. That is lopsided, so the scale is chosen for the side that needs
     more: the weight of the largest magnitude becomes exactly -8 times it, whatever its sign.

@@ -50,8 +50,10 @@ def string_bytes(text: str) -> bytes:
 
 
 def value_bytes(value: Any) -> bytes:
-    """The type and the value: a whole number (u32), a float (f32), a bool, a text, or a list of one of them
-    (whole numbers as i32)."""
+    """The type and the value: a whole number (u32), a float (f32), a bool, a text, or a list of one of them.
+
+    Whole numbers in a list are i32.
+    """
     if isinstance(value, list):
         kind = STRING if isinstance(value[0], str) else I32
         items = [string_bytes(v) if kind == STRING else struct.pack("<i", v) for v in value]
@@ -125,8 +127,10 @@ class Cursor:
 
 
 def read_container(path: Path | str) -> tuple[dict[str, Any], dict[str, Stored]]:
-    """The values and the tensors of a file. Nothing of the header is believed unchecked: ValueError names the
-    file and what is wrong with it. The file is mapped, tensors are read when their values are asked for."""
+    """The values and the tensors of a file, which is mapped: a tensor is read when its values are asked for.
+
+    Nothing of the header is believed unchecked: ValueError names the file and what is wrong with it.
+    """
     if os.path.getsize(path) < 24:
         raise ValueError(f"{path} is no GGUF file: it is too short")
     with open(path, "rb") as file:

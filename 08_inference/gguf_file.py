@@ -54,8 +54,11 @@ def their_name(ours: str) -> str:
 
 
 def kind_of(name: str, shape: torch.Size, kind: str) -> str:
-    """The format of one weight: norms stay whole; in 4-bit files the tables of tokens, and rows that do not
-    divide into the format's blocks, get 8 bits, and rows that do not divide into those 16."""
+    """The format of one weight; norms stay whole.
+
+    In 4-bit files the tables of tokens, and rows that do not divide into the format's blocks, get 8 bits;
+    rows that do not divide into those get 16.
+    """
     if len(shape) == 1:
         return "F32"
     if FORMATS[kind].block > 1 and (name in ("token_embd.weight", "output.weight")
@@ -65,8 +68,10 @@ def kind_of(name: str, shape: torch.Size, kind: str) -> str:
 
 
 def write_gguf(path: Path | str, model: Transformer, tokenizer: Tokenizer, kind: str = "F16") -> None:
-    """Write both, atomically; `kind` is one of FORMATS. ValueError for a model or a tokenizer that the
-    architecture "qwen3" cannot say."""
+    """Write both, atomically; `kind` is one of FORMATS.
+
+    ValueError for a model or a tokenizer that the architecture "qwen3" cannot say.
+    """
     c = model.config
     if kind not in FORMATS:
         raise ValueError(f"the kind {kind!r} is unknown: choose one of {', '.join(FORMATS)}")

@@ -19,9 +19,7 @@ from workbench import wide
 
 @torch.no_grad()
 def input_moments(model: Transformer, batches: list[Tensor]) -> dict[str, Tensor]:
-    """Mean of x x^T over all inputs x of each matrix in the blocks, (in, in), by name, on batches of ids (B,
-    T).
-    """
+    """Mean of x x^T over inputs of each matrix in the blocks, (in, in) by name; batches are ids (B, T)."""
     moments: dict[str, Tensor] = {}
 
     def watch(name):

@@ -27,8 +27,7 @@ class KVCache:
         self.filled = [0] * config.n_layers
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, K, T, D) keys and values of new tokens; returns views of those of the whole sequence (B,
-        K, S, D)."""
+        """Store keys and values (B, K, T, D) of new tokens; views of all of the sequence, (B, K, S, D)."""
         # EXERCISE 8.6 cache append
         begin = self.filled[layer]
         end = begin + k.shape[2]
@@ -42,8 +41,7 @@ class KVCache:
 
     @property
     def bytes(self) -> int:
-        """Memory of the cache: 2 * L * B * K * max_len * D numbers (what latent attention stores is
-        narrower)."""
+        """Memory of the cache: 2 * L * B * K * max_len * D numbers (fewer with latent attention)."""
         return (self.k.numel() + self.v.numel()) * self.k.element_size()
 
 
@@ -66,8 +64,7 @@ def stream(model: Transformer, prompt: list[int], n_new: int, eos: int | None = 
 
 @torch.no_grad()
 def generate_cached(model: Transformer, ids: Tensor, n_new: int) -> Tensor:
-    """Greedy: same result as generate.generate(model, ids, n_new) for ids (B, T), with a cache. Returns (B, T
-    + n_new)."""
+    """Greedy, with a cache: ids (B, T) to (B, T + n_new), the same as generate(model, ids, n_new) gives."""
     # EXERCISE 8.7 cached generation
     T = ids.shape[1]
     cache = KVCache(model.config, ids.shape[0], T + n_new, ids.device, next(model.parameters()).dtype)

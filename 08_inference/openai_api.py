@@ -54,9 +54,7 @@ class Job:
 
 
 def get(body: dict, name: str, default, accepts: Callable[[Any], bool], wanted: str):
-    """A field of the body, its default if it is absent or null; HttpError 400 if it is something else than
-    wanted.
-    """
+    """A field of the body, its default if it is absent or null; HttpError 400 if it is not what is wanted."""
     value = body.get(name)
     if value is None:
         return default

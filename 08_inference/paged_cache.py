@@ -19,8 +19,7 @@ BLOCK = 16
 
 
 def block_hash(parent: bytes, tokens: Sequence[int]) -> bytes:
-    """The name of a full block: a hash of its tokens *and* of the block before it, so of everything up to its
-    end.
+    """The name of a full block: a hash of its tokens *and* of the block before it, so of all up to its end.
 
     Keys and values depend on all earlier tokens, so the same 16 tokens after another beginning are another
     block. A cryptographic hash, because a collision would give one user the answer to another's text.
@@ -78,9 +77,7 @@ class BlockPool:
                 self._free.move_to_end(block, last=False)
 
     def publish(self, block: int, name: bytes) -> None:
-        """Let others find a block that is full *and computed*; of two equal blocks the first keeps the
-        name.
-        """
+        """Let others find a block that is full *and computed*; of two equal ones the first keeps the name."""
         if name not in self._names and block not in self._name_of:
             self._names[name], self._name_of[block] = block, name
 
@@ -89,9 +86,7 @@ class BlockPool:
         return self._names.get(name)
 
     def check(self, tables: list["BlockTable"]) -> None:
-        """ValueError unless the books agree with these tables, which must be all there are: nothing leaked or
-        lost.
-        """
+        """ValueError unless the books agree with these tables, all there are: nothing is leaked or lost."""
         held = [0] * len(self.refs)
         for table in tables:
             for block in table.blocks:
@@ -130,8 +125,7 @@ class BlockTable:
         # END EXERCISE 8.13
 
     def reserve(self, begin: int, end: int) -> list[tuple[int, int]]:
-        """Make tokens begin to end - 1 writable; returns pairs (from, to) of blocks whose content must be
-        copied first.
+        """Make tokens begin to end - 1 writable; the pairs (from, to) of blocks to be copied before.
 
         New blocks are taken where the table is too short; a block that others hold too is replaced by one of
         our own. All or nothing: raises OutOfBlocks, with everything as it was, if the pool has too few.
@@ -161,9 +155,7 @@ class BlockTable:
             self.pool.publish(self.blocks[i], self.names[-1])
 
     def fork(self) -> "BlockTable":
-        """A second sequence with the same tokens so far, sharing all blocks, also the one that is not
-        full.
-        """
+        """A second sequence with the same tokens so far, sharing all blocks, the one that is not full too."""
         other = BlockTable(self.pool)
         other.blocks, other.names = list(self.blocks), list(self.names)
         for block in other.blocks:

@@ -4,6 +4,8 @@ Thompson 1968: each operator of a pattern becomes a small piece of a graph of st
 moves a *set* of states at once. Each set is given a number when it is first reached (a lazy DFA), so that
 constrained.py can keep what it finds out about it. Characters outside ASCII are sequences of bytes (UTF-8),
 because a token may end in the middle of one.
+
+    make serve                             the field "response_format" of a request
 """
 from pattern_parser import Parser
 
@@ -13,8 +15,7 @@ MAX_SETS = 100_000       # that may be met while walking
 
 
 def utf8_sequences(low: int, high: int) -> list[list[tuple[int, int]]]:
-    """Characters low to high as sequences of byte ranges: a to z is [[(97, 122)]], e-acute is [[(195, 195),
-    (169, 169)]].
+    """Characters low to high as sequences of byte ranges: a to z is [[(97, 122)]].
 
     A range is cut where the number of bytes changes, around the surrogates, and where its last bytes do not
     run from 80 to BF, until in each part every byte ranges freely.
@@ -34,8 +35,7 @@ def utf8_sequences(low: int, high: int) -> list[list[tuple[int, int]]]:
 
 
 class Pattern:
-    """A regular expression as an automaton. State 0 is the beginning, `step` reads a byte, DEAD means no
-    match begins so.
+    """A regular expression as an automaton: `step` reads a byte, DEAD means that no match begins so.
 
     Every state but DEAD can still be completed to a whole match. Raises ValueError for what is not a pattern
     here.
@@ -80,9 +80,7 @@ class Pattern:
         return len(self._edges) - 1
 
     def _build(self, node: tuple, begin: int, end: int) -> None:
-        """Add the piece of one node of the tree between two states; nothing leaves `end`, nothing returns to
-        `begin`.
-        """
+        """Add the piece of one node between two states; nothing leaves `end`, nothing returns to `begin`."""
         kind, *parts = node
         if kind == "characters":
             for low, high in parts[0]:
@@ -115,9 +113,7 @@ class Pattern:
             self._free[here].append(end)
 
     def _chain(self, parts: list[tuple], begin: int, end: int | None = None) -> int:
-        """The pieces one after the other, each with an end of its own; returns the last, which is joined to
-        `end`.
-        """
+        """The pieces one after the other, each with an end of its own; the last, which is joined to `end`."""
         here = begin
         for part in parts:
             there = self._state()

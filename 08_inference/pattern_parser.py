@@ -1,9 +1,10 @@
-"""A regular expression's text to a tree, and sets of characters as ranges. pattern_automaton.py walks what
-this reads.
+"""A regular expression's text to a tree, and sets of characters as ranges; pattern_automaton.py walks it.
 
 Known: literals, . [a-z] [^a-z] \\d \\w \\s (ASCII) \\D \\W \\S \\n \\t \\xHH \\uHHHH, groups ( ) and (?: ), |
 * + ? {m,n}. Not known: look-around, back-references, \\b, lazy quantifiers. A pattern always describes the
 whole text, so that a ^ at its beginning and a $ at its end say nothing new.
+
+    make serve                             the field "response_format" of a request
 """
 import string
 

@@ -40,8 +40,10 @@ QUICK = dict(repeats=1, longest=32, batch=2)
 
 
 def work(config: Config, batch: int, new: int, before: int) -> tuple[float, float]:
-    """Floating-point operations and bytes (float32) of reading `new` tokens behind `before`, for each of
-    `batch` sequences: every weight of a matrix is read once and used for all tokens, and so is the cache."""
+    """Floating-point operations and bytes (float32) of reading `new` tokens behind `before`, `batch` times.
+
+    Every weight of a matrix is read once and used for all tokens; the cache is read once too.
+    """
     c, L = config, config.n_layers
     heads, kept = c.n_heads * c.D, c.n_kv_heads * c.D
     weights = c.d_model * (L * (2 * heads + 2 * kept + 3 * c.d_ff) + c.vocab_size)

@@ -25,8 +25,7 @@ GROUP = 16
 
 
 def quantize_groups(weight: Tensor, bits: int, group: int = GROUP) -> tuple[Tensor, Tensor]:
-    """weight (rows, n) to integers (rows, n) int8 and scales (rows, n / group) float32; weight is about
-    integer * scale.
+    """weight (rows, n) to integers (rows, n) int8 and scales (rows, n / group) float32: about their product.
 
     The largest weight of a group need not be kept exactly: a smaller scale clips it but rounds the others
     more finely, so eight scales are tried. Raises ValueError if n is not a multiple of `group`, for other
@@ -56,9 +55,7 @@ def quantize_groups(weight: Tensor, bits: int, group: int = GROUP) -> tuple[Tens
 
 
 def pack_nibbles(integers: Tensor) -> Tensor:
-    """Two integers from -8 to 7 in one byte, the even column in the low half. (rows, n) int8 to (rows, n / 2)
-    uint8.
-    """
+    """Integers -8 to 7, (rows, n) int8, two a byte, the even column in the low half: (rows, n / 2) uint8."""
     # EXERCISE 8.3 two weights in a byte
     unsigned = (integers + 8).to(torch.uint8)
     return unsigned[:, 0::2] | (unsigned[:, 1::2] << 4)
@@ -82,8 +79,9 @@ def dequantize(integers: Tensor, scales: Tensor) -> Tensor:
 
 
 class Scales(NamedTuple):
-    """Scales as they are stored, a byte each: 2 ** (first + step * code), and from the code `behind` on 2 **
-    gap times that.
+    """Scales as they are stored, a byte each, on a logarithmic grid.
+
+    A code stands for 2 ** (first + step * code), and from the code `behind` on for 2 ** gap times that.
     """
     codes: Tensor   # (rows, groups) uint8
     grid: Tensor    # (4,) float32: first, step, behind, gap
@@ -120,16 +118,13 @@ def on_grid(scales: Tensor, grid: Tensor) -> Scales:
 
 
 def nearest(weight: Tensor, scales: Tensor, bits: int) -> Tensor:
-    """The integers (rows, n) int8 that come nearest to weight (rows, n) with scales (rows, groups) as they
-    are stored.
-    """
+    """The integers (rows, n) int8 nearest to weight (rows, n) with scales (rows, groups) as they are kept."""
     top, group = 2 ** (bits - 1) - 1, weight.shape[1] // scales.shape[1]
     return (weight / scales.repeat_interleave(group, dim=1)).round().clamp(-top - 1, top).to(torch.int8)
 
 
 def fit_on_grid(weight: Tensor, scales: Tensor, grid: Tensor, bits: int) -> Scales:
-    """Each scale at that of its two neighbours on the grid with which its group of weight (rows, n) errs
-    less.
+    """Each scale at that neighbour on the grid with which its group of weight (rows, n) errs less.
 
     Downwards the largest weight may be clipped, upwards all are rounded more coarsely.
     """

@@ -1,5 +1,4 @@
-"""Chapter 8: make the aligned model fast (cache, batches, guesses) and small (four bits), and check that it
-is itself.
+"""Chapter 8: make the aligned model fast (cache, batches, guesses) and small (four bits), and check it.
 
     make 08        or  python 08_inference/run.py --help
 """
@@ -86,8 +85,9 @@ def in_turn(slow, fast, rounds: int) -> dict:
 
 def time_serving(model: Transformer, tokenizer: Tokenizer, questions: list[Question], text,
                  s: "Settings") -> dict:
-    """Sixteen mixed requests at once against one after another, both by torch alone; prompt look-up on text
-    that repeats against none.
+    """Sixteen mixed requests at once against one after another; prompt look-up where text repeats, or none.
+
+    All by torch alone.
     """
     requests = mixed_requests(tokenizer, questions, text, 16, model.config.max_len)
     batching = in_turn(lambda: run_together(model, requests, 1, compiled=False)["tokens"],

@@ -29,8 +29,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep, in each row of (B, V), the fewest most likely tokens that together reach probability p; -inf for
-    the rest.
+    """Keep, in each row of (B, V), the fewest likeliest tokens that together reach probability p; -inf else.
 
     The token that crosses p is kept, so at least one always is, for p = 0 too. Which of equals stay is open.
     """

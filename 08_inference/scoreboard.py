@@ -30,8 +30,7 @@ def results_of_this_code() -> Iterator[None]:
 
 @results_of_this_code()
 def collect(out: Path | str) -> list[dict]:
-    """The rows {"stage", "metric", "before", "after", "control", "seconds"} of one run; rates are fractions
-    of 1.
+    """The rows {"stage", "metric", "before", "after", "control", "seconds"} of one run; rates are 0 to 1.
 
     `seconds` is training time and stands on the first row of a stage only, so that the column can be summed.
     """
@@ -107,8 +106,10 @@ def collect(out: Path | str) -> list[dict]:
 
 
 def _forecast(path: Path) -> tuple[float | None, ...]:
-    """Chapter 5's forecast of the main model, what that model measured, the best run that the forecast saw;
-    nothing in a run without chapter 5."""
+    """Chapter 5's forecast of the main model, what that model measured, the best run that the forecast saw.
+
+    Nothing in a run without chapter 5.
+    """
     real = read_json(path)["real_text"] if path.exists() else {}
     return (*real.get("forecast", [None])[:1], real.get("measured"), real.get("best_so_far"))
 

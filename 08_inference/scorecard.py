@@ -99,8 +99,10 @@ def packed_bytes(integers: Tensor, scales: Scales, columns: Tensor | None, bits:
 @torch.no_grad()
 def round_model(model: Transformer, moments: dict[str, Tensor], way: str,
                 bits: int) -> tuple[Transformer, int]:
-    """A float32 copy with the weights that rounding leaves, and the bytes it would take; the embedding has 8
-    bits in groups, whatever the way."""
+    """A float32 copy with the weights that rounding leaves, and the bytes it would take.
+
+    The embedding has 8 bits in groups, whatever the way.
+    """
     small = copy.deepcopy(model).requires_grad_(False)
     if way == "float32":
         return small, stored_bytes(model)
@@ -139,8 +141,10 @@ def likeness(model: Transformer, tokenizer: Tokenizer, answers: list[str], other
 
 
 def tokens_per_second(model: Transformer, bits: int) -> dict[str, float]:
-    """Greedy tokens of one text: weights of this width unpacked whenever they are read, and multiplied packed
-    (packed_model.py). The two are the same for float32."""
+    """Greedy tokens of one text, weights of this width unpacked when they are read, or multiplied packed.
+
+    The two are the same for float32.
+    """
     small = quantize_model(model) if bits < 32 else copy.deepcopy(model).requires_grad_(False)
     for name, _ in list(small.named_modules()):
         if bits < 32 and name.endswith("_proj"):

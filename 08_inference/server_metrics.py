@@ -1,5 +1,4 @@
-"""What a server has done, in Prometheus' text form: counters, gauges, and histograms of the two latencies
-that count.
+"""What a server has done, in Prometheus' text form: counters, gauges, histograms of two latencies.
 
     make serve                             and in another terminal:
     curl http://127.0.0.1:8000/metrics
@@ -37,9 +36,7 @@ class Metrics:
         self.first, self.whole = Histogram(), Histogram()
 
     def answered(self, path: str, status: int) -> None:
-        """One request was answered; paths that do not exist share a label, so that nobody can make endless
-        labels.
-        """
+        """One request was answered; paths that do not exist share a label: nobody can make endless ones."""
         known = path in ("/v1/completions", "/v1/chat/completions", "/v1/models", "/health", "/metrics",
                          "unread")
         self.requests[path if known else "other", status] += 1

@@ -43,9 +43,7 @@ Draft = Callable[[list[int], int], Proposal]           # (all ids so far, k) -> 
 
 
 class Reader:
-    """One sequence before a model: `read` gives logits behind new tokens, `ids` can be cut back without any
-    work.
-    """
+    """One sequence before a model: `read` gives logits behind new tokens, `ids` can be cut back freely."""
 
     def __init__(self, model: Transformer | FusedModel):
         self.model = model if isinstance(model, FusedModel) else FusedModel(model)
@@ -55,9 +53,7 @@ class Reader:
         self.ids: list[int] = []
 
     def read(self, ids: list[int]) -> Tensor:
-        """Logits (N, V) behind each of the tokens of `ids` that are new: what has been read before is
-        skipped.
-        """
+        """Logits (N, V) behind each of the new tokens of `ids`: what has been read before is skipped."""
         same = next((i for i, (a, b) in enumerate(zip(self.ids, ids)) if a != b),
                     min(len(self.ids), len(ids)))
         same = min(same, len(ids) - 1)                 # the last one is always read: its logits are wanted
@@ -98,9 +94,7 @@ def accept(p: Tensor, q: Tensor, proposed: list[int], dice: random.Random) -> li
 
 
 def look_up(ids: list[int], k: int, vocab_size: int, longest: int = 3) -> Proposal:
-    """What followed the last time that the last few tokens occurred, at most k tokens; nothing if they never
-    did.
-    """
+    """What followed the last time that the last few tokens occurred, at most k tokens, or nothing."""
     for n in range(min(longest, len(ids) - 1), 0, -1):
         for begin in range(len(ids) - n - 1, -1, -1):
             if ids[begin:begin + n] == ids[-n:]:

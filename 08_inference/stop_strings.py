@@ -9,9 +9,7 @@ string that is complete first, and of two that end together at the longer.
 
 
 class StopStrings:
-    """`feed(text)` returns what may be shown; after a stop string is complete `hit` names it and nothing more
-    comes.
-    """
+    """`feed(text)` gives what may be shown; when a stop string is complete `hit` names it: no more comes."""
 
     def __init__(self, stops: list[str]):
         if "" in stops:
@@ -21,9 +19,7 @@ class StopStrings:
         self._held = ""   # the end of the text so far that may be the beginning of a stop string
 
     def feed(self, text: str) -> str:
-        """The text that is now certain to come before any stop string, maybe none; `hit` is set where one is
-        complete.
-        """
+        """The text now certain to come before any stop string; `hit` is set where one is complete."""
         # EXERCISE 8.10 stop strings
         if self.hit is not None:
             return ""

@@ -1,5 +1,4 @@
-"""Sixteen mixed requests through the engine: one after another, four at once, all at once, and with too
-little memory.
+"""Sixteen mixed requests through the engine: one after another, four and all at once, in little memory.
 
 What a server meets: short questions with short answers beside long texts to continue. Every way of running
 them must give the same tokens; what differs is how long it takes. First by torch alone, whose operations a

@@ -1,5 +1,4 @@
-"""`python learn.py alike FOLDER`: which hand-ins of one exercise are suspiciously alike, whatever their
-variables are called.
+"""`python learn.py alike FOLDER`: which hand-ins of one exercise are suspiciously alike, names aside.
 
 Adds to learn_handin.py: chapter 6's near-duplicate search on code. A body becomes its tokens, names that it
 chose itself numbered in the order in which they appear and comments gone; runs of five tokens are hashed,

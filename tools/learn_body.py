@@ -1,5 +1,4 @@
-"""The body's end: a process with the reference and one body in it, which computes what the judge asks and
-knows no more.
+"""The body's end: a process with the reference and one body in it, which computes what the judge asks.
 
 Adds to learn_peer.py: calls of the tree's functions, with a look at what they change and print.
 learn_worker.py starts this process, behind the walls of learn_guard.py when the body is a stranger's. The

@@ -1,5 +1,4 @@
-"""`python learn.py exam` and `mistakes`: questions made from the bank of wrong answers, and a page of them
-for graders.
+"""`python learn.py exam` and `mistakes`: questions from the bank of wrong answers, a page for graders.
 
 Adds to learn_prove.py: three uses of its bank. `exam` writes a sheet of questions ("one of these two is
 wrong: which, and what would you see?") and an answer sheet that quotes what the tests say. With `--plant

@@ -1,5 +1,4 @@
-"""What stands for something on the other side of the wall: objects, and the gradients of results computed
-there.
+"""What stands for something on the other side of the wall: objects, and gradients computed there.
 
 Adds to learn_tensors.py: `Far`, whose attributes and calls are the other side's; the autograd.Function behind
 a result that came from there; what tells whether an argument was changed; and torch's generator as text.

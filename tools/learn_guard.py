@@ -1,5 +1,4 @@
-"""The walls around the process of a stranger's body: limits, another user, Landlock for files, seccomp for
-the rest.
+"""The walls around a stranger's body: limits, another user, Landlock for files, seccomp for the rest.
 
 Adds to learn_worker.py: what `grade` puts up before a body is imported, in an order in which none can be
 taken down. The body may compute, read Python's and the system's libraries and its own tree, and write to its

@@ -1,5 +1,4 @@
-"""Reading a hand-in: a folder or a zip in which the files of the exercises are found by name, whatever else
-is there.
+"""Reading a hand-in: a folder or a zip in which the files of the exercises are found by name.
 
 Adds to learn_bodies.py: only the text between the two marker lines of each exercise is taken. Nothing is
 unpacked, and .venv, out, .git and the like are passed over, so the zip of a whole working folder is as good

@@ -1,5 +1,4 @@
-"""The judge's end: the function of an exercise, which in the judge's copy only asks the process that holds
-the body.
+"""The judge's end: in its copy a function only asks the process that holds the body.
 
 Adds to learn_peer.py: `far`, the decorator that learn_run.py writes above that function; handles on a test's
 own helpers, of which only public methods are served; and what a call may change. A change in place is applied

@@ -1,5 +1,4 @@
-"""What `grade` writes: results.json for Gradescope, a table, a page to read, and tables that Canvas and
-Moodle import.
+"""What `grade` writes: results for Gradescope, a table, a page to read, tables for Canvas and Moodle.
 
 Adds to learn_grade.py: totals, late days, and four formats. An answer that could not be judged has no points
 yet: its cell is empty, and a hand-in with such an answer is left out of what a learning platform would

@@ -1,5 +1,4 @@
-"""Trees of files: the clean reference of a commit or of the working tree, and the two trees that one case
-needs.
+"""Trees of files: the clean reference of a commit or of the working tree, and the two of each case.
 
 Adds to learn_bodies.py: the judge's tree is the reference with the tests, in which the function of one
 exercise is blank and only asks (`far`, learn_judge.py); the body's tree is the reference's chapters without
