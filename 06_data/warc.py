@@ -1,8 +1,9 @@
 """WARC files: how a crawl is stored, one gzip member per record.
 
-The crawler writes them and the pipeline reads them, ours or Common Crawl's. A record is a few header lines, a blank line, and exactly Content-Length bytes: for a page, the HTTP response
-as it came over the wire. Every record is compressed on its own, so that a reader can start at any record,
-and one broken member costs one record and not the file.
+The crawler writes them and the pipeline reads them, ours or Common Crawl's. A record is a few header lines, a
+blank line, and exactly Content-Length bytes: for a page, the HTTP response as it came over the wire. Every
+record is compressed on its own, so that a reader can start at any record, and one broken member costs one
+record and not the file.
 
 Source: ISO 28500, https://iipc.github.io/warc-specifications/specifications/warc-format/warc-1.1/
 Used by crawl.py and pipeline.py; `python 06_data/run.py` writes and reads a real one.
