@@ -13,6 +13,8 @@ DEVICE := auto
 MODEL  := grpo
 HOST   := 127.0.0.1
 PORT   := 8000
+override QUICK := $(filter-out 0 no off,$(QUICK))
+override FULL  := $(filter-out 0 no off,$(FULL))
 OUT    := $(if $(QUICK),out/quick,out$(if $(FULL),/full)$(if $(CORPUS),/corpus))
 OUT    := $(OUT)$(if $(filter 0,$(SEED)),,/seed$(SEED))
 PY     := .venv/bin/python
@@ -21,11 +23,16 @@ PY     := .venv/bin/python
 blank  := $(subst x,,x x)
 O      := $(subst $(blank),\ ,$(OUT))
 hash   := \#
-$(foreach c,$(hash) : ; = % * ? [ \,$(if $(findstring $(c),$(OUT)),$(error make takes no folder with a $(c) in \
+$(foreach c,$(hash) : ; = % * ? [ | \,$(if $(findstring $(c),$(OUT)),$(error make takes no folder with a $(c) in \
 	its name, which OUT=$(OUT) has: name another)))
+$(if $(O),,$(error OUT= names no folder: name one, or leave OUT out))
+joined  = $(subst $(blank),?,$(1))
+$(if $(filter / . ./ $(call joined,$(CURDIR)) $(call joined,$(CURDIR)/),$(call joined,$(OUT))),\
+	$(error OUT=$(OUT) would mix the results with other files: name a folder of their own))
 quote   = '$(subst ','\'',$(1))'
-GIVEN  := --out $(call quote,$(OUT)) --seed $(SEED) $(if $(QUICK),--quick) $(if $(FULL),--full) \
-	$(if $(FAST),--fast $(if $(filter 0,$(FAST)),off,on)) $(if $(filter-out auto,$(DEVICE)),--device $(DEVICE))
+GIVEN  := --out $(call quote,$(OUT)) --seed $(call quote,$(SEED)) $(if $(QUICK),--quick) $(if $(FULL),--full) \
+	$(if $(FAST),--fast $(call quote,$(patsubst 0,off,$(patsubst 1,on,$(FAST))))) \
+	$(if $(filter-out auto,$(DEVICE)),--device $(call quote,$(DEVICE)))
 RUN     = $(PY) $< $(GIVEN)
 CHAPTERS := $(patsubst %/run.py,%,$(wildcard 0[1-8]_*/run.py))
 
@@ -59,7 +66,7 @@ $(foreach c,$(CHAPTERS),$(eval $(firstword $(subst _, ,$(c))): $(O)/$(c)/metrics
 # edited corpus, or another seed in the same folder.
 $(O)/made_from.txt: FORCE | .venv/ready
 	@$(PY) 01_tokenizer/made_from.py $(call quote,$@) $(call quote,$(CORPUS)) \
-	  SEED=$(SEED) QUICK=$(QUICK) FULL=$(FULL) FAST=$(FAST) DEVICE=$(DEVICE)
+	  $(call quote,SEED=$(SEED)) QUICK=$(QUICK) FULL=$(FULL) FAST=$(FAST) $(call quote,DEVICE=$(DEVICE))
 
 # Data comes first: chapter 6 crawls and cleans the text that chapter 1 begins with, unless CORPUS names
 # another. A student's copy without chapter 6 begins with the text that Python carries.

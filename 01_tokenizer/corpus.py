@@ -61,20 +61,23 @@ def files_below(path: str | Path) -> tuple[list[str], list[Path]]:
     Returns the documents, and the files of a folder that are not UTF-8. ValueError if there is nothing to
     read.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if not path.exists():
         raise ValueError(f"--corpus {path}: no such file or folder")
+    folder = path.is_dir()   # else a file, or a pipe: --corpus <(zcat book.gz)
     documents, skipped = [], []
-    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if folder else [path]:
         try:
             text = file.read_text(encoding="utf-8-sig")   # without the mark that some editors put in front
+            if "\0" in text:   # UTF-16 without a mark, an archive of texts
+                raise UnicodeDecodeError("utf-8", b"\0", text.index("\0"), 0, "no text has this byte")
         except UnicodeDecodeError as error:
-            if path.is_file():
+            if not folder:
                 raise ValueError(f"--corpus {path} is not UTF-8 text (byte {error.start}): "
                                  "convert it, e.g. with iconv") from None
             skipped.append(file)   # a folder may also hold pictures
             continue
-        documents += re.split(r"\n\s*\n", text) if path.is_file() else [text]
+        documents += [text] if folder else re.split(r"\n\s*\n", text)
     return documents, skipped
 
 
@@ -100,7 +103,7 @@ def real_text(path: str | Path | None = None) -> list[str]:
     """
     raw, skipped = files_below(path) if path else (language_reference() + docstrings(), [])
     if skipped:
-        names = ", ".join(str(file.relative_to(Path(path or "").expanduser())) for file in skipped[:3])
+        names = ", ".join(str(file.relative_to(os.path.expanduser(path or ""))) for file in skipped[:3])
         print(f"  skipped {len(skipped)} files of {path} that are not UTF-8 text ({names}): "
               "if they hold text, convert them, e.g. with iconv")
     documents = list(dict.fromkeys(filter(None, cut_long(list(map(tidy, raw))))))

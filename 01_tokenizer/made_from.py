@@ -11,9 +11,15 @@ import os
 import sys
 from pathlib import Path
 
+from settings import RunSettings, check_ranges
+
+FAST = {"": "auto", "0": "off", "1": "on"}   # what the Makefile makes of it
+
 
 def corpus_hash(path: Path) -> str:
     """A hash of the names and the contents of a file or of all files of a folder."""
+    if not path.is_file() and not path.is_dir():
+        raise ValueError(f"CORPUS={path}: no such file or folder")
     h = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
         h.update(f"\0{file.relative_to(path)}\0".encode(errors="surrogateescape"))
@@ -26,9 +32,29 @@ def corpus_hash(path: Path) -> str:
     return h.hexdigest()
 
 
+def check(words: list[str]) -> None:
+    """ValueError for a seed, a device and so on that no chapter will take: a slip of the pen is not noted.
+
+    Else the finished results of this folder would be out of date, and be made again after the next make.
+    """
+    given = dict(word.split("=", 1) for word in words)
+    seed, device = given.get("SEED", "0"), given.get("DEVICE", "auto")
+    if not seed.isdecimal():
+        raise ValueError(f"SEED={seed}: give a whole number, 0 or more")
+    fast = given.get("FAST", "")
+    check_ranges(RunSettings(seed=int(seed), device=device, fast=FAST.get(fast, fast)))
+    if given.get("QUICK") and given.get("FULL"):
+        raise ValueError("QUICK=1 and FULL=1 are a toy and a large model: choose one")
+    if device not in ("auto", "cpu"):
+        from workbench import pick_device  # torch takes a second: only where it must be asked
+
+        pick_device(device)
+
+
 def write_note(note: Path, corpus: str, settings: list[str]) -> bool:
     """Write the note if it would say something new; returns whether it did."""
-    corpus = corpus_hash(Path(corpus).expanduser()) if corpus else "curated"
+    check(settings)
+    corpus = corpus_hash(Path(os.path.expanduser(corpus))) if corpus else "curated"
     text = "\n".join([f"corpus: {corpus}", *settings, ""])
     if note.exists() and note.read_text(encoding="utf-8") == text:
         return False
@@ -42,5 +68,7 @@ def write_note(note: Path, corpus: str, settings: list[str]) -> bool:
 if __name__ == "__main__":
     try:
         write_note(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {error.filename}: {error.strerror}")

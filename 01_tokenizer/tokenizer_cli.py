@@ -89,7 +89,7 @@ def opened(file: str) -> Iterator[tuple[str, BinaryIO]]:
     if file == "-":
         yield "standard input", sys.stdin.buffer
         return
-    if not Path(file).is_file():
+    if Path(file).is_dir() or not Path(file).exists():   # a pipe such as <(zcat book.gz) is a file too
         raise ValueError(f"{file}: no such file")
     with open(file, "rb") as source:
         yield file, source

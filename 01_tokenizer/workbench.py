@@ -35,8 +35,10 @@ ROOT = Path(__file__).resolve().parent.parent
 def run_main(main: Callable[[], None]) -> None:
     """Run a command. An expected error ends it with one sentence and a non-zero exit status, no traceback."""
     use_two_threads()
+    open_streams()
     try:
         main()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit("\nstopped: run the same command again to continue from the last checkpoint")
     except ValueError as error:
@@ -44,14 +46,20 @@ def run_main(main: Callable[[], None]) -> None:
     except FileNotFoundError as error:
         sys.exit(f"error: {error.filename} is missing: "
                  "run the earlier chapters first (`make` does it in order)")
-    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        sys.exit(f"error: {error.filename}: {str(error.strerror).lower()}")
+    except FileExistsError as error:
+        sys.exit(f"error: {error.filename} is there and no folder: name another, or move it away")
     except OSError as error:
         if isinstance(error, BrokenPipeError) and nobody_reads():
             sys.exit(1)
-        if error.errno != errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            sys.exit("error: the disk is full: free some space and run the same command again, nothing is "
+                     "lost")
+        if not error.filename:
             raise
-        sys.exit("error: the disk is full: free some space and run the same command again, nothing is lost")
+        sys.exit(f"error: {error.filename}: {str(error.strerror).lower()}")
+    except MemoryError:
+        sys.exit("error: the memory of this machine is full: make the batch or the model smaller, or end "
+                 "other programs")
     except torch.cuda.OutOfMemoryError:
         sys.exit("error: the memory of the GPU is full: make the batch smaller, or run with --device cpu")
     except (NotImplementedError, TypeError) as error:
@@ -78,13 +86,27 @@ def use_two_threads() -> None:
     sleep at once made one on two idle cores no faster than a single thread, as waking takes longer than the
     work of a small matrix. The count is GNU's OpenMP's (torch on Linux), the policy all others'. OpenMP reads
     these variables once, when torch is loaded: a command started without them starts itself again, by the
-    same words (`python -u`, `python -m pdb`). A number of threads that was given stays.
+    same words (`python -u`, `python -m pdb`), but not under a debugger, whose breakpoints would be gone. A
+    number of threads that was given stays.
     """
-    if "OMP_WAIT_POLICY" not in os.environ:
+    if "OMP_WAIT_POLICY" not in os.environ and not sys.gettrace():
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def open_streams() -> None:
+    """Give a closed standard stream (`2>&-`, some daemons) an end, and let no character be too much for one.
+
+    Else the next file that is opened takes the closed one's number, and what a library says there stands in
+    that file. A terminal without the character gets its number, as does a file name that is not UTF-8.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
+        if mode == "w" and hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
 def process_pool(n: int) -> ProcessPoolExecutor:
@@ -165,16 +187,17 @@ def is_special(path: Path | str) -> bool:
 
 
 def write_json(path: Path | str, value) -> None:
-    """Write JSON atomically."""
+    """Write JSON atomically. Half a character, as in a file name that is not UTF-8, is written as \\udcff."""
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")   # JSON's own escape
 
 
 def read_json(path: Path | str):
     """Read JSON; a damaged file is a ValueError that says what to delete."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:   # no JSON, no UTF-8, numbers or brackets without end
         raise ValueError(f"{path} is damaged ({error}): delete it and run make again") from None
 
 

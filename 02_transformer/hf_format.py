@@ -6,11 +6,11 @@ knows what four families call things: Llama, Qwen3, Mixtral, GPT-2.
 
     python 02_transformer/hf_format.py FOLDER      loads it, counts it, and says what it needs
 """
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 try:
-    from workbench import read_json, run_main, write_json
+    from workbench import parse_settings, read_json, run_main, write_json
 except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import torch
@@ -127,11 +127,15 @@ def write_shards(folder: Path, weights: dict[str, Tensor], shard_bytes: int) -> 
         (folder / ONE_FILE).unlink(missing_ok=True)
 
 
+@dataclass
+class Settings:
+    """What to load."""
+    folder: str   # with config.json and model.safetensors
+
+
 def main() -> None:
     """Load a folder and say how large it is."""
-    if len(sys.argv) != 2:
-        raise ValueError("give the folder of a model: python 02_transformer/hf_format.py FOLDER")
-    model = load_hf(sys.argv[1])
+    model = load_hf(parse_settings(Settings, __doc__).folder)
     weights = [*model.parameters()]
     print(f"{sum(p.numel() for p in weights):,} parameters of type {weights[0].dtype}, "
           f"{sum(p.nbytes for p in weights) / 1e9:.2f} GB")

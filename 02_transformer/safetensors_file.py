@@ -13,10 +13,11 @@ import math
 import mmap
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 try:
-    from workbench import atomic, run_main
+    from workbench import atomic, parse_settings, run_main
 except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import torch
@@ -164,11 +165,15 @@ def view_of(data: Tensor, entry: dict) -> Tensor:
     return piece.view(dtype).view(entry["shape"])
 
 
+@dataclass
+class Settings:
+    """What to look into."""
+    file: str   # a .safetensors file
+
+
 def main() -> None:
     """List a file: name, type, shape, and the sum."""
-    if len(sys.argv) != 2:
-        raise ValueError("give one file: python 02_transformer/safetensors_file.py model.safetensors")
-    entries, _ = open_checked(sys.argv[1])
+    entries, _ = open_checked(parse_settings(Settings, __doc__).file)
     for name, e in entries.items():
         print(f"{e['dtype']:<5} {str(e['shape']):<18} {name}")
     print(f"{sum(math.prod(e['shape']) for e in entries.values()):,} numbers in {len(entries)} tensors")

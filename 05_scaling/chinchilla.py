@@ -131,6 +131,9 @@ def fit(N, D, loss, E: float | None = None, delta: float = 1e-3) -> Fit:
     Raises ValueError when the runs cannot determine the parameters; see also Fit.determined.
     """
     free = 5 if E is None else 4
+    if E is not None and not np.min(loss) > E:
+        raise ValueError(f"a loss of {np.min(loss):g} is not above the entropy {E:g}, which none can reach: "
+                         "give a smaller entropy")
     N, D, loss = check(N, D, np.asarray(loss, dtype=np.float64) - (E or 0), free)
     n, d, y = np.log(N), np.log(D), np.log(loss)
     n0, d0 = n.mean(), d.mean()                       # centred, or A and alpha could hardly be told apart
@@ -184,11 +187,15 @@ def bootstrap(N, D, loss, fitted: Fit, replicas: int, seed: int = 0, delta: floa
 
 
 def read_runs(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The columns N, D and loss of a CSV file; other columns are ignored."""
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    """The columns N, D and loss of a CSV file, as people and spreadsheets write them; others are ignored."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:   # without Excel's mark in front
+            rows = [{str(name).strip(): value for name, value in row.items()} for row in csv.DictReader(file)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} can't be read ({error}): save it as CSV in UTF-8") from None
     if not rows or not {"N", "D", "loss"} <= set(rows[0]):
-        raise ValueError(f"{path} needs a header line with the columns N, D and loss, then one run a line")
+        raise ValueError(f"{path} needs a header line with the columns N, D and loss, then one run a line, "
+                         "with commas between them")
     try:
         N, D, loss = (np.array([float(row[name]) for row in rows]) for name in ("N", "D", "loss"))
     except (TypeError, ValueError):

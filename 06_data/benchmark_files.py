@@ -13,6 +13,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def _text(path: str | Path) -> str:
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
             return file.read()
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+    except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path} cannot be read ({error}): wanted UTF-8, gzip if it says so") from None
 
 
@@ -55,7 +56,7 @@ def _rows(path: str | Path, **fields: type | tuple[type, ...]) -> list[dict]:
     try:
         rows = json.loads(text) if text.lstrip()[:1] == "[" else [json.loads(x) for x in text.split("\n")
                                                                   if x.strip()]
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:   # numbers and brackets without end are no JSON either
         raise ValueError(f"{path} is not one JSON object a line ({error})") from None
     for number, row in enumerate(rows, 1):
         for name, kind in fields.items():
@@ -116,9 +117,10 @@ def load_mbpp(path: str | Path) -> list[Program]:
     tasks = []
     for number, row in enumerate(_rows(path, task_id=(int, str), code=str, test_list=list), 1):
         asked = row.get("text", row.get("prompt"))
-        setup = row.get("test_setup_code") or "\n".join(row.get("test_imports") or [])
+        setup, imports = row.get("test_setup_code") or "", row.get("test_imports") or []
         tests = row["test_list"]
-        if not isinstance(asked, str) or not tests or not all(isinstance(t, str) for t in [setup, *tests]):
+        texts = [asked, setup, *tests, *imports] if isinstance(imports, list) else [None]
+        if not tests or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"{path}, row {number}: wanted a `text` or `prompt` and at least one test")
         asked = "\n".join([asked, *tests]).replace("\r\n", "\n")
         try:
@@ -126,7 +128,7 @@ def load_mbpp(path: str | Path) -> list[Program]:
         except (SyntaxError, ValueError) as error:
             raise ValueError(f"{path}, row {number}: a test or the code is no Python ({error})") from None
         tasks.append(Program(f"MBPP/{row['task_id']}", "".join(f"# {line}\n" for line in asked.split("\n")),
-                             "\n".join([setup, *tests]) + "\n", entry, row["code"]))
+                             "\n".join([setup or "\n".join(imports), *tests]) + "\n", entry, row["code"]))
     return tasks
 
 

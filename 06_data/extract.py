@@ -98,6 +98,6 @@ def word_score(found: str, gold: str) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).exists() or Path(sys.argv[1]).is_dir():
         sys.exit("extract.py: name one HTML file: python 06_data/extract.py page.html")
     print(extract(Path(sys.argv[1]).read_bytes(), "")[0])

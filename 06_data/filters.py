@@ -224,6 +224,6 @@ def clean_code(source: str) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).exists() or Path(sys.argv[1]).is_dir():
         sys.exit("filters.py: name one text file: python 06_data/filters.py file.txt")
     print("\n".join(explain(Path(sys.argv[1]).read_text("utf-8", "replace"))) or "kept: no rule is broken")

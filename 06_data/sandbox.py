@@ -253,7 +253,7 @@ def judge(prompt: str, completion: str, test: str, entry_point: str, limits: Lim
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).exists() or Path(sys.argv[1]).is_dir():
         sys.exit("sandbox.py: name one program: python 06_data/sandbox.py program.py")
     box = Sandbox(Path(sys.argv[1]).read_text("utf-8"))
     try:

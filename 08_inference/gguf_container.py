@@ -13,12 +13,12 @@ import math
 import mmap
 import os
 import struct
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 try:
-    from workbench import atomic, run_main
+    from workbench import atomic, parse_settings, run_main
 except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import torch
@@ -182,11 +182,16 @@ def stored(name: str, shape: list[int], code: int, rest: Tensor) -> Stored:
     return Stored(NAME_OF[code], shape, rest[:n // f.block * f.n_bytes])
 
 
+@dataclass
+class Settings:
+    """What to look into."""
+    file: str   # a .gguf file
+
+
 def main() -> None:
     """List a file."""
-    if len(sys.argv) != 2:
-        raise ValueError("give one file: python 08_inference/gguf_container.py model.gguf")
-    values, tensors = read_container(sys.argv[1])
+    file = parse_settings(Settings, __doc__).file
+    values, tensors = read_container(file)
     for name, value in values.items():
         print(f"{name:<44}{f'{len(value)} items' if isinstance(value, list) else repr(value)[:60]}")
     for name, t in tensors.items():

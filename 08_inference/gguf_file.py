@@ -12,12 +12,12 @@ it is, so that we read back exactly what was written.
 """
 import math
 import re
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 try:
-    from workbench import run_main
+    from workbench import parse_settings, run_main
 except ModuleNotFoundError:
     raise SystemExit("error: first run `source .venv/bin/activate`, once `make setup` has run") from None
 import torch
@@ -188,12 +188,17 @@ def tokenizer_of(values: dict[str, Any]) -> Tokenizer:
     return tokenizer
 
 
+@dataclass
+class Settings:
+    """What to look into."""
+    file: str   # a .gguf file
+
+
 def main() -> None:
     """Load a file and say what it is."""
-    if len(sys.argv) != 2:
-        raise ValueError("give one file: python 08_inference/gguf_file.py model.gguf")
-    model, tokenizer = read_gguf(sys.argv[1])
-    size, n = Path(sys.argv[1]).stat().st_size, sum(p.numel() for p in model.parameters())
+    file = parse_settings(Settings, __doc__).file
+    model, tokenizer = read_gguf(file)
+    size, n = Path(file).stat().st_size, sum(p.numel() for p in model.parameters())
     print(f"{n:,} parameters, {tokenizer.vocab_size} tokens, {size:,} bytes")
 
 

@@ -1,6 +1,7 @@
 """The corpus: held out means held out, sums are right, files are read and refused."""
 import importlib
 import inspect
+import os
 import random
 
 import numpy as np
@@ -145,12 +146,22 @@ def test_files_that_are_not_utf_8_are_named_and_a_byte_order_mark_is_no_text(tmp
     (tmp_path / "old.txt").write_bytes("caf\u00e9 ".encode("latin-1") * 5000)
     assert real_text(tmp_path)[0].startswith("caf\u00e9 word")
     assert "skipped 1 files" in (said := capsys.readouterr().out) and "(old.txt)" in said
+    read, write = os.pipe()
+    os.write(write, words.encode())
+    os.close(write)
+    assert real_text(f"/dev/fd/{read}") == real_text(tmp_path / "good.txt")   # --corpus <(zcat good.gz)
+    os.close(read)
 
 
 def test_unreadable_corpora_are_refused_with_the_reason(tmp_path):
     with pytest.raises(ValueError, match="no such file"):
         real_text(tmp_path / "missing")
     (tmp_path / "latin1.txt").write_bytes("é".encode("latin-1") * 50_000)
+    (tmp_path / "unmarked.txt").write_bytes(("word " * 9000).encode("utf-16-le"))   # valid UTF-8, with zeros
+    with pytest.raises(ValueError, match="not UTF-8 text .byte 1."):
+        real_text(tmp_path / "unmarked.txt")
+    with pytest.raises(ValueError, match="~no one/a: no such file or folder"):
+        real_text("~no one/a")
     with pytest.raises(ValueError, match="not UTF-8"):
         real_text(tmp_path / "latin1.txt")
     (tmp_path / "short.txt").write_text("too short")

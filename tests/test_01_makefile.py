@@ -28,7 +28,8 @@ def course(tmp_path):
     for name in ("01_tokenizer", "02_transformer", "03_training"):
         (place / name).mkdir()
         (place / name / "run.py").write_text(STUB)
-    shutil.copy(ROOT / "01_tokenizer" / "made_from.py", place / "01_tokenizer")
+    for name in ("made_from.py", "settings.py"):
+        shutil.copy(ROOT / "01_tokenizer" / name, place / "01_tokenizer")
     (place / ".venv" / "bin").mkdir(parents=True)
     (place / ".venv" / "bin" / "python").symlink_to(sys.executable)
     (place / ".venv" / "ready").touch()
@@ -92,7 +93,7 @@ def test_another_or_an_edited_corpus_makes_everything_again(course):
     assert names(make(course)) == ["01", "02", "03"], "without CORPUS the results are elsewhere"
 
 
-@pytest.mark.parametrize("out", ["a:b", "a;b", "a#b", "a=b", "a%b", "a*b", "a?", "[a]", "a\\b"])
+@pytest.mark.parametrize("out", ["a:b", "a;b", "a#b", "a=b", "a%b", "a*b", "a?", "[a]", "a\\b", "a|b"])
 def test_a_folder_that_make_cannot_name_is_refused_in_a_sentence(course, out):
     done = subprocess.run(["make", f"OUT={out}", "01"], cwd=course, capture_output=True, text=True)
     assert done.returncode and done.stderr.count("\n") == 1 and f"OUT={out} has: name another" in done.stderr
@@ -107,3 +108,30 @@ def test_folders_with_blanks_work(course, out):
     assert make(course, f"OUT={out}", "CORPUS=my text.txt") == []
     assert names(make(course, f"OUT={course / out}", "02", "CORPUS=my text.txt")) == []
     assert not (course / "out").exists()
+
+
+@pytest.mark.parametrize("out", ["", ".", "./", "/", "here"])
+def test_results_never_go_among_the_course_s_own_files(course, out):
+    out = course if out == "here" else out
+    before = sorted(course.rglob("*"))
+    done = subprocess.run(["make", f"OUT={out}", "01"], cwd=course, capture_output=True, text=True)
+    assert done.returncode and done.stderr.count("\n") == 1 and ": name" in done.stderr
+    assert sorted(course.rglob("*")) == before
+
+
+def test_a_slip_of_the_pen_is_one_sentence_and_puts_no_finished_result_out_of_date(course):
+    make(course)
+    for words, said in ((["SEED=1e3", "OUT=out"], "SEED=1e3: give a whole number"),
+                        (["SEED=1 2", "OUT=out"], "SEED=1 2: give a whole number"),
+                        (["DEVICE=gpu"], "--device gpu: give auto"),
+                        (["FAST=maybe"], "--fast maybe: give auto"),
+                        (["CORPUS=c.txt", "OUT=out"], "CORPUS=c.txt: no such file or folder"),
+                        (["CORPUS=~no one", "OUT=out"], "CORPUS=~no one: no such file")):
+        done = subprocess.run(["make", *words, "01"], cwd=course, capture_output=True, text=True)
+        assert done.returncode and f"error: {said}" in done.stderr and "Traceback" not in done.stderr
+    assert make(course) == []
+
+
+def test_a_switch_can_be_off(course):
+    assert make(course, "01", "QUICK=0", "FULL=0", "FAST=off") == [
+        ("01_tokenizer", "['--out', 'out', '--seed', '0', '--fast', 'off']")]

@@ -131,6 +131,15 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(trained, argv, stdin, 
     assert sorted(Path(".").rglob("*")) == before
 
 
+def test_a_pipe_is_a_file_too(trained):
+    read, write = os.pipe()
+    os.write(write, b"lower")
+    os.close(write)
+    out, err = trained("encode", "--tokenizer", "t.json", f"/dev/fd/{read}")   # <(zcat book.gz) in a shell
+    os.close(read)
+    assert (out, err) == trained("encode", "--tokenizer", "t.json", stdin=b"lower")
+
+
 def test_broken_bytes_are_replaced_on_demand(trained):
     out, _ = trained("encode", "--errors", "replace", "--tokenizer", "t.json", stdin=BAD_TEXT)
     assert trained("decode", "--tokenizer", "t.json", stdin=out)[0].decode() == "na\ufffdve"

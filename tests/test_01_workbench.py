@@ -84,8 +84,9 @@ def test_output_to_dev_null_leaves_it_a_device():
     assert not os.path.isfile("/dev/null") and os.path.exists("/dev/null")
 
 
-def test_damaged_json_is_named(tmp_path):
-    (tmp_path / "m.json").write_text('{"x": ')
+@pytest.mark.parametrize("text", ['{"x": ', "[" * 100_000, "9" * 5000, '{"x": 1}\0'])
+def test_damaged_json_is_named(tmp_path, text):
+    (tmp_path / "m.json").write_text(text)
     with pytest.raises(ValueError, match="m.json is damaged .* delete it"):
         read_json(tmp_path / "m.json")
 
@@ -161,7 +162,14 @@ def test_expected_errors_end_with_one_sentence(error, sentence, monkeypatch):
     (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"), "the memory of the GPU is full"),
     (PermissionError(errno.EACCES, "Permission denied", "/locked/out"),
      "error: /locked/out: permission denied"),
-    (NotADirectoryError(errno.ENOTDIR, "Not a directory", "file/out"), "error: file/out: not a directory")])
+    (NotADirectoryError(errno.ENOTDIR, "Not a directory", "file/out"), "error: file/out: not a directory"),
+    (FileExistsError(errno.EEXIST, "File exists", "out"), "error: out is there and no folder: name another"),
+    (OSError(errno.EROFS, "Read-only file system", "/cdrom/out"), "error: /cdrom/out: read-only file system"),
+    (OSError(errno.ENAMETOOLONG, "File name too long", "a/b.tmp"), "error: a/b.tmp: file name too long"),
+    (OSError(errno.ELOOP, "Too many levels of symbolic links", "out"), "error: out: too many levels of symb"),
+    (OSError(errno.EMFILE, "Too many open files", "a.bin"), "error: a.bin: too many open files"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded"), "error: the disk is full"),
+    (MemoryError(), "error: the memory of this machine is full")])
 def test_what_a_device_or_a_folder_cannot_do_is_one_sentence(error, sentence, monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -201,6 +209,45 @@ def test_the_hash_of_files_is_that_of_their_contents(tmp_path):
     assert content_hash(a, b) != both
     a.write_text("xy"), b.write_text("z")
     assert content_hash(a, b) == both != content_hash(b, a)
+
+
+def test_a_closed_stream_lends_its_number_to_no_file_and_no_character_is_too_much_for_one(tmp_path):
+    script = tmp_path / "s.py"
+    script.write_text("import os, sys\nfrom workbench import run_main\n"
+                      "for number in (0, 2):\n    os.close(number)\n"
+                      "sys.stdin = sys.stderr = None   # as Python has them after `<&- 2>&-`\n"
+                      "sys.stdout.reconfigure(encoding='ascii', errors='strict')\n"
+                      "def main():\n    print('\\u00b1 \\udcff', repr(sys.stdin.read()))\n"
+                      "    print('lost', file=sys.stderr)\n    print(open('said', 'w').fileno() > 2)\n"
+                      "run_main(main)\n")
+    done = command(script, cwd=tmp_path, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"})
+    assert (done.returncode, done.stdout) == (0, "\\xb1 \\udcff ''\nTrue\n")
+
+
+def test_what_is_still_in_the_buffer_when_the_reader_goes_shows_no_traceback_either(tmp_path):
+    script = tmp_path / "s.py"
+    script.write_text("import os, sys\nfrom workbench import run_main\nread, write = os.pipe()\n"
+                      "os.close(read)\nsys.stdout = open(write, 'w')\n"
+                      "run_main(lambda: print('a little'))\n")
+    done = command(script, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"})
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_command_under_a_debugger_does_not_start_again(monkeypatch):
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(os, "execv", lambda program, words: pytest.fail("its breakpoints are gone"))
+    before = sys.gettrace()
+    sys.settrace(lambda *event: None)
+    try:
+        run_main(lambda: None)
+    finally:
+        sys.settrace(before)
+
+
+def test_a_file_name_that_is_not_utf_8_comes_back_from_json(tmp_path):
+    write_json(tmp_path / "m.json", {"corpus": "caf\udce9", "text": "\u00b1"})
+    assert (tmp_path / "m.json").read_bytes().count(b"\\udce9") == 1
+    assert read_json(tmp_path / "m.json") == {"corpus": "caf\udce9", "text": "\u00b1"}
 
 
 def test_unexpected_errors_keep_their_traceback(monkeypatch):

@@ -179,6 +179,15 @@ def test_the_command_fits_any_csv_and_says_in_one_sentence_what_is_wrong_with_it
     (tmp_path / "no.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="needs a header line"):
         read_runs(str(tmp_path / "no.csv"))
+    written = (tmp_path / "runs.csv").read_text()
+    (tmp_path / "excel.csv").write_text(written.replace(",", " , "), encoding="utf-8-sig")
+    assert all((a == b).all() for a, b in zip(read_runs(str(tmp_path / "excel.csv")), published_like_runs(1)))
+    for damaged in (written.encode("utf-16"), b"N,D,loss\n" + b"1" * 200_000):
+        (tmp_path / "damaged.csv").write_bytes(damaged)
+        with pytest.raises(ValueError, match="damaged.csv can't be read .* in UTF-8"):
+            read_runs(str(tmp_path / "damaged.csv"))
+    with pytest.raises(ValueError, match="is not above the entropy 9"):
+        fit(*published_like_runs(1), E=9.0)
     (tmp_path / "text.csv").write_text("N,D,loss\n1,2\n")
     with pytest.raises(ValueError, match="not a number"):
         read_runs(str(tmp_path / "text.csv"))

@@ -36,7 +36,9 @@ def test_an_mmlu_answer_is_one_letter_or_the_row_is_named(tmp_path, letter):
     (load_mbpp, {"task_id": 1, "text": "t", "code": "f = len", "test_list": ["assert f([]) == 0"]}, [
         {"task_id": 1, "text": "t", "code": ""}, {"task_id": 1, "code": "", "test_list": ["x"]},
         {"task_id": 1, "text": "t", "code": "", "test_list": []},
-        {"task_id": 1, "text": "t", "code": "def", "test_list": ["x"]}])])
+        {"task_id": 1, "text": "t", "code": "def", "test_list": ["x"]},
+        {"task_id": 1, "text": "t", "code": "", "test_list": ["x"], "test_imports": 5},
+        {"task_id": 1, "text": "t", "code": "", "test_list": ["x"], "test_imports": [5]}])])
 def test_a_row_that_lacks_something_is_named(tmp_path, load, good, bad):
     path = tmp_path / "b.jsonl"
     path.write_text(json.dumps(good) + "\n")
@@ -47,7 +49,11 @@ def test_a_row_that_lacks_something_is_named(tmp_path, load, good, bad):
             load(path)
 
 
-@pytest.mark.parametrize("content", [b"{broken\n", b"\xff\xfe{}", b"{}{}"])
+DAMAGED = bytearray(gzip.compress(b'{"task_id": 1}' * 9, mtime=0))   # unpacking it is a zlib.error
+DAMAGED[12] ^= 255
+
+
+@pytest.mark.parametrize("content", [b"{broken\n", b"\xff\xfe{}", b"{}{}", b"[" * 100_000, DAMAGED])
 def test_a_file_of_another_kind_is_named(tmp_path, content):
     for name, load in (("a.jsonl", load_hellaswag), ("a.jsonl.gz", load_humaneval)):
         (tmp_path / name).write_bytes(content)
@@ -56,6 +62,13 @@ def test_a_file_of_another_kind_is_named(tmp_path, content):
     (tmp_path / "a.csv").write_bytes(b'"open quote,a,b,c,d,A')
     with pytest.raises(ValueError, match="a.csv is not a CSV file"):
         load_mmlu(tmp_path / "a.csv")
+
+
+def test_a_line_ends_where_the_format_says_and_not_where_unicode_has_separators(tmp_path):
+    (tmp_path / "a.csv").write_text("a\u2028b\x0c,1,2,3\x85,4,A\n", encoding="utf-8")
+    assert load_mmlu(tmp_path / "a.csv")[0].context == "Question: a\u2028b\x0c\nAnswer:"
+    (tmp_path / "a.jsonl").write_text('{"question": "a\u2028b", "answer": "#### 1"}\n', encoding="utf-8")
+    assert load_exact(tmp_path / "a.jsonl") == [("a\u2028b", "1")]
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path):
