@@ -17,7 +17,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "tools"))
-from learn_bodies import Exercise, chapters, digest, graft, is_stub, write
+from learn_bodies import Exercise, chapters, digest, graft, is_stub, text_of, write
 from learn_check import bench_of, check, watch
 from learn_mine import bring, narrow, run
 from learn_student import (
@@ -115,7 +115,7 @@ def start(student: Student, number: str) -> None:
         raise ValueError(f"chapter {number} is already yours: blank one of its exercises with "
                          f"{command('reset ID')}")
     for e in chosen:
-        write(ROOT / e.path, graft((ROOT / e.path).read_text(encoding="utf-8"), e.id, e.stub))
+        write(ROOT / e.path, graft(text_of(ROOT / e.path), e.id, e.stub))
     (ROOT / ".learn").mkdir(exist_ok=True)
     known = subprocess.run(["git", "-C", str(ROOT), "config", "user.email"], capture_output=True,
                            check=False).stdout
@@ -157,7 +157,7 @@ def reset(student: Student, exercise: Exercise) -> None:
     kept.parent.mkdir(parents=True, exist_ok=True)
     write(kept, exercise.body)
     write(ROOT / exercise.path,
-          graft((ROOT / exercise.path).read_text(encoding="utf-8"), exercise.id, exercise.stub))
+          graft(text_of(ROOT / exercise.path), exercise.id, exercise.stub))
     print(f" {exercise.id} is blank again; what was there is in {os.path.relpath(kept)}\n"
           " (to have it again, paste it between the two EXERCISE lines)")
 

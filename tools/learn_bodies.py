@@ -69,6 +69,27 @@ def digest(body: str) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
+def text_of(file: Path) -> str:
+    """What a person's editor or Excel has saved, a byte order mark aside. ValueError: it is not UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is not text in UTF-8: save it again with that encoding (Excel: the kind "
+                         "'CSV UTF-8')") from None
+
+
+def moved(body: str, old: str, new: str) -> str:
+    """A body whose marker lines stand at the indent `old`, for a file in which they stand at `new`.
+
+    So the answer of somebody whose editor has turned the whole file's spaces into tabs, or four into two,
+    fits into the reference: Python asks only that the lines of one block begin alike.
+    """
+    if old == new:
+        return body
+    return "".join(new + line.removeprefix(old) if old and line.startswith(old) else line
+                   for line in body.splitlines(keepends=True))
+
+
 def find(text: str, path: str = "") -> list[Exercise]:
     """All exercises of one file, in order. ValueError: a marker is missing, doubled or crossed."""
     found, mark, start = [], None, 0
@@ -163,7 +184,7 @@ def course(root: Path) -> dict[str, Exercise]:
         for file in sorted((root / chapter).rglob("*")):
             if file.suffix in CODE and "__pycache__" not in file.parts:
                 path = file.relative_to(root).as_posix()
-                for exercise in find(file.read_text(encoding="utf-8"), path):
+                for exercise in find(text_of(file), path):
                     here[exercise.id] = exercise
         page = root / chapter / "EXERCISES.md"
         told = {e["id"]: e for e in described(page.read_text(encoding="utf-8"))} if page.exists() else {}

@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from learn_bodies import Exercise, blanked, digest, is_stub
+from learn_bodies import Exercise, blanked, digest, is_stub, moved, text_of
 from learn_run import Bench, line_in_file
 from learn_student import ROOT, Student, command, folded, page, paint, place
 from learn_trees import copy_tree, export
@@ -51,7 +51,7 @@ def check_one(student: Student, exercise: Exercise, bench: Bench, seconds: float
     if is_stub(exercise.body):
         print(f" · still blank: the task is in {page(exercise)}")
         return False
-    text = (ROOT / exercise.path).read_text(encoding="utf-8")
+    text = text_of(ROOT / exercise.path)
     try:
         if exercise.comment == "#":
             compile(text, path, "exec")
@@ -61,7 +61,8 @@ def check_one(student: Student, exercise: Exercise, bench: Bench, seconds: float
         print(indented((problem.text or "").strip()))
         return False
     reference = bench.exercises[exercise.id]
-    verdict = bench.run(exercise.id, exercise.body, seconds=seconds)
+    body = moved(exercise.body, exercise.indent, reference.indent)
+    verdict = bench.run(exercise.id, body, seconds=seconds)
     if verdict.broken or verdict.end not in ("finished", "late") or not verdict.names:
         why = (verdict.broken or verdict.log).strip().splitlines()[-6:] or [
             f"the tests ended early: {verdict.end}"
@@ -81,7 +82,7 @@ def check_one(student: Student, exercise: Exercise, bench: Bench, seconds: float
             shown = ["the same error" if outcome == "error" else "the same"] if cause in told else shown
             told.add(cause)
             print("\n".join(indented(line) for line in shown))
-    clean = (bench.base / exercise.path).read_text(encoding="utf-8")
+    clean = text_of(bench.base / exercise.path)
     theirs = student.release.get("files", {}).get(exercise.path, digest(blanked(clean)))
     if digest(blanked(text)) != theirs:
         print(folded(f"note: {path} is changed outside the EXERCISE lines; only what is between them "

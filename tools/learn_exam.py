@@ -16,7 +16,7 @@ import textwrap
 import tokenize
 from pathlib import Path
 
-from learn_bodies import Exercise, course, find, graft, write
+from learn_bodies import Exercise, course, find, graft, text_of, write
 from learn_prove import mutant, mutants
 from learn_run import Bench
 from learn_trees import copy_tree
@@ -147,7 +147,11 @@ def command(root: Path, asked) -> int:
         return 0
     out.mkdir(parents=True, exist_ok=True)
     if asked.plant:
-        names = [n.strip() for n in Path(asked.plant).read_text(encoding="utf-8").splitlines() if n.strip()]
+        names = [n.strip() for n in text_of(Path(asked.plant)).splitlines() if n.strip()]
+        for name in names:
+            if re.search(r"[/\\]|^\.", name):
+                raise ValueError(f"{asked.plant}: {name!r} is no name of a folder: leave out / and \\, and a "
+                                 "dot at the beginning")
         planted = plant(root, chosen, names, asked.questions, asked.seed, out)
         lines = [f"- {name}: " + "; ".join(map(" ".join, found)) for name, found in planted.items()]
         write(out / "answers.md", f"# What was planted (seed {asked.seed})\n\n" + "\n".join(lines) + "\n")

@@ -219,7 +219,9 @@ def command(root: Path, asked) -> int:
 
     def say(result: Result) -> None:
         score = "–" if result.score is None else f"{result.score:g}"
-        note = f"   {result.note}" if result.note else ""
+        said.append(result.note)
+        same = len(result.note) > 80 and said[-2:-1] == [result.note]
+        note = f"   {'not judged: the same' if same else result.note}" if result.note else ""
         print(f"   {score}/{result.exercise.points}  {result.exercise.id} {result.exercise.title}{note}",
               flush=True)
 
@@ -228,10 +230,11 @@ def command(root: Path, asked) -> int:
         base = Path(place) / "base"
         export(root, git(root, "rev-parse", "HEAD"), base) if has_git(root) else copy_tree(root, base)
         base.chmod(0o700)
-        rows = {}
+        rows, said = {}, []
         with Grader(root, base, wanted(asked, list(course(base))), limits) as grader:
             for n, (name, each) in enumerate(several.items(), 1):
                 print(f" {name}" + (f"   ({n} of {len(several)})" if asked.many else ""), flush=True)
+                said.clear()
                 rows[name] = grader.grade(each, say)
                 print(f" {lateness.summary(name, rows[name])}", flush=True)
             about = protections(grader.has, limits)

@@ -5,17 +5,19 @@ unpacked, and .venv, out, .git and the like are passed over, so the zip of a who
 as that of one file.
 """
 
+import io
 import os
 import re
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from learn_bodies import Exercise
+from learn_bodies import Exercise, moved
 
 PACKED = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")   # the first is read, the others named
 UNREADABLE = (ValueError, OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile)
 IGNORED = {".git", ".venv", "venv", "out", "node_modules", ".learn", "__MACOSX"}
 MOST = 1 << 20      # bytes of one file
+INNER = 64 << 20    # bytes of a zip inside the hand-in
 BODY = 20_000       # bytes of one body
 
 
@@ -35,24 +37,48 @@ def hand_ins(folder: Path) -> dict[str, Path]:
     return {name if p.is_dir() or names.count(name) == 1 else p.name: p for name, p in zip(names, several)}
 
 
-def members(submission: Path):
-    """(path in the hand-in, size, how to read it) of its files. ValueError: neither a folder nor a zip."""
-    if submission.is_dir():
+def members(submission: Path | io.BytesIO, called: str):
+    """(path in the hand-in, size, how to read its first bytes) of its files.
+
+    ValueError: neither a folder nor a zip. Some programs of Windows write backslashes into a zip.
+    """
+    if isinstance(submission, Path) and submission.is_dir():
         for top, folders, names in os.walk(submission):
-            folders[:] = [f for f in folders if worth([f])]
-            for file in (Path(top) / name for name in names):
+            folders[:] = sorted(f for f in folders if worth([f]))
+            for file in (Path(top) / name for name in sorted(names)):
                 if file.is_file() and not file.is_symlink():
                     inside = PurePosixPath(file.relative_to(submission).as_posix())
-                    yield inside, file.stat().st_size, file.read_bytes
+                    yield inside, file.stat().st_size, lambda n, f=file: f.read_bytes()[:n]
     elif not zipfile.is_zipfile(submission):
-        raise ValueError(f"{submission.name} is neither a folder nor a zip file: unpack it into a folder of "
+        raise ValueError(f"{called} is neither a folder nor a zip file: unpack it into a folder of "
                          "the student's name, or ask for a zip")
     else:
         with zipfile.ZipFile(submission) as archive:
             for member in archive.infolist():
-                inside = PurePosixPath(member.filename)
+                inside = PurePosixPath(member.filename.replace("\\", "/"))
                 if not member.is_dir() and worth(inside.parts[:-1]):
-                    yield inside, member.file_size, lambda m=member: archive.open(m).read(MOST + 1)
+                    yield inside, member.file_size, lambda n, m=member: archive.open(m).read(n)
+
+
+def texts_of(submission: Path | io.BytesIO, called: str, wanted: set[str]) -> dict[PurePosixPath, bytes]:
+    """The files with these names, of a hand-in or, where it has none of them, of the one zip inside it.
+
+    Moodle gives a folder for each student, with what was uploaded in it as it was.
+    """
+    texts, packed = {}, {}
+    for where, size, take in members(submission, called):
+        if where.name in wanted and size <= MOST:
+            texts[where] = take(MOST + 1)
+        elif where.suffix.lower() in PACKED and worth([where.name]) and size <= INNER and len(packed) < 2:
+            packed[where] = take(INNER + 1)
+    if texts or not packed:
+        return texts
+    if len(packed) > 1:
+        raise ValueError(f"{called} holds {' and '.join(map(str, packed))}: leave the one that counts")
+    [(where, data)] = packed.items()
+    if not isinstance(submission, Path):
+        raise ValueError(f"{called} holds one more archive, {where}: unpack it")
+    return texts_of(io.BytesIO(data), f"{called}/{where}", wanted)
 
 
 def read(submission: Path, paths: set[str]) -> dict[str, str]:
@@ -62,8 +88,7 @@ def read(submission: Path, paths: set[str]) -> dict[str, str]:
     taken.
     """
     wanted = {path.split("/")[-1] for path in paths}
-    texts = {where: take() for where, size, take in members(submission) if where.name in wanted
-             and size <= MOST}
+    texts = texts_of(submission, submission.name, wanted)
     handed = {}
     for path in paths:
         fits = [p for p in texts if p.name == path.split("/")[-1] and len(texts[p]) <= MOST]
@@ -85,7 +110,10 @@ def line_of(text: str, exercise: Exercise) -> int:
 
 
 def body_of(text: str, exercise: Exercise) -> str:
-    """What stands between the marker lines of one exercise. ValueError: what the student should mend."""
+    """What stands between the marker lines of one exercise, indented as in the reference.
+
+    ValueError: what the student should mend.
+    """
     sign, id = exercise.comment, re.escape(exercise.id)
     begins = beginnings(text, exercise)
     ends = list(re.finditer(rf"^[ \t]*{sign} END EXERCISE {id}[ \t]*$", text, re.M))
@@ -97,4 +125,4 @@ def body_of(text: str, exercise: Exercise) -> str:
         raise ValueError(f"the body is longer than {BODY:,} bytes")
     if re.search(r"^[ \t]*(#|//) (END )?EXERCISE ", body, re.M):
         raise ValueError("another exercise's marker line is inside the body: take it out")
-    return body
+    return moved(body, re.match(r"[ \t]*", begins[0][0])[0], exercise.indent)

@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from learn_bodies import write
+from learn_bodies import text_of, write
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>Grades</title><style>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -49,8 +49,9 @@ class Lateness:
         """From --late FILE.csv (columns submission and days), --free-days and --late-percent."""
         days = {}
         for row in table_of(asked.late, "submission", "days") if asked.late else ():
-            if not row["days"].strip().isdigit():
-                raise ValueError(f"{asked.late}: {row['days']!r} is no number of days: write 0, 1, 2, ...")
+            if not row["days"].strip().isdecimal():
+                raise ValueError(f"{asked.late}: {row['days']!r} is no number of days for "
+                                 f"{row['submission']}: write 0, 1, 2, ...")
             days[row["submission"]] = int(row["days"])
         return cls(days, asked.free_days, asked.late_percent)
 
@@ -78,13 +79,17 @@ def entry(known: dict, name: str, none):
 
 
 def table_of(file: str, *columns: str) -> list[dict]:
-    """The rows of a CSV file with a header. ValueError: it lacks a column."""
-    with open(file, newline="", encoding="utf-8-sig") as lines:
-        rows = csv.DictReader(lines)
-        missing = [c for c in columns if c not in (rows.fieldnames or [])]
-        if missing:
-            raise ValueError(f"{file}: no column {missing[0]}: its first line must be {', '.join(columns)}")
-        return list(rows)
+    """The rows of a CSV file with a header, a missing cell as "". ValueError: it lacks a column.
+
+    Its cells are apart by comma, or by semicolon or tab, as Excel writes them in much of the world.
+    """
+    lines = text_of(Path(file)).splitlines(keepends=True)
+    between = max(",;\t", key=(lines or [""])[0].count)
+    rows = csv.DictReader(lines, delimiter=between, restval="", skipinitialspace=True)
+    missing = [c for c in columns if c not in (rows.fieldnames or [])]
+    if missing:
+        raise ValueError(f"{file}: no column {missing[0]}: its first line must hold {', '.join(columns)}")
+    return list(rows)
 
 
 def page(rows: dict[str, list], about: str, lateness: Lateness) -> str:
@@ -98,7 +103,8 @@ def page(rows: dict[str, list], about: str, lateness: Lateness) -> str:
     for name, results in rows.items():
         cells = "".join(f"<td>{points(r.score)}" for r in results)
         link = html.escape(name)
-        parts.append(f"<tr><td><a href='#{link}'>{link}</a><td>{lateness.final(name, results):g}{cells}")
+        far = "" if complete(results) else " so far"
+        parts.append(f"<tr><td><a href='#{link}'>{link}</a><td>{lateness.final(name, results):g}{far}{cells}")
     parts.append(f"</table><p>{html.escape(about)}")
     for name, results in rows.items():
         about_it = html.escape(lateness.summary(name, results))
@@ -166,9 +172,11 @@ def write_marks(out: Path, rows: dict, about: str, lateness: Lateness, roster: d
         write(where / "results.json", gradescope(name, results, about, lateness))
     header = ["submission", "total", *(r.exercise.id for r in next(iter(rows.values()))), "after late days",
               "not judged"]
-    lines = [[name, f"{total(results):g}", *("" if r.score is None else f"{r.score:g}" for r in results),
-              f"{lateness.final(name, results):g}", sum(r.score is None for r in results)]
-             for name, results in rows.items()]
+    lines = []
+    for name, results in rows.items():
+        scores = ["" if r.score is None else f"{r.score:g}" for r in results]
+        lines.append([name, f"{total(results):g}" if any(scores) else "", *scores,
+                      f"{lateness.final(name, results):g}" if complete(results) else "", scores.count("")])
     files = {"grades.csv": table(header, lines), "grades.html": page(rows, about, lateness)}
     files |= platforms(rows, lateness, roster, asked.assignment) if asked.many else {}
     for name, text in files.items():

@@ -15,9 +15,9 @@ import textwrap
 import tokenize
 from pathlib import Path
 
-from learn_bodies import CODE, Exercise, chapters, course, digest, find, graft, is_stub, write
+from learn_bodies import CODE, Exercise, chapters, course, digest, find, graft, is_stub, moved, text_of, write
 from learn_run import python_for
-from learn_student import ROOT, Student, command, counted, git_reference, place
+from learn_student import ROOT, Student, command, counted, folded, git_reference, place
 from learn_trees import copy_tree, export, git
 
 LEAVE = {".venv", "out", "__pycache__", ".learn"}   # of a tree to run in: what was made there
@@ -51,7 +51,9 @@ def run_tree(student: Student, wanted: list[Exercise], to: Path) -> None:
         copy_tree(ROOT, fresh, keep=lambda path: True)
     for e in wanted:
         file = fresh / e.path
-        file.write_text(graft(file.read_text(encoding="utf-8"), e.id, e.body), encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
+        there = next(each for each in find(text) if each.id == e.id)
+        file.write_text(graft(text, e.id, moved(e.body, e.indent, there.indent)), encoding="utf-8")
     blank = [e.id for e in course(fresh).values() if is_stub(e.body)]
     if blank:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -157,14 +159,15 @@ def bring(student: Student, source: str) -> None:
             gone.append(f"{answer.id} {answer.title}")
         elif is_stub(here.body):
             file = ROOT / here.path
-            write(file, graft(file.read_text(encoding="utf-8"), here.id, answer.body))
+            write(file, graft(text_of(file), here.id, moved(answer.body, answer.indent, here.indent)))
             done.append(here)
         elif digest(here.body) != digest(answer.body):
             full.append(here.id)
-    print(f" {counted(done)} brought from {source}{': ' if done else ''}{', '.join(e.id for e in done)}")
+    print(folded(f" {counted(done)} brought from {source}{': ' if done else ''}"
+                 f"{', '.join(e.id for e in done)}", "", "   "))
     if full:
-        print(f" left as here, because not blank: {', '.join(full)} "
-              "(start its chapter or reset it, then again)")
+        print(folded(f" left as here, because not blank: {', '.join(full)} "
+                     "(start its chapter or reset it, then again)", "", "   "))
     for name in gone:
         print(f" no exercise of that name here: {name}")
     if done:

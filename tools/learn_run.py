@@ -17,7 +17,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from learn_bodies import chapters, course, find, graft
+from learn_bodies import chapters, course, find, graft, text_of
 from learn_trees import body_tree, forget, git, has_git, judge_tree
 
 HEAVY = ("numpy", "torch", "regex", "matplotlib")
@@ -160,8 +160,7 @@ class Bench:
         exercise, scratch = self.exercises[id], self.scratch / f"{self.count}"
         judge, tree = self.trees(id)
         file = tree / exercise.path
-        file.write_text(graft((self.base / exercise.path).read_text(encoding="utf-8"), id, body),
-                        encoding="utf-8")
+        file.write_text(graft(text_of(self.base / exercise.path), id, body), encoding="utf-8")
         forget(file)
         out = scratch / "body/out"                  # where the chapters write, the compiled kernels above all
         out.mkdir(parents=True)

@@ -14,7 +14,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from learn_bodies import Exercise, chapters, graft
+from learn_bodies import Exercise, chapters, graft, text_of
 
 PICTURES = {".png", ".svg", ".jpg", ".gif", ".pdf", ".ico"}
 SKIP = {".git", ".venv", "out", "__pycache__", ".learn", "peers", ".ci", "node_modules"}
@@ -100,14 +100,14 @@ def judge_tree(base: Path, exercise: Exercise, to: Path) -> None:
     """Copy `base` for the judge of one exercise."""
     shutil.copytree(base, to)
     file = to / exercise.path
-    text = file.read_text(encoding="utf-8")
+    text = text_of(file)
     if exercise.comment == "#":
         file.write_text(asking(text, exercise), encoding="utf-8")
         forget(file)
         return
     file.write_text(graft(text, exercise.id, exercise.stub), encoding="utf-8")
     for file in (to / exercise.chapter).glob("*.py"):
-        text = file.read_text(encoding="utf-8")
+        text = text_of(file)
         if SIDE in text:
             line = text[: text.index(SIDE)].count("\n") + 2
             file.write_text(decorated(text, line, 0, ()), encoding="utf-8")
