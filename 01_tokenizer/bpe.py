@@ -192,7 +192,8 @@ class Tokenizer:
             elif i in self._special_of:
                 out.append(self._special_of[i].encode())
             else:
-                raise ValueError(f"token id {i} is outside the vocabulary of {self.vocab_size}: "
+                raise ValueError(f"token id {i} is outside the vocabulary "
+                                 f"of {self.vocab_size}: "
                                  "was another tokenizer used?")
         return b"".join(out)
         # END EXERCISE 1.5
