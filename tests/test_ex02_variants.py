@@ -70,7 +70,9 @@ def test_the_bias_moves_the_choice_and_not_the_weights(sigmoid):
     logits, bias = torch.randn(30, 6, dtype=f64), torch.randn(6, dtype=f64)
     weights, chosen, scores = route(logits, bias, 3, sigmoid)
     want = logits.sigmoid() if sigmoid else F.softmax(logits, -1)
-    agree(scores, want, f"the scores, sigmoid={sigmoid}", {"the other kind of score": F.softmax(logits, -1)})
+    agree(scores, want, f"the scores, sigmoid={sigmoid}",
+          {"the other kind of score": F.softmax(logits, -1),
+           "the softmax goes over the experts of a token": F.softmax(logits, 0)})
     agree(chosen, (want + bias).topk(3).indices, "the experts that are chosen",
           {"the bias takes no part in the choice": want.topk(3).indices,
            "the bias is added to the scores, not to the logits": (logits + bias).topk(3).indices})
@@ -78,7 +80,8 @@ def test_the_bias_moves_the_choice_and_not_the_weights(sigmoid):
     biased = torch.stack([(want + bias)[i, chosen[i]] for i in range(30)])
     agree(weights, picked / picked.sum(-1, keepdim=True), "the weights",
           {"the bias is for the choice only": biased / biased.sum(-1, keepdim=True),
-           "divide by the sum of the chosen scores": picked})
+           "divide by the sum of the chosen scores": picked,
+           "divide each row by its own sum": picked / picked.sum()})
 
 
 @pytest.mark.ex("2.15")
@@ -91,7 +94,8 @@ def test_gradients_reach_the_logits_through_the_weights():
         "given logits that require a gradient, got weights without one, wanted weights with one")
     got = torch.autograd.grad((weights * weight).sum(), logits)[0]
     want = torch.autograd.grad((F.softmax(logits.gather(-1, chosen), -1) * weight).sum(), logits)[0]
-    agree(got, want, "random logits, the gradient", ask="scores keep their gradient")
+    agree(got, want, "random logits, the gradient",
+          ask="the gradient goes through the scores and through the sum of a token's chosen ones")
 
 
 # 2.16 load balance

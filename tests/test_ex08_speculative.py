@@ -4,6 +4,7 @@ import random
 import pytest
 import torch
 
+from ex_compare import show
 from speculative import accept, certain
 
 
@@ -50,7 +51,7 @@ def test_a_token_stands_with_probability_p_over_q():
                                    ([1, 1], (0.63, 0.3), 1), ([0, 0], (0.99, 0.51, 0.3), 2)):
         got = called(p, q, proposed, Dice(*dice))
         assert len(got) == wanted and got[:wanted - 1] == proposed[:wanted - 1], (
-            f"p {p.tolist()}, q {q.tolist()}, proposed {proposed}, uniform numbers {dice}: got {got}, wanted "
+            f"p {show(p)}, q {show(q)}, proposed {proposed}, uniform numbers {dice}: got {got}, wanted "
             f"{wanted - 1} of the proposed tokens and one more")
 
 
@@ -70,7 +71,7 @@ def test_the_place_of_a_refused_token_goes_to_what_the_draft_neglected():
                               "else 3: a draw from the last row of p")
     share = counts / counts.sum()
     assert abs(share[1] - 0.6) < 0.15 and counts[0] == 0 and counts[3] == 0, (
-        f"after a refusal tokens came with shares {share.tolist()}, wanted [0, 0.6, 0.4, 0]: p - q is [-0.5, "
+        f"after a refusal tokens came with shares {show(share)}, wanted [0, 0.6, 0.4, 0]: p - q is [-0.5, "
         "0.3, 0.2, 0]")
 
 
@@ -80,9 +81,10 @@ def test_each_of_four_tokens_has_its_own_row():
     share = [0.9, 0.8, 0.7, 0.6]
     p, q = rows(*([s, 1 - s] for s in share), [1.0, 0.0]), rows(*[[1.0, 0.0]] * 4)
     for n, last in enumerate(share):
-        got = called(p, q, [0] * 4, Dice(*[0.05] * n, last + 0.01, 0.5))
-        assert got == [0] * n + [1], (f"p {p.tolist()}, q {q.tolist()}, four times token 0, {n} numbers of "
-                                      f"0.05, then {last + 0.01:.2f}: got {got}, wanted {[0] * n + [1]}")
+        dice = [0.05] * n + [round(last + 0.01, 2)]
+        got = called(p, q, [0] * 4, Dice(*dice, 0.5))
+        assert got == [0] * n + [1], (f"p {show(p)}, q {show(q)}, four times token 0, uniform numbers "
+                                      f"{dice}: got {got}, wanted {[0] * n + [1]}")
 
 
 @pytest.mark.ex("8.14")
@@ -93,7 +95,7 @@ def test_what_comes_out_is_distributed_as_p():
     for x in torch.multinomial(q[0], n, replacement=True).tolist():
         counts[called(p, q, [x], dice)[0]] += 1
     away = (counts / n - p[0]).abs().max().item()
-    assert away < 0.08, f"of {n} first tokens the shares were {(counts / n).tolist()}, wanted {p[0].tolist()}"
+    assert away < 0.08, f"of {n} first tokens the shares were {show(counts / n)}, wanted {show(p[0])}"
 
 
 @pytest.mark.ex("8.14")
