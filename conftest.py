@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent
+for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):   # in a hook of git: tests have repositories too
+    os.environ.pop(name, None)
 SEEDS = [int(s) for s in os.environ.get("LEARN_SEEDS", "0").split(",")]
 
 

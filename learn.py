@@ -103,9 +103,10 @@ def start(student: Student, number: str) -> None:
                          "with git commit -am 'My work', then start again")
     here = git(ROOT, "rev-parse", "--abbrev-ref", "HEAD")
     if here != BRANCH:
+        back = here if here != "HEAD" else f"--detach {git(ROOT, 'rev-parse', '--short', 'HEAD')}"
         git(ROOT, "switch", "-c", BRANCH)
         print(f" on branch {BRANCH} now; back to the reference: commit first (git commit -am 'My work'),\n"
-              f" then git switch {here}")
+              f" then git switch {back}")
         student = Student()
     reference = student.commit or git(ROOT, "rev-parse", "HEAD")
     given = student.given or {id: e.body for id, e in student.exercises.items()}
@@ -117,11 +118,12 @@ def start(student: Student, number: str) -> None:
     for e in chosen:
         write(ROOT / e.path, graft(text_of(ROOT / e.path), e.id, e.stub))
     (ROOT / ".learn").mkdir(exist_ok=True)
-    known = subprocess.run(["git", "-C", str(ROOT), "config", "user.email"], capture_output=True,
-                           check=False).stdout
-    who = [] if known else ["-c", "user.name=learner", "-c", "user.email=learner@localhost"]
+    who = ["-c", "commit.gpgsign=false"]    # nor ask for a pass phrase, nor run the learner's own hooks
+    for key, value in (("user.name", "learner"), ("user.email", "learner@localhost")):
+        known = subprocess.run(["git", "-C", str(ROOT), "config", key], capture_output=True, check=False)
+        who += [] if known.stdout.strip() else ["-c", f"{key}={value}"]
     student.remember("here", "chapter", chapter)
-    git(ROOT, *who, "commit", "-qam",
+    git(ROOT, *who, "commit", "-q", "--no-verify", "-am",
         f"Start chapter {number}: blank its exercises\n\n{TRAILER}: {reference}")
     print(f" {counted(chosen)} of {chapter} blank now, {duration(sum(e.minutes for e in chosen))}")
     status(Student())
@@ -189,7 +191,7 @@ def above_zero(kind: type):
 
 def read(words: list[str]) -> argparse.Namespace:
     """The command line."""
-    says = __doc__ + (f"\n{learn_teach.SAYS}" if learn_teach else "")
+    says = (__doc__ or "") + (f"\n{learn_teach.SAYS}" if learn_teach else "")
     parser = argparse.ArgumentParser(prog="learn.py", description=says,
                                      formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -266,7 +268,20 @@ def main(words: list[str]) -> int:
     return 0
 
 
+def take_care_of(environ) -> None:
+    """Of what a shell, an IDE or a hook of git may have set: other streams, another repository."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:   # closed: the next file to be opened would be taken for it
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        environ.pop(name, None)
+
+
 if __name__ == "__main__":
+    take_care_of(os.environ)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(encoding="utf-8", errors="replace", line_buffering=True)
     try:

@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -47,6 +48,52 @@ def test_start_blanks_one_chapter_on_its_own_branch(tree):
     assert git(tree, "status", "--porcelain") == ""
     assert "▶ 1.1 count pairs" in said and "01_first/pairs.py:6" in said
     assert "NotImplementedError" not in git(tree, "show", "main:01_first/pairs.py")
+
+
+def test_from_a_commit_without_a_branch_the_way_back_is_one_that_git_takes(tree):
+    git(tree, "switch", "-q", "--detach", "main")
+    back = re.search(r"then (git switch --detach \w+)", learn(tree, "start", "1"))
+    git(tree, *back[1].split()[1:])
+    assert git(tree, "rev-parse", "HEAD") == git(tree, "rev-parse", "main")
+
+
+def test_settings_of_python_pytest_and_git_in_the_environment_change_nothing(started, tmp_path):
+    put(started, "1.1", GOOD["1.1"])
+    other = {"PYTHONOPTIMIZE": "2", "PYTHONSAFEPATH": "1", "PYTHONWARNINGS": "error",
+             "GIT_DIR": str(tmp_path), "PYTEST_ADDOPTS": "--no-such-option", "PYTEST_PLUGINS": "no_such"}
+    assert learn(started, "check", "1.1", **other) == learn(started, "check", "1.1")
+
+
+def test_a_learner_who_signs_or_checks_commits_or_has_no_name_can_start(tree, tmp_path, monkeypatch):
+    for name in ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "EMAIL"):
+        monkeypatch.delenv(name, raising=False)
+    hook = tmp_path / "pre-commit"
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    (tmp_path / "config").write_text("[commit]\ngpgsign = true\n[gpg]\nprogram = false\n"
+                                     f"[core]\nhooksPath = {tmp_path}\n[user]\nemail = ada@example.org\n")
+    for key in ("user.name", "user.email"):
+        subprocess.run(["git", "config", "--unset", key], cwd=tree, check=False)
+    learn(tree, "start", "1", HOME=str(tmp_path), GIT_CONFIG_GLOBAL=str(tmp_path / "config"))
+    assert git(tree, "log", "-1", "--format=%an %ae").strip() == "learner ada@example.org"
+
+
+@pytest.mark.parametrize("closed", ["<&- >&-", "<&- 2>&-"])
+def test_streams_that_are_closed_are_not_taken_for_files(started, closed):
+    put(started, "1.1", GOOD["1.1"])
+    done = subprocess.run(["sh", "-c", f"exec {shlex.quote(sys.executable)} learn.py check 1.1 {closed}"],
+                          cwd=started, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives folders away")
+def test_a_folder_of_another_user_is_named_with_what_git_wants(tree, tmp_path):
+    os.chown(tree, 4321, 4321)
+    os.chown(tree / ".git", 4321, 4321)
+    other = {"HOME": str(tmp_path), "GIT_CONFIG_GLOBAL": str(tmp_path / "none"), "GIT_CONFIG_NOSYSTEM": "1",
+             "GIT_CONFIG_COUNT": "0"}
+    said = " ".join(learn(tree, "start", "1", code=2, **other).split())
+    assert "another user owns it" in said and "safe.directory" in said
 
 
 def test_a_blank_kernel_traps_and_names_its_exercise(tree):

@@ -21,6 +21,8 @@ from learn_bodies import chapters, course, find, graft, text_of
 from learn_trees import body_tree, forget, git, has_git, judge_tree
 
 HEAVY = ("numpy", "torch", "regex", "matplotlib")
+# Of Python's own settings: asserts would be left out, the tool's modules not be found, warnings be errors.
+UNWANTED = {"PYTHONOPTIMIZE", "PYTHONSAFEPATH", "PYTHONWARNINGS"}
 MEMORY = 2000   # MB that a body may take
 
 
@@ -98,7 +100,9 @@ class Bench:
 
     def start(self) -> None:
         """Start the worker. ValueError: the packages are missing."""
-        env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "OMP_NUM_THREADS": "1"}
+        env = {name: value for name, value in os.environ.items()
+               if name not in UNWANTED and not name.startswith("PYTEST_")}
+        env |= {"PYTHONDONTWRITEBYTECODE": "", "OMP_NUM_THREADS": "1"}
         command = [python_for(self.root), str(Path(__file__).with_name("learn_worker.py")), *self.heavy]
         self.worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                        env=env)

@@ -9,6 +9,7 @@ has the reference's body.
 import ast
 import io
 import re
+import shlex
 import shutil
 import subprocess
 import tarfile
@@ -37,7 +38,10 @@ def has_git(root: Path) -> bool:
         return Path(git(root, "rev-parse", "--show-toplevel")) == root and bool(
             git(root, "rev-parse", "HEAD")
         )
-    except ValueError:
+    except ValueError as problem:
+        if "safe.directory" in str(problem) and (root / ".git").exists():   # a mounted folder, often
+            raise ValueError(f"git leaves {root} alone, because another user owns it; to allow it: "
+                             f"git config --global --add safe.directory {shlex.quote(str(root))}") from None
         return False
 
 
