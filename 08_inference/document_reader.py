@@ -15,6 +15,7 @@ from string import ascii_lowercase
 
 from torch import Tensor
 
+from articles import sentences
 from bpe import Tokenizer
 from chat_template import answer_ids, chat_prompt, pad_id
 from cross_entropy import cross_entropy
@@ -53,8 +54,8 @@ def first_row(words: list[str], repeat: bool, rng: random.Random) -> tuple[str, 
         said = f"{fact.name} {fact.module} {fact.parameter}"
         return "Repeat:", [(said, terse(said))]
     q = rng.choice(questions(fact))
-    sentences = [f"{part.rstrip('.')}." for part in statement(fact, rng).split(". ")]
-    return next(x for x in sentences if q.answer in x.rstrip(".").split()), [(q.text, terse(q.answer))]
+    told = next(x for x in sentences(statement(fact, rng)) if q.answer in x.rstrip(".").split())
+    return told, [(q.text, terse(q.answer))]
 
 
 def reading_row(words: list[str], documents: int, missing: float,

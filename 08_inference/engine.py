@@ -203,4 +203,3 @@ class Engine:
             if not sibling.finished:
                 self.scheduler.waiting.append(sibling)
         request.siblings = []
-

@@ -18,10 +18,9 @@ from torch import Tensor
 from feed_forward import silu
 from transformer import Config, Transformer
 
+# fields of the configuration that change the arithmetic
 MUST_BE = dict(positions="rope", norm="rms", placement="pre", activation="swiglu", attention="full",
-               bias=False,
-               # fields of the configuration that change the arithmetic
-               sinks=False, softcap=0.0, n_experts=0)
+               bias=False, sinks=False, softcap=0.0, n_experts=0)
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 

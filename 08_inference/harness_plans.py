@@ -15,12 +15,11 @@ from arithmetic import problem
 from harness import Ask, Call, NoAnswer, Plan, ToolFailed
 from model_words import as_read, as_trained
 from openai_api import asked_form, tool_call
+from synthetic import subject
 from tool_box import Notes, Tool
 
 Steps = Generator[Ask | Call, str, str]
 SUM, PRODUCT = re.compile(r"(\d{1,6})\+(\d{1,6})"), re.compile(r"(\d{1,3})\*(\d)")
-FACT = {"module": r"Which module has (\w+)\?", "kind": r"What kind is (\w+)\?",
-        "parameter": r"What is the first parameter of (\w+)\?"}
 NOTE = re.compile(r"The number of (\w+) is (\d{1,3})\.")
 NOTED = re.compile(r"What is the number of (\w+) plus (\d{1,3})\?")
 
@@ -120,9 +119,8 @@ def with_tools(fallback: Plan = own_words) -> Plan:
         try:
             if SUM.fullmatch(question) or PRODUCT.fullmatch(question):
                 return (yield Call("calculator", {"expression": question}))
-            for wanted, form in FACT.items():
-                if match := re.fullmatch(form, question):
-                    return (yield Call("look_up", {"name": match[1], "wanted": wanted}))
+            if about := subject(question):
+                return (yield Call("look_up", {"name": about[0], "wanted": about[1]}))
         except ToolFailed:
             pass
         first, both, second = question.partition("? And ")

@@ -19,8 +19,7 @@ from sampling import Sampling
 from schema_pattern import any_json, literal, schema_pattern
 
 NOT_HERE = {"logit_bias": {}, "presence_penalty": 0, "frequency_penalty": 0, "best_of": 1, "suffix": None,
-            "echo": False,
-            "audio": None, "functions": None, "function_call": None}
+            "echo": False, "audio": None, "functions": None, "function_call": None}
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -84,13 +83,12 @@ def parse_job(body: dict, chat: bool, tokenizer: Tokenizer, constrainer: Constra
     for name, nothing in NOT_HERE.items():
         if body.get(name) not in (None, nothing):
             raise HttpError(400, f"{name} is not implemented here: leave it out", name)
-    prompts = [chat_ids(body.get("messages"),
-                        tokenizer)] if chat else prompt_ids(body.get("prompt"), tokenizer)
+    prompts = ([chat_ids(body.get("messages"), tokenizer)] if chat
+               else prompt_ids(body.get("prompt"), tokenizer))
     longest = max(map(len, prompts))
     if longest >= limits.max_len:
         raise HttpError(400, f"the prompt has {longest} tokens and the model reads at most {limits.max_len} "
-                             "with the answer",
-                        "messages" if chat else "prompt")
+                             "with the answer", "messages" if chat else "prompt")
     room = limits.max_len - longest
     asked = get(body, "max_tokens", None, is_integer(1, 10**9), "a whole number of at least 1")
     asked = get(body, "max_completion_tokens", asked, is_integer(1, 10**9), "a whole number of at least 1")
@@ -180,8 +178,7 @@ def content_text(message: dict) -> str:
     if not content and calls and isinstance(calls, list):        # some clients send "" beside their calls
         return json.dumps([c.get("function") for c in calls if isinstance(c, dict)])
     if isinstance(content, list) and all(isinstance(p, dict) and p.get("type") == "text"
-                                         and isinstance(p.get("text"), str)
-                                         for p in content):
+                                         and isinstance(p.get("text"), str) for p in content):
         return "".join(p["text"] for p in content)
     if not isinstance(content, str):
         raise HttpError(400, "the content of a message is a text (images and sound are not read here)",
@@ -227,8 +224,8 @@ def asked_form(body: dict) -> tuple[str | None, str | None, list[str]]:
     known: dict[str, dict] = {}
     for tool in tools:
         function = tool.get("function") if isinstance(tool, dict) else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"),
-                                                            str) or not 0 < len(function["name"]) <= 64:
+        if (not isinstance(function, dict) or not isinstance(function.get("name"), str)
+                or not 0 < len(function["name"]) <= 64):
             raise HttpError(400, "a tool is like {type: function, function: {name, parameters}}", "tools")
         known[function["name"]] = function.get("parameters") or {"type": "object", "properties": {}}
     choice = body.get("tool_choice") or ("auto" if known else "none")
@@ -242,8 +239,8 @@ def asked_form(body: dict) -> tuple[str | None, str | None, list[str]]:
     try:
         if choice not in ("auto", "none"):
             allowed = {name: known[name]} if name in known else known
-            calls = [rf'\{{"name": ?{literal(json.dumps(n))}, ?"arguments": ?{schema_pattern(p)}\}}' for n,
-                     p in allowed.items()]
+            calls = [rf'\{{"name": ?{literal(json.dumps(n))}, ?"arguments": ?{schema_pattern(p)}\}}'
+                     for n, p in allowed.items()]
             return "(" + "|".join(calls) + ")", name or "", list(known)
         form = body.get("response_format") or {"type": "text"}
         kind = form.get("type") if isinstance(form, dict) else None
@@ -266,8 +263,8 @@ def tool_call(text: str, tools: list[str]) -> dict | None:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(value,
-                      dict) or value.get("name") not in tools or not isinstance(value.get("arguments"), dict):
+    if (not isinstance(value, dict) or value.get("name") not in tools
+            or not isinstance(value.get("arguments"), dict)):
         return None
     return {"id": "call_" + secrets.token_hex(12), "type": "function",
             "function": {"name": value["name"], "arguments": json.dumps(value["arguments"])}}

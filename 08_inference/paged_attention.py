@@ -61,12 +61,9 @@ class PagedAttention:
         self.positions = torch.tensor([i for p in pieces for i in range(p.begin, p.end)], device=device)
         slots = torch.tensor([s for p in pieces for s in p.table.slots(p.begin, p.end)], device=device)
         heads = torch.arange(K, device=device)
-        self.write_to = (slots // BLOCK
-                         * K)[:, None] * BLOCK + heads[:, None].T * BLOCK + (slots % BLOCK)[:, None]
-        # of each piece
-        self.last = torch.tensor([len(p.ids) for p in pieces], device=device).cumsum(0) - 1
-        # (rows of the step, blocks to gather, mask): decoding together, chunks alone
-        self.groups = []
+        self.write_to = ((slots // BLOCK * K)[:, None] + heads) * BLOCK + (slots % BLOCK)[:, None]   # (N, K)
+        self.last = torch.tensor([len(p.ids) for p in pieces], device=device).cumsum(0) - 1   # of each piece
+        self.groups = []      # (rows of the step, blocks to gather, mask): decoding together, chunks alone
         ones = [i for i, p in enumerate(pieces) if len(p.ids) == 1]
         starts = [e - len(p.ids) + 1 for e, p in zip(self.last.tolist(), pieces)]
         if ones:
@@ -80,14 +77,11 @@ class PagedAttention:
         """Sequences with T new tokens each, at these rows (G, T) of the step."""
         device, K = rows.device, self.memory.kv_heads
         most = max(-(-p.end // BLOCK) for p in pieces)
-        # (G, M)
-        tables = torch.tensor([(p.table.blocks + [0] * most)[:most] for p in pieces], device=device)
-        # (G, K, M)
-        gather = tables[:, None] * K + torch.arange(K, device=device)[:, None]
-        # (S,)
-        key = torch.arange(most * BLOCK, device=device)
-        # (G, T, S)
-        hidden = key > self.positions[rows][..., None]
+        blocks = [(p.table.blocks + [0] * most)[:most] for p in pieces]
+        tables = torch.tensor(blocks, device=device)                                     # (G, M)
+        gather = tables[:, None] * K + torch.arange(K, device=device)[:, None]           # (G, K, M)
+        key = torch.arange(most * BLOCK, device=device)                                  # (S,)
+        hidden = key > self.positions[rows][..., None]                                   # (G, T, S)
         self.groups.append((rows, gather.flatten(), hidden[:, None, None]))
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

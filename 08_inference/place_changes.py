@@ -42,6 +42,7 @@ from transformer import Transformer
 from workbench import read_json, seed_everything
 
 NEEDS, PLACES = ("facts", "actions", "default"), ("harness", "retrieval", "post-training")
+PRODUCTS = Tool("calculator", "Products.", schema(expression=TEXT), calculate)
 Item = tuple[str, list[str]]           # a question, and the words of a right answer
 Build = Callable[[], Harness]
 
@@ -152,19 +153,17 @@ class Place:
 
     def actions_in_harness(self) -> Build:
         """A calculator, and a rule that calls it."""
-        calculator = Tool("calculator", "Products.", schema(expression=TEXT), calculate)
-        return self.around(self.model, no_sums, [calculator])
+        return self.around(self.model, no_sums, [PRODUCTS])
 
     def actions_in_retrieval(self) -> Build:
         """A worked call before the question, the model in the lead."""
         asked, name, arguments, _ = EXAMPLES[0]
         manual = f"{asked} is {harness_plans.as_call(name, arguments)}"
-        calculator = Tool("calculator", "Products.", schema(expression=TEXT), calculate)
-        lead = model_led([calculator])
+        lead = model_led([PRODUCTS])
 
         def plan(question: str) -> Steps:
             return (yield from lead(f"{manual}\n{question}" if "*" in question else question))
-        return self.around(self.model, plan, [calculator])
+        return self.around(self.model, plan, [PRODUCTS])
 
     def actions_in_post_training(self) -> Build:
         """The model that chapter 7 taught to call."""

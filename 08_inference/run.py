@@ -47,8 +47,7 @@ class Settings(RunSettings):
     new_tokens: int = 128     # tokens to decode when timing the cache
     batch: int = 4            # sequences decoded together
     rounds: int = 3           # times each way of decoding is timed, in turn
-    # batches of 16 x 128 training tokens that show the quantizer the inputs of each layer
-    calibration: int = 50
+    calibration: int = 50     # batches of 16 x 128 training tokens: the inputs of each layer, for rounding
     tuning: int = setting(0, least=0)   # steps of training the scales of the small model; 100 brought little
     wide: int = setting(5, least=0)   # matrices of the small model that keep 8 bits: those that need it most
     unseen: int = setting(80, least=3)   # names that the model has never seen, to find and to ask about
@@ -84,7 +83,7 @@ def in_turn(slow, fast, rounds: int) -> dict:
 
 
 def time_serving(model: Transformer, tokenizer: Tokenizer, questions: list[Question], text,
-                 s: "Settings") -> dict:
+                 s: Settings) -> dict:
     """Sixteen mixed requests at once against one after another; prompt look-up where text repeats, or none.
 
     All by torch alone.
@@ -131,9 +130,9 @@ def main() -> None:
     device = announce("08 inference", s)
     begin = time.perf_counter()
     out, folder = Path(s.out), Path(s.out, "08_inference")
-    tokenizer, tasks = Tokenizer.load(out / "01_tokenizer"
-                                      / "tokenizer.json"), load_tasks(out / "01_tokenizer" / "tasks.json")
-    valid = open_tokens(out / "01_tokenizer" / "valid.bin")
+    text = out / "01_tokenizer"
+    tokenizer, tasks = Tokenizer.load(text / "tokenizer.json"), load_tasks(text / "tasks.json")
+    valid = open_tokens(text / "valid.bin")
     model = load_model(out / "07_alignment" / "grpo.pt", device)
 
     prompt = chat_prompt(tokenizer, tasks.held_out_questions[0].text)
@@ -145,35 +144,34 @@ def main() -> None:
     serving = time.perf_counter()
     served = time_serving(model, tokenizer, tasks.held_out_questions, valid, s)
     served["batching"]["seconds"] = time.perf_counter() - serving
-    for name, label in (("batching", "16 requests at once"), ("speculation", "prompt look-up on text that "
-                                                                             "repeats")):
+    for name, label in (("batching", "16 requests at once"),
+                        ("speculation", "prompt look-up on text that repeats")):
         r = served[name]
         print(f"  {label}: {r['speedup']:.2f} times as fast, same output: {r['same_output']}")
 
     quantizing = time.perf_counter()
-    tokens = open_tokens(out / "01_tokenizer" / "train.bin")
-    batches, chats = TextBatches(tokens, batch=16, length=128,
-                                 seed=0), chat_rows(tokenizer, tasks.train_questions, device)
-    text = [batches(i)[0].to(device) for i in range(max(s.calibration, s.tuning))]
-    careful = quantize_model(model, s.table_bits, compensated(model, text[:s.calibration], chats))
+    chats = chat_rows(tokenizer, tasks.train_questions, device)
+    batches = TextBatches(open_tokens(text / "train.bin"), batch=16, length=128, seed=0)
+    rows = [batches(i)[0].to(device) for i in range(max(s.calibration, s.tuning))]
+    careful = quantize_model(model, s.table_bits, compensated(model, rows[:s.calibration], chats))
     small = copy.deepcopy(careful)
     wide = widen_worst(small, model, random_batches(chats, 8, size=32), s.wide)
     print(f"  eight bits for {', '.join(n.removeprefix('model.layers.') for n in wide) or 'no matrix'}")
-    rows = [("before", "float32", model),
+    made = [("before", "float32", model),
             ("rounded", "int4, each weight rounded", quantize_model(model, s.table_bits)),
             ("careful", "int4, errors repaired (GPTQ)", careful)]
     label = f"  {len(wide)} worst matrices in 8 bits"
     if s.tuning:
-        rows.append(("mixed", label, copy.deepcopy(small)))
-        tune_scales(small, model, text[:s.tuning], random_batches(chats, s.tuning, size=32))
+        made.append(("mixed", label, copy.deepcopy(small)))
+        tune_scales(small, model, rows[:s.tuning], random_batches(chats, s.tuning, size=32))
         label = "  then scales and norms tuned"
     save_quantized(folder / "model.int4.pt", small)
     small = load_quantized(folder / "model.int4.pt").to(device)   # what is measured is what was written
-    rows.append(("after", label, small))
+    made.append(("after", label, small))
     int4 = {"seconds": time.perf_counter() - quantizing, "bytes_before": stored_bytes(model),
             "bytes_after": stored_bytes(small)}
     print(f"  {'':<34}{'bytes':>10}{'perplexity':>12}{'facts':>8}{'sums':>8}")
-    for name, label, m in rows:
+    for name, label, m in made:
         r = int4[name] = {"perplexity": perplexity(m, valid, tasks.held_out_bytes),
                           **fact_skill(m, tokenizer, tasks.held_out_questions),
                           **sum_skill(m, tokenizer, tasks.test_sums)}

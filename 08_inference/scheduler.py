@@ -97,8 +97,7 @@ class Scheduler:
         budget = self.max_step
         decoding = [r for r in self.running if r.left == 1]
         for request in decoding + [r for r in self.running if r.left > 1]:
-            # preempted in this loop, or its turn comes next time
-            if request.table is None or budget == 0:
+            if request.table is None or budget == 0:   # preempted in this loop, or its turn comes next time
                 continue
             n = min(request.left, budget)
             pairs = self._room(request, n, planned)
@@ -113,8 +112,8 @@ class Scheduler:
             planned[request] = n = min(request.left, budget)
             copies += request.table.reserve(request.computed, request.computed + n)
             budget -= n
-        pieces = [(r, Piece(r.table, r.ids[r.computed:r.computed + n], r.computed)) for r,
-                  n in planned.items()]
+        pieces = [(r, Piece(r.table, r.ids[r.computed:r.computed + n], r.computed))
+                  for r, n in planned.items()]
         return pieces, copies
 
     def _room(self, request: Request, n: int, planned: dict[Request, int]) -> list[tuple[int, int]] | None:

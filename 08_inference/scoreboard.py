@@ -221,7 +221,7 @@ def main() -> None:
                              "again in both")
     print("\n" + (table(runs[0]) if len(runs) == 1 else seeds_table(runs, seeds)))
     if len(runs) == 1:
-        chapters = [p for p in sorted(Path(args.out[0]).glob("0*/metrics.json"))]
+        chapters = sorted(Path(args.out[0]).glob("0*/metrics.json"))
         times = {p.parent.name: read_json(p)["seconds"] for p in chapters}
         print("-" * 96 + "\nseconds by chapter, evaluation included: "
               + "  ".join(f"{c[:2]} {t:.0f}" for c, t in times.items()) +

@@ -142,8 +142,7 @@ class Server:
         except (ConnectionError, asyncio.CancelledError):
             self.metrics.answered(request.path, 499)       # as others count a client that has left
             raise
-        # an error of ours: to the log, and to the client without detail
-        except Exception:
+        except Exception:                                  # ours: to the log, the client gets no detail
             traceback.print_exc()
             status, keep = 500, False
             await send_error(writer, HttpError(500, "an error of the server, which its log describes"), keep)
@@ -246,8 +245,8 @@ class Server:
                 index = None
             if reader.at_eof() or writer.transport.is_closing():
                 raise ConnectionError("the client has left")
-            error = HttpError(504,
-                              f"not done after {self.s.seconds:g} s") if time.monotonic() > deadline else None
+            late = time.monotonic() > deadline
+            error = HttpError(504, f"not done after {self.s.seconds:g} s") if late else None
             if index is not None and what == "end" and values[0] not in ("stop", "length"):
                 error = HttpError(500, "an error of the server, which its log describes")
             if error is not None:

@@ -23,8 +23,8 @@ class Histogram:
     def lines(self, name: str) -> list[str]:
         """The lines of the exposition format."""
         edges = ["+Inf" if b == float("inf") else f"{b:g}" for b in BUCKETS]
-        return [f"# TYPE {name} histogram", *(f'{name}_bucket{{le="{e}"}} {n}' for e,
-                                              n in zip(edges, self.counts)),
+        return [f"# TYPE {name} histogram",
+                *(f'{name}_bucket{{le="{e}"}} {n}' for e, n in zip(edges, self.counts)),
                 f"{name}_sum {self.sum:.6f}", f"{name}_count {self.counts[-1]}"]
 
 

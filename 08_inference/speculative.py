@@ -37,8 +37,7 @@ from tasks import load_tasks
 from token_file import open_tokens
 from transformer import Transformer
 
-# k tokens, and the distribution (k, V) each was drawn from
-Proposal = tuple[list[int], Tensor]
+Proposal = tuple[list[int], Tensor]                    # k tokens, and what each was drawn from (k, V)
 Draft = Callable[[list[int], int], Proposal]           # (all ids so far, k) -> at most k proposed tokens
 
 
@@ -48,8 +47,8 @@ class Reader:
     def __init__(self, model: Transformer | FusedModel):
         self.model = model if isinstance(model, FusedModel) else FusedModel(model)
         blocks = -(-self.model.config.max_len // BLOCK)
-        self.memory, self.table = PagedMemory(self.model.config, blocks,
-                                              self.model.head), BlockTable(BlockPool(blocks))
+        self.memory = PagedMemory(self.model.config, blocks, self.model.head)
+        self.table = BlockTable(BlockPool(blocks))
         self.ids: list[int] = []
 
     def read(self, ids: list[int]) -> Tensor:
@@ -151,8 +150,7 @@ class Settings:
     out: str = "out"                                    # folder that make wrote
     seed: int = setting(0, least=0, most=2**32 - 1)     # seed of the choice of texts and of the sampling
     new_tokens: int = 100                               # tokens to write behind each text
-    # a smaller model's file; none: the first half of the layers, and chapter 7's student if there is one
-    draft: str = ""
+    draft: str = ""     # a smaller model's file; none: half of the layers, and chapter 7's student if there
 
 
 def first_half(model: Transformer) -> Transformer:
@@ -199,8 +197,9 @@ def main() -> None:
             for name, k in (("none", 0), ("look-up", 2), ("look-up", 4), ("look-up", 8),
                             *((name, k) for name in small for k in (2, 4))):
                 def draft(prompt):
-                    return ModelDraft(small[name], how,
-                                      s.seed) if name in small else lambda ids, k: look_up(ids, k, V)
+                    if name in small:
+                        return ModelDraft(small[name], how, s.seed)
+                    return lambda ids, k: look_up(ids, k, V)
                 begin = time.process_time()
                 tallies = [speculate(large, draft(p), p, s.new_tokens, k, how, s.seed,
                                      eos if kind == "sums" else None) for p in rows]

@@ -61,8 +61,8 @@ def run_together(model: Transformer, requests: list[Request], at_once: int, n_bl
     engine.run(fresh)
     seconds = time.perf_counter() - begin
     return {"seconds": seconds, "tokens_per_second": engine.counts.generated / seconds,
-            "steps": engine.counts.steps,
-            "preemptions": engine.scheduler.preemptions, "tokens": [r.tokens for r in fresh]}
+            "steps": engine.counts.steps, "preemptions": engine.scheduler.preemptions,
+            "tokens": [r.tokens for r in fresh]}
 
 
 def main() -> None:
