@@ -70,8 +70,9 @@ def differs(got, want, rtol: float = 1e-6, atol: float = 1e-9) -> bool:
         return not torch.allclose(got.detach().double(), want.detach().double(), rtol, atol)
     if isinstance(want, numbers.Number) and not isinstance(want, bool):
         kind = numbers.Integral if isinstance(want, numbers.Integral) else numbers.Number
-        return not isinstance(got, kind) or isinstance(got,
-                                                       bool) or not abs(got - want) <= atol + rtol * abs(want)
+        return (not isinstance(got, kind)
+                or isinstance(got, bool)
+                or not abs(got - want) <= atol + rtol * abs(want))
     return type(got) is not type(want) or got != want
 
 
@@ -82,8 +83,9 @@ def digits(got, want, given: str, hint: str = "", rtol: float = 1e-12, atol: flo
 
 def kind(value) -> str:
     """What a value is, in words: "a tensor of float32", "a list"."""
-    return f"a tensor of {str(value.dtype)[6:]}" if isinstance(value,
-                                                               torch.Tensor) else f"a {type(value).__name__}"
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of {str(value.dtype)[6:]}"
+    return f"a {type(value).__name__}"
 
 
 def same(got, want, given: str, hint: str = "", mistakes: dict | None = None, **tolerance) -> None:

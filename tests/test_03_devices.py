@@ -49,7 +49,9 @@ def test_a_plain_run_has_the_losses_of_the_cpu(device):
 def test_a_fast_run_has_the_losses_of_the_plain_one(device):
     model = tiny(device)
     use_fast_path(model, "fp32")
-    torch.testing.assert_close(run(model, 20, fast=True), run(tiny(device), 20), rtol=2e-2, atol=2e-2)
+    plain = run(tiny(device), 20)
+    assert plain[-1] < 0.8 * plain[0]      # it learns: equal losses say something
+    torch.testing.assert_close(run(model, 20, fast=True), plain, rtol=2e-2, atol=2e-2)
 
 
 @DEVICES

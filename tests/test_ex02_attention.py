@@ -108,6 +108,16 @@ def test_the_bias_is_added_to_the_scores():
                    reference(q, k, v, bias / 2)})
 
 
+@pytest.mark.ex("2.12")
+def test_a_hidden_key_has_no_weight_however_high_its_score():
+    """the first query sees only itself: a later key whose score is 80,000 higher takes nothing"""
+    q = torch.full((1, 1, 2, 1), -200.0, dtype=f64)
+    k = torch.tensor([200.0, -200.0], dtype=f64).view(1, 1, 2, 1)
+    v = torch.tensor([8.0, 4.0], dtype=f64).view(1, 1, 2, 1)
+    agree(attend(q, k, v), v, "queries of -200, keys 200 and -200, values 8 and 4",
+          {"hidden keys have a large negative score instead of minus infinity": torch.full_like(v, 4.0)})
+
+
 # 2.13 attention layer
 
 
@@ -208,13 +218,3 @@ def test_the_layer_with_a_cache_gives_what_it_gives_at_once(positions, pieces):
               f"tokens {begin} to {end - 1} after {begin} in the cache, positions {positions}",
               ask="go on with the keys and values that append returns, store keys that are already rotated, "
               "and let the bias have as many keys as there are now")
-
-
-@pytest.mark.ex("2.12")
-def test_a_hidden_key_has_no_weight_however_high_its_score():
-    """the first query sees only itself: a later key whose score is 80,000 higher takes nothing"""
-    q = torch.full((1, 1, 2, 1), -200.0, dtype=f64)
-    k = torch.tensor([200.0, -200.0], dtype=f64).view(1, 1, 2, 1)
-    v = torch.tensor([8.0, 4.0], dtype=f64).view(1, 1, 2, 1)
-    agree(attend(q, k, v), v, "queries of -200, keys 200 and -200, values 8 and 4",
-          {"hidden keys have a large negative score instead of minus infinity": torch.full_like(v, 4.0)})

@@ -76,6 +76,15 @@ def test_one_key_head_serves_eight_query_heads_in_any_type():
                    torch.randn(2, 1, 3, 4, dtype=f64))
 
 
+@pytest.mark.ex("2.4")
+def test_long_sequences_are_repeated_whole():
+    """two hundred tokens, one or three of many heads"""
+    for shape, n in (((1, 2, 200, 3), 6), ((2, 1, 70, 2), 5)):
+        x = torch.randn(shape, dtype=f64)
+        want = torch.stack([x[:, i // (n // shape[1])] for i in range(n)], 1)
+        agree(repeat_heads(x, n), want, f"x {shape}, {n} heads", ask="each head stays whole", **EXACT)
+
+
 @pytest.mark.ex("2.5")
 @pytest.mark.parametrize("activation", ["swiglu", "gelu", "relu2"])
 def test_large_numbers_are_not_cut(activation):
@@ -158,6 +167,17 @@ def test_attention_over_many_keys_and_large_scores():
                    torch.randn(2, 4, 4, dtype=f64))
 
 
+@pytest.mark.ex("2.12")
+def test_one_head_has_a_bias_too():
+    """a single head, one row or two, with a bias"""
+    for B in (1, 2):
+        q, k, v = (torch.randn(B, 1, 5, 4, dtype=f64) for _ in range(3))
+        bias = torch.randn(1, 5, 5, dtype=f64)
+        scores = (q @ k.mT / 2 + bias).masked_fill(torch.ones(5, 5).triu(1).bool(), -math.inf)
+        agree(attend(q, k, v, bias), F.softmax(scores, -1) @ v, f"B {B}, one head, a bias",
+              ask="add the bias", **EXACT)
+
+
 @pytest.mark.ex("2.13")
 def test_the_layer_calls_its_own_attend():
     """the layer calls self.attend, which chapter 4 replaces by one that works on several machines"""
@@ -176,12 +196,37 @@ def test_the_layer_calls_its_own_attend():
           "a self.attend that returns ones")
 
 
+@pytest.mark.ex("2.13")
+def test_one_token_many_tokens_and_two_rows():
+    """one token and ninety, two rows that differ, in float64 to its last digits"""
+    made = make(qk_norm=True)
+    for T in (1, 90):
+        x, angle = torch.randn(2, T, 24, dtype=f64), torch.randn(T, 2, dtype=f64)
+        q, k, v = (p(x).view(2, T, -1, 4) for p in (made.q_proj, made.k_proj, made.v_proj))
+        q, k, v = (h.transpose(1, 2) for h in (made.q_norm(q), made.k_norm(k), v))
+        q, k = apply_rope(q, angle.cos(), angle.sin()), apply_rope(k, angle.cos(), angle.sin())
+        group = q.shape[1] // k.shape[1]
+        want = reference(q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1))
+        want = made.o_proj(want.transpose(1, 2).reshape(2, T, 24))
+        agree(made(x, angle.cos(), angle.sin()), want, f"2 rows of {T} tokens",
+              ask="each row and token alike", **EXACT)
+
+
 @pytest.mark.ex("2.14")
 def test_the_window_hides_all_that_is_far():
     """150 tokens and a window of 3: keys a hundred places back are hidden too"""
     for T, S in ((150, 150), (2, 150)):
         want = torch.ones(T, S, dtype=torch.bool).tril(S - T - 3)
         agree(window_mask(T, S, 3), want, f"{T} queries, {S} keys, window 3", ask="all older keys are hidden")
+
+
+@pytest.mark.ex("2.14")
+@pytest.mark.parametrize("T, S, window", [(3, 1100, 1000), (1100, 1100, 1), (2, 5, 1), (4, 4, 100)])
+def test_windows_of_one_and_of_a_thousand(T, S, window):
+    """a window of one token, one of a thousand, and one that hides nothing"""
+    want = torch.tensor([[S - T + i - j >= window for j in range(S)] for i in range(T)])
+    agree(window_mask(T, S, window), want, f"{T} queries, {S} keys, window {window}",
+          ask="True where a key is `window` or more places behind its query")
 
 
 @pytest.mark.ex("2.15")
@@ -217,6 +262,18 @@ def test_the_ramp_at_its_limits(case):
           ask="low is at least 0, high at most D - 1, and where they are equal divide by 0.001")
 
 
+@pytest.mark.ex("2.20")
+def test_the_gradient_of_three_dimensional_tables():
+    """(2, 3, 5), (1, 1, 1) and rows that are nearly sure: each row has a sum of its own"""
+    for shape in ((2, 3, 5), (4, 1, 3), (1, 1, 1)):
+        x, grad = 8 * torch.randn(shape, dtype=f64), 100 * torch.randn(shape, dtype=f64)
+        x.requires_grad_()
+        p = F.softmax(x, -1)
+        want = torch.autograd.grad(p, x, grad)[0]
+        agree(softmax_gradient(p.detach(), grad), want, f"a table {shape}", ask="sum over the last dimension",
+              **EXACT)
+
+
 @pytest.mark.ex("2.21")
 def test_odd_names_and_shapes_have_their_places():
     """names that are no ASCII, a single number, no numbers at all, and an order that is not the alphabet's"""
@@ -239,63 +296,6 @@ def test_no_spaces_are_added_where_none_are_needed():
         got = pack_header([("w" * n, torch.zeros(2))])[8:]
         text = got.rstrip(b" ")
         assert len(got) == -(-len(text) // 8) * 8, f"{len(text)} bytes of JSON became {len(got)} bytes"
-
-
-@pytest.mark.ex("2.4")
-def test_long_sequences_are_repeated_whole():
-    """two hundred tokens, one or three of many heads"""
-    for shape, n in (((1, 2, 200, 3), 6), ((2, 1, 70, 2), 5)):
-        x = torch.randn(shape, dtype=f64)
-        want = torch.stack([x[:, i // (n // shape[1])] for i in range(n)], 1)
-        agree(repeat_heads(x, n), want, f"x {shape}, {n} heads", ask="each head stays whole", **EXACT)
-
-
-@pytest.mark.ex("2.12")
-def test_one_head_has_a_bias_too():
-    """a single head, one row or two, with a bias"""
-    for B in (1, 2):
-        q, k, v = (torch.randn(B, 1, 5, 4, dtype=f64) for _ in range(3))
-        bias = torch.randn(1, 5, 5, dtype=f64)
-        scores = (q @ k.mT / 2 + bias).masked_fill(torch.ones(5, 5).triu(1).bool(), -math.inf)
-        agree(attend(q, k, v, bias), F.softmax(scores, -1) @ v, f"B {B}, one head, a bias",
-              ask="add the bias", **EXACT)
-
-
-@pytest.mark.ex("2.13")
-def test_one_token_many_tokens_and_two_rows():
-    """one token and ninety, two rows that differ, in float64 to its last digits"""
-    made = make(qk_norm=True)
-    for T in (1, 90):
-        x, angle = torch.randn(2, T, 24, dtype=f64), torch.randn(T, 2, dtype=f64)
-        q, k, v = (p(x).view(2, T, -1, 4) for p in (made.q_proj, made.k_proj, made.v_proj))
-        q, k, v = (h.transpose(1, 2) for h in (made.q_norm(q), made.k_norm(k), v))
-        q, k = apply_rope(q, angle.cos(), angle.sin()), apply_rope(k, angle.cos(), angle.sin())
-        group = q.shape[1] // k.shape[1]
-        want = reference(q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1))
-        want = made.o_proj(want.transpose(1, 2).reshape(2, T, 24))
-        agree(made(x, angle.cos(), angle.sin()), want, f"2 rows of {T} tokens",
-              ask="each row and token alike", **EXACT)
-
-
-@pytest.mark.ex("2.14")
-@pytest.mark.parametrize("T, S, window", [(3, 1100, 1000), (1100, 1100, 1), (2, 5, 1), (4, 4, 100)])
-def test_windows_of_one_and_of_a_thousand(T, S, window):
-    """a window of one token, one of a thousand, and one that hides nothing"""
-    want = torch.tensor([[S - T + i - j >= window for j in range(S)] for i in range(T)])
-    agree(window_mask(T, S, window), want, f"{T} queries, {S} keys, window {window}",
-          ask="True where a key is `window` or more places behind its query")
-
-
-@pytest.mark.ex("2.20")
-def test_the_gradient_of_three_dimensional_tables():
-    """(2, 3, 5), (1, 1, 1) and rows that are nearly sure: each row has a sum of its own"""
-    for shape in ((2, 3, 5), (4, 1, 3), (1, 1, 1)):
-        x, grad = 8 * torch.randn(shape, dtype=f64), 100 * torch.randn(shape, dtype=f64)
-        x.requires_grad_()
-        p = F.softmax(x, -1)
-        want = torch.autograd.grad(p, x, grad)[0]
-        agree(softmax_gradient(p.detach(), grad), want, f"a table {shape}", ask="sum over the last dimension",
-              **EXACT)
 
 
 @pytest.mark.ex("2.21")

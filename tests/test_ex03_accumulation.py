@@ -61,9 +61,7 @@ def compare(shapes, ignored, given):
     """accumulate() against one large batch."""
     model, pieces = Table(), micro_batches(shapes, ignored)
     loss, want = one_large_batch(model, pieces)
-    parts = []
-    for piece in pieces:
-        parts.append(one_large_batch(model, [piece]))
+    parts = [one_large_batch(model, [piece]) for piece in pieces]
     model.zero_grad()
     got = call(given, accumulate, model, mean_loss(model), pieces)
     rows = [x.numel() / sum(x.numel() for x, _ in pieces) for x, _ in pieces]

@@ -46,9 +46,20 @@ def test_fractions_are_rounded_down_and_the_floor_holds_in_the_warmup(n_steps, n
     for i in range(n_steps):
         want.append(max(floor, min(1.0, (i + 1) / max(n_warmup, 1), (n_steps - i) / n)))
     given = f"n_steps {n_steps}, n_warmup {n_warmup}, decay {decay}, floor {floor}"
-    got = [call(f"step {i}, {given}", constant_then_decay, i, n_steps, n_warmup, decay,
-                floor) for i in range(n_steps)]
+    got = [call(f"step {i}, {given}", constant_then_decay, i, n_steps, n_warmup, decay, floor)
+           for i in range(n_steps)]
     same(got, want, given, "int(n_steps * decay) rounds down; the larger of the floor and everything else")
+
+
+@pytest.mark.ex("3.3")
+def test_a_long_wave_is_not_rounded():
+    """a run of 100,000 steps, without and with a floor, to the last digits"""
+    for n_steps, n_warmup, floor in ((100_000, 2000, 0.0), (3000, 0, 0.05)):
+        for step in (n_warmup, n_warmup + 1, n_steps // 3, n_steps - 2, n_steps - 1, n_steps + 5):
+            x = min((step - n_warmup) / (n_steps - 1 - n_warmup), 1)
+            want = floor + (1 - floor) * (0.5 + 0.5 * math.cos(math.pi * x))
+            same(call(f"step {step}", cosine, step, n_steps, n_warmup, floor), want,
+                 f"step {step} of {n_steps}, warm-up {n_warmup}, floor {floor}", rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.ex("3.4")
@@ -65,6 +76,22 @@ def test_a_limit_that_is_just_exceeded_is_a_limit(excess):
          "the length before")
 
 
+@pytest.mark.ex("3.4")
+def test_many_gradients_of_many_shapes_are_clipped():
+    """seven gradients of seven shapes, one of them a single number: one norm, one factor"""
+    shapes = [(2, 3), (5,), (), (1, 4), (3, 1, 2), (7,), (2, 2)]
+    parameters = [nn.Parameter(torch.zeros(shape, dtype=f64)) for shape in shapes]
+    for p in parameters:
+        p.grad = 10 * torch.randn_like(p)
+    before = [p.grad.clone() for p in parameters]
+    norm = torch.cat([g.reshape(-1) for g in before]).norm()
+    same(call("seven gradients", clip_gradients, parameters, 1.5), norm, "seven gradients: the norm",
+         rtol=1e-12)
+    for i, (p, g) in enumerate(zip(parameters, before)):
+        same(p.grad, g * 1.5 / norm, f"seven gradients, number {i} afterwards", "one factor for all",
+             rtol=1e-12)
+
+
 @pytest.mark.ex("3.5")
 @pytest.mark.parametrize("dtype", [torch.float32, f64])
 def test_many_words_and_words_that_cannot_come(dtype):
@@ -78,6 +105,21 @@ def test_many_words_and_words_that_cannot_come(dtype):
          "come", rtol=1e-5)
 
 
+@pytest.mark.ex("3.5")
+def test_a_row_that_is_ignored_may_hold_minus_infinity():
+    """an ignored row whose logits are minus infinity here and there, at id 0 too, costs nothing"""
+    logits = torch.randn(4, 5, dtype=f64)
+    logits[1, [0, 3]] = -math.inf
+    targets = torch.tensor([2, IGNORE, 0, 4])
+    logits.requires_grad_()
+    got = call("an ignored row with -inf at id 0", cross_entropy_naive, logits, targets)
+    want = F.cross_entropy(logits[[0, 2, 3]], targets[[0, 2, 3]])
+    same(got.detach(), want.detach(), "an ignored row with -inf at id 0",
+         "-inf * 0 is NaN: put 0 in its place")
+    same(torch.autograd.grad(got, logits)[0], torch.autograd.grad(want, logits)[0], "the same, the gradient")
+    same(cross_entropy(logits.detach(), targets), want.detach(), "the same, cross_entropy")
+
+
 @pytest.mark.ex("3.6")
 def test_the_starts_are_an_array_of_whole_numbers():
     """the starts are an array (n_rows,) of integers, in a stream of 300,000 tokens too"""
@@ -89,6 +131,16 @@ def test_the_starts_are_an_array_of_whole_numbers():
                     f"({batches.n_rows},) of integers", pytrace=False)
     same(sorted((got - got.min()).tolist()), list(range(0, 1000 * batches.n_rows, 1000)),
          "300,000 tokens; the starts less the first", "numbers above 65,535 do not fit two bytes")
+
+
+@pytest.mark.ex("3.7")
+@pytest.mark.parametrize("n, batch", [(41, 3), (95, 4), (71, 7)])
+def test_batches_of_any_size(n, batch):
+    """batches of three, four and seven windows, the last one smaller: the bits of all predictions"""
+    model, tokens = Bigram(), np.random.randint(0, 5, n)
+    same(call(f"batch {batch}", bits_per_byte, model, tokens, n, length=10, batch=batch),
+         sum(bits(model, tokens)) / n, f"{n} tokens, length 10, batch {batch}",
+         "a batch counts by its predictions", rtol=1e-5)
 
 
 @pytest.mark.ex("3.8")
@@ -174,17 +226,6 @@ def test_three_hundred_documents_in_a_row():
          "documents far apart are different ones, however many there are")
 
 
-@pytest.mark.ex("3.3")
-def test_a_long_wave_is_not_rounded():
-    """a run of 100,000 steps, without and with a floor, to the last digits"""
-    for n_steps, n_warmup, floor in ((100_000, 2000, 0.0), (3000, 0, 0.05)):
-        for step in (n_warmup, n_warmup + 1, n_steps // 3, n_steps - 2, n_steps - 1, n_steps + 5):
-            x = min((step - n_warmup) / (n_steps - 1 - n_warmup), 1)
-            want = floor + (1 - floor) * (0.5 + 0.5 * math.cos(math.pi * x))
-            same(call(f"step {step}", cosine, step, n_steps, n_warmup, floor), want,
-                 f"step {step} of {n_steps}, warm-up {n_warmup}, floor {floor}", rtol=1e-12, atol=1e-15)
-
-
 @pytest.mark.ex("3.17")
 def test_a_long_line_is_not_rounded():
     """a run of 100,000 steps, without and with a floor, to the last digits"""
@@ -193,44 +234,3 @@ def test_a_long_line_is_not_rounded():
             x = min((step - n_warmup) / (n_steps - 1 - n_warmup), 1)
             same(call(f"step {step}", linear, step, n_steps, n_warmup, floor), 1 - x + floor * x,
                  f"step {step} of {n_steps}, warm-up {n_warmup}, floor {floor}", rtol=1e-12, atol=1e-15)
-
-
-@pytest.mark.ex("3.4")
-def test_many_gradients_of_many_shapes_are_clipped():
-    """seven gradients of seven shapes, one of them a single number: one norm, one factor"""
-    shapes = [(2, 3), (5,), (), (1, 4), (3, 1, 2), (7,), (2, 2)]
-    parameters = [nn.Parameter(torch.zeros(shape, dtype=f64)) for shape in shapes]
-    for p in parameters:
-        p.grad = 10 * torch.randn_like(p)
-    before = [p.grad.clone() for p in parameters]
-    norm = torch.cat([g.reshape(-1) for g in before]).norm()
-    same(call("seven gradients", clip_gradients, parameters, 1.5), norm, "seven gradients: the norm",
-         rtol=1e-12)
-    for i, (p, g) in enumerate(zip(parameters, before)):
-        same(p.grad, g * 1.5 / norm, f"seven gradients, number {i} afterwards", "one factor for all",
-             rtol=1e-12)
-
-
-@pytest.mark.ex("3.5")
-def test_a_row_that_is_ignored_may_hold_minus_infinity():
-    """an ignored row whose logits are minus infinity here and there, at id 0 too, costs nothing"""
-    logits = torch.randn(4, 5, dtype=f64)
-    logits[1, [0, 3]] = -math.inf
-    targets = torch.tensor([2, IGNORE, 0, 4])
-    logits.requires_grad_()
-    got = call("an ignored row with -inf at id 0", cross_entropy_naive, logits, targets)
-    want = F.cross_entropy(logits[[0, 2, 3]], targets[[0, 2, 3]])
-    same(got.detach(), want.detach(), "an ignored row with -inf at id 0",
-         "-inf * 0 is NaN: put 0 in its place")
-    same(torch.autograd.grad(got, logits)[0], torch.autograd.grad(want, logits)[0], "the same, the gradient")
-    same(cross_entropy(logits.detach(), targets), want.detach(), "the same, cross_entropy")
-
-
-@pytest.mark.ex("3.7")
-@pytest.mark.parametrize("n, batch", [(41, 3), (95, 4), (71, 7)])
-def test_batches_of_any_size(n, batch):
-    """batches of three, four and seven windows, the last one smaller: the bits of all predictions"""
-    model, tokens = Bigram(), np.random.randint(0, 5, n)
-    same(call(f"batch {batch}", bits_per_byte, model, tokens, n, length=10, batch=batch),
-         sum(bits(model, tokens)) / n, f"{n} tokens, length 10, batch {batch}",
-         "a batch counts by its predictions", rtol=1e-5)

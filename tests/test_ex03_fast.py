@@ -205,7 +205,7 @@ def test_rows_of_a_batch_are_apart():
     """each row has its own documents"""
     ids = torch.randint(1, 9, (3, 11))
     ids[0, 4] = ids[2, 2] = ids[2, 3] = 0
-    document = [[sum(row[:i + 1].count(0) for _ in (0,)) for i in range(11)] for row in ids.tolist()]
+    document = [[row[:i + 1].count(0) for i in range(11)] for row in ids.tolist()]
     want = torch.tensor([[[a != b for b in row] for a in row] for row in document])
     same(call("three random rows", packing_mask, ids, 0), want,
          f"ids {show(ids[0])} and two more rows, eos 0",
@@ -216,8 +216,8 @@ def test_rows_of_a_batch_are_apart():
 def test_gpt2_small():
     """GPT-2 small needs 855 million FLOPs a token"""
     gpt2 = Config(vocab_size=50257, d_model=768, n_layers=12, n_heads=12, n_kv_heads=12, d_ff=3072,
-                  max_len=1024,
-                  positions="learned", norm="layer", activation="gelu", qk_norm=False, bias=True)
+                  max_len=1024, positions="learned", norm="layer", activation="gelu", qk_norm=False,
+                  bias=True)
     N = 124_439_808 - 1024 * 768
     want = 6 * N + 12 * 12 * 768 * 1024
     got = call("GPT-2 small, T 1024", model_flops_per_token, gpt2, 1024)
@@ -233,8 +233,7 @@ def test_gpt2_small():
 def test_an_untied_table_is_only_looked_up():
     """an untied embedding is looked up, a tied one is multiplied with too; heads may be wider than C / H"""
     shape = dict(vocab_size=50, d_model=16, n_layers=2, n_heads=2, n_kv_heads=1, d_ff=24, max_len=32,
-                 head_width=12,
-                 qk_norm=False)
+                 head_width=12, qk_norm=False)
     blocks = 2 * (2 * 16 * 24 + 2 * 16 * 12 + 3 * 16 * 24) + 5 * 16   # q and o, k and v, feed-forward, norms
     want = 6 * (blocks + 50 * 16) + 12 * 2 * 2 * 12 * 8
     for tied, positions in ((True, "rope"), (False, "rope"), (True, "alibi"), (False, "none")):

@@ -89,17 +89,11 @@ def test_eps_is_added_after_the_root():
 # 3.11 the iteration of Muon
 
 
-def by_svd(G, steps=5):
-    """The same by the singular value decomposition: the polynomial applied to each singular value."""
-    U, S, Vh = torch.linalg.svd(G, full_matrices=False)
-    s = S / (S.square().sum(-1, keepdim=True).sqrt() + 1e-7)
-    for _ in range(steps):
-        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
-    return U @ (s[..., None] * Vh)
+def by_svd(G, steps=5, norm=None, numbers=(3.4445, -4.7750, 2.0315), powers=(1, 3, 5)):
+    """The same by the singular value decomposition: the polynomial applied to each singular value.
 
-
-def by_polynomial(G, norm=None, steps=5, numbers=(3.4445, -4.7750, 2.0315), powers=(1, 3, 5)):
-    """The same with something wrong: another norm, other coefficients or powers."""
+    Another norm, other numbers or powers give what a mistake would give.
+    """
     U, S, Vh = torch.linalg.svd(G, full_matrices=False)
     s = S / (S.square().sum(-1, keepdim=True).sqrt() + 1e-7 if norm is None else norm)
     for _ in range(steps):
@@ -117,19 +111,18 @@ def check_iteration(G, given, **steps):
          "X <- aX + (bA + cAA)X with A = XX^T, on X divided by its Frobenius norm",
          {"the number of steps is not used": by_svd(G),
           "nothing is iterated": G / G.norm(),
-          "X is not divided by its norm first": by_polynomial(G, 1.0, **steps),
+          "X is not divided by its norm first": by_svd(G, norm=1.0, **steps),
           "X is divided by its largest singular value, not by its Frobenius norm":
-              by_polynomial(G, torch.linalg.matrix_norm(G, 2).max(), **steps),
+              by_svd(G, norm=torch.linalg.matrix_norm(G, 2).max(), **steps),
           "cA in place of cAA: the last term is of the fifth power":
-              by_polynomial(G, powers=(1, 3, 3), **steps),
-          "the term bA is missing": by_polynomial(G, numbers=(3.4445, 0, 2.0315), **steps),
-          "b and c are exchanged": by_polynomial(G, numbers=(3.4445, 2.0315, -4.7750), **steps),
+              by_svd(G, powers=(1, 3, 3), **steps),
+          "the term bA is missing": by_svd(G, numbers=(3.4445, 0, 2.0315), **steps),
+          "b and c are exchanged": by_svd(G, numbers=(3.4445, 2.0315, -4.7750), **steps),
           "one step too many": by_svd(G, steps.get("steps", 5) + 1),
           "one step too few": by_svd(G, max(steps.get("steps", 5) - 1, 0)),
           "the result has the transposed shape: transpose it back": by_svd(G).mT.contiguous(),
           "all matrices share one norm: take it over the last two dimensions":
-              torch.stack([by_svd(M / G.norm() * 1.0) for M in G]) if G.ndim == 3 else G}, rtol=1e-5,
-         atol=1e-7)
+              by_svd(G, norm=G.norm(), **steps)}, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.ex("3.11")

@@ -170,6 +170,15 @@ def test_one_tensor_twice_and_arguments_of_other_kinds():
            "one gradient a place: autograd adds them")
 
 
+@pytest.mark.ex("4.5")
+def test_a_number_in_and_a_number_out():
+    """a single number as an argument that needs a gradient, and a loss as the result"""
+    a, x = (torch.tensor(value, dtype=f64, requires_grad=True) for value in (3.0, [1.0, 2.0]))
+    attempt(lambda: (2 * recompute(lambda a, x: (a * x ** 2).sum(), a, x)).backward())
+    digits(a.grad, torch.tensor(10.0, dtype=f64), "2 (a x^2).sum(), a = 3, x = (1, 2): the gradient of a")
+    digits(x.grad, torch.tensor([12.0, 24.0], dtype=f64), "the same: the gradient of x")
+
+
 def check_far(q, k, v, causal: bool, size: int, given: str) -> None:
     """Both outputs to many digits."""
     want = attention_reference(q, k, v, causal)
@@ -197,15 +206,6 @@ def test_scores_far_below_zero_and_far_apart():
             v = torch.where(k > 0, torch.ones_like(k), torch.full_like(k, value))
             check_far(torch.ones(1, 1, 1, 1, dtype=f64), k, v, False, 1,
                       f"scores {order}, values {v.flatten().tolist()}, tiles of 1")
-
-
-@pytest.mark.ex("4.5")
-def test_a_number_in_and_a_number_out():
-    """a single number as an argument that needs a gradient, and a loss as the result"""
-    a, x = (torch.tensor(value, dtype=f64, requires_grad=True) for value in (3.0, [1.0, 2.0]))
-    attempt(lambda: (2 * recompute(lambda a, x: (a * x ** 2).sum(), a, x)).backward())
-    digits(a.grad, torch.tensor(10.0, dtype=f64), "2 (a x^2).sum(), a = 3, x = (1, 2): the gradient of a")
-    digits(x.grad, torch.tensor([12.0, 24.0], dtype=f64), "the same: the gradient of x")
 
 
 @pytest.mark.ex("4.6")
