@@ -266,6 +266,8 @@ MUTANTS = [
     ("1.8", "drops NUL", "eturn data[:cut].decode(", 'eturn data[:cut].replace(b"\\0", b"").decode('),
 
     ("1.9", "loses the neighbour at place 0", "if before != NONE:", "if before > 0:"),
+    ("1.9", "takes what replaced the left token for it", "ids[i] != a", "ids[i] < a"),
+    ("1.9", "takes what replaced the right token for it", "ids[j] != b", "ids[j] > b"),
     ("1.9", "returns a list",
      "{new for new in created if counts[new] > 0}", "[new for new in created if counts[new] > 0]"),
     ("1.9", "keeps the count of the pair", "del counts[pair]\n", ""),
@@ -315,6 +317,7 @@ MUTANTS = [
     ("1.14", "lists the visible ones first", "return alphabet", "return sorted(alphabet)"),
 
     ("1.11", "takes nearly equal for equal", "> best[end]:", "> best[end] + 1e-3:"),
+    ("1.11", "begins its sums at one", "[0.0] + [-math.inf]", "[1.0] + [-math.inf]"),
     ("1.11", "rounds scores", "best[start] + score,", "round(best[start] + score, 1),"),
     ("1.12", "uses no token of more than eight characters", "max(map(len, p))", "min(8, max(map(len, p)))"),
     ("1.12", "takes rare tokens for none", "if word[i:j] in p]", "if p.get(word[i:j], 0) > 1e-3]"),

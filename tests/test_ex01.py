@@ -327,6 +327,16 @@ def test_places_that_changed_meanwhile_are_passed_over():
         assert got == wanted, (
             f"[1, 2, 3], [1, 2, 7] and [2, 3] gave {got} after {first} became 9 and then {second} 10, wanted "
             f"{wanted}: look whether both tokens of the pair are still there")
+    # [1, 2, 3, 2] is [1, 9, 2], then [10, 2]: where 1, 2 stood there is a 2 again, but no 1 before it.
+    # New numbers need not be the largest: [1, 20, 3] is [1, 9].
+    for pieces, pairs, wanted in (([[1, 2, 3, 2], [1, 2]], ((2, 3), (1, 9), (1, 2)), [[10, 2], [11]]),
+                                  ([[1, 20, 3], [1, 20]], ((20, 3), (1, 20)), [[1, 9], [10]])):
+        row = row_of(pieces, [2, 1])
+        for new_id, pair in enumerate(pairs, 9):
+            merge_everywhere(row, pair, new_id)
+        got = pieces_in(row)
+        assert got == wanted, (f"{pieces} gave {got} after the pairs {pairs} became 9 and those that follow, "
+                               f"wanted {wanted}: look whether it is these two tokens")
 
 
 class Watched(list):

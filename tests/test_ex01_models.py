@@ -41,6 +41,9 @@ def test_the_most_probable_segmentation_wins():
     logp |= {"a": -2.0, "abc": -3.9999}
     got = viterbi("abc", logp, 3, -50.0)
     assert got == ["abc"], f"with {logp}, 'abc' gave {got}, wanted ['abc']: -3.9999 beats a + bc's -4"
+    got = viterbi("aa", {"a": -2.0 ** -60, "aa": -2.0 ** -58}, 2, -50.0)   # both are lost beside a 1
+    assert list(got) == ["a", "a"], (f"'aa' with a: -2^-60 and aa: -2^-58 gave {got}, wanted ['a', 'a'] with "
+                                     "the sum -2^-59: a sum begins at 0")
 
 
 @pytest.mark.ex("1.11")
