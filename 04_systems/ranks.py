@@ -49,9 +49,10 @@ def run_ranks(function: Callable, n_ranks: int, *args, timeout: float = 120.0) -
     except Exception as error:   # pickle raises whatever the object raises
         raise ValueError(f"{function} or its arguments cannot be sent to other processes ({error}): "
                          "use functions and classes from the top of a module") from None
-    # forks from a clean process that has imported torch once
+    # forks from a clean process that has imported once what costs seconds, sympy for backward(gradient) too
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed", "parallel_3d"])
+    context.set_forkserver_preload(["torch.distributed", "torch.fx.experimental.symbolic_shapes",
+                                    "parallel_3d"])
     with tempfile.TemporaryDirectory() as folder:
         pipes, processes = [], []
         try:

@@ -3,8 +3,8 @@
 On Linux a process that has imported torch once, and never computes, forks the one that becomes the command:
 multiprocessing's fork server, which workbench.process_pool starts too. Elsewhere a command starts as from a
 shell. What is read before torch is there (OMP_NUM_THREADS, PYTHONIOENCODING, MPLBACKEND) needs
-`subprocess.run`, and so do the import of everything by a fresh Python (test_layout.py does that for every
-chapter) and whatever shall not depend on the order of sets: all forked commands hash strings alike.
+`subprocess.run`, and so do the import of everything by a fresh Python (test_layout.py does that once) and
+whatever shall not depend on the order of sets: all forked commands hash strings alike.
 """
 import multiprocessing
 import os
@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-SPARED = ["torch.distributed", "matplotlib.pyplot"]
+# The ranks of tests are forked from here too: backward(gradient) and dispatch modes import torch._dynamo.
+SPARED = ["torch.distributed", "torch._dynamo", "matplotlib.pyplot"]
 
 
 def command(file: Path | str, *words, cwd: Path | str = ".", env: dict | None = None, typed: bytes = b"",

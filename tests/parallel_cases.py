@@ -62,15 +62,13 @@ def differences(running, batches, expected) -> dict[str, float]:
             "names": sorted(weights), "with gradient": sorted(gradients)}
 
 
-def equality(team: Team, names, dtypes, n_layers=4, n_steps=2) -> dict:
-    """{(strategy, dtype): differences} for every strategy."""
-    out = {}
-    for dtype in dtypes:
-        model, batches = small_model(dtype, n_layers=n_layers), small_batches(n_steps)
-        expected = one_process(copy.deepcopy(model), batches)
-        for name in names:
-            found = differences(start(name, copy.deepcopy(model), team), batches, expected)
-            out[name, str(dtype)] = {**found, "wanted losses": expected[0]}
+def equality(team: Team, names, dtype, n_layers=4, n_steps=2) -> dict:
+    """{strategy: differences} for every strategy."""
+    model, batches = small_model(dtype, n_layers=n_layers), small_batches(n_steps)
+    expected, out = one_process(copy.deepcopy(model), batches), {}
+    for name in names:
+        found = differences(start(name, copy.deepcopy(model), team), batches, expected)
+        out[name] = {**found, "wanted losses": expected[0]}
     return out
 
 

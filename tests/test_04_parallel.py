@@ -30,7 +30,7 @@ run_ranks = functools.partial(start_ranks, timeout=400.0)   # also on a machine 
 def compared(n_ranks):
     """One launch for all strategies; the tests below read their own lines."""
     names = STRATEGIES if n_ranks % 4 == 0 else STRATEGIES[:-1]
-    return run_ranks(equality, n_ranks, names, (torch.float64, torch.float32))
+    return run_ranks(equality, n_ranks, names, torch.float64)
 
 
 def check(results, tolerance):
@@ -45,18 +45,18 @@ def check(results, tolerance):
 
 @pytest.mark.parametrize("name", STRATEGIES[:-1])
 def test_two_ranks_train_like_one_process(name):
-    check([r[name, "torch.float64"] for r in compared(2)], 1e-10)
+    check([r[name] for r in compared(2)], 1e-10)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_four_ranks_train_like_one_process(name):
-    check([r[name, "torch.float64"] for r in compared(4)], 1e-10)
+    check([r[name] for r in compared(4)], 1e-10)
 
 
-@pytest.mark.parametrize("n_ranks, name", [(n, name) for n in (2, 4) for name in STRATEGIES
-                                           if n == 4 or name != "mesh"])
-def test_float32_stays_within_rounding(n_ranks, name):
-    check([r[name, "torch.float32"] for r in compared(n_ranks)], 1e-5)
+def test_float32_stays_within_rounding():
+    results = run_ranks(equality, 4, STRATEGIES, torch.float32, 4, 1)
+    for name in STRATEGIES:
+        check([r[name] for r in results], 1e-5)
 
 
 def test_three_ranks_hold_uneven_stages_and_uneven_parts():

@@ -232,7 +232,7 @@ def test_a_syntax_error_is_shown_with_its_line(started):
 
 def test_an_endless_loop_is_stopped_and_named(started):
     put(started, "1.1", "    while True:\n        pass\n")
-    assert "Does a loop never end?" in learn(started, "check", "1.1", "--seconds", "1", code=1)
+    assert "Does a loop never end?" in learn(started, "check", "1.1", "--seconds", "0.5", code=1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
