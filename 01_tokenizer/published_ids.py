@@ -25,6 +25,8 @@ class Renumbered(Tokenizer):
         self._ours = {number: i for i, number in enumerate([*numbers, *special.values()])}
         if len(self._ours) < len(numbers) + len(special):
             raise ValueError("two tokens have the same id: each needs its own")
+        if wrong := [number for number in self._ours if type(number) is not int or number < 0]:
+            raise ValueError(f"the id {wrong[0]!r} is no whole number from 0 on")
 
     def __reduce__(self):
         return type(self), (self.merges, self.special, self.pattern, self.numbers)

@@ -6,7 +6,7 @@ knows what four families call things: Llama, Qwen3, Mixtral, GPT-2.
 
     python 02_transformer/hf_format.py FOLDER      loads it, counts it, and says what it needs
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 try:
@@ -68,12 +68,19 @@ def family_and_config(folder: Path) -> tuple[Family, Config]:
     """What config.json says, in our terms."""
     theirs = read_json(folder / "config.json")
     kind = theirs.get("model_type") if isinstance(theirs, dict) else None
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(f"{folder} holds a model of the family {kind!r}: load one of {', '.join(FAMILIES)}")
     try:
-        return FAMILIES[kind], Config(**FAMILIES[kind].to_ours(theirs))
+        ours = FAMILIES[kind].to_ours(theirs)
+        for field in fields(Config):
+            if field.type is int and type(ours.get(field.name, 0)) is not int:
+                raise TypeError(f"{field.name} {ours[field.name]!r} is no whole number")
+        return FAMILIES[kind], Config(**ours)
     except KeyError as error:
         raise ValueError(f"{folder / 'config.json'} lacks {error}, which every {kind} has: "
+                         "download it again") from None
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / 'config.json'} is not that of a {kind} ({error}): "
                          "download it again") from None
 
 
@@ -81,7 +88,10 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
     """The weights of one file, or of all files that the index names."""
     if not (folder / INDEX).exists():
         return read_safetensors(folder / ONE_FILE)
-    where = read_json(folder / INDEX)["weight_map"]
+    index = read_json(folder / INDEX)
+    where = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(where, dict) or not all(isinstance(name, str) and name for name in where.values()):
+        raise ValueError(f"{folder / INDEX} does not say which file each weight is in: download it again")
     weights: dict[str, Tensor] = {}
     for name in sorted(set(where.values())):
         if Path(name).name != name:

@@ -127,6 +127,9 @@ def test_what_tokenizers_would_read_in_another_way_is_not_written(tmp_path):
     (lambda d: d["model"]["vocab"].update({"日": 9999}), "the token '日' has .* which stands for no byte"),
     (lambda d: d.pop("model"), "no tokenizer.json, which is an object with a model"),
     (lambda d: d["model"].pop("vocab"), "the entry 'vocab' is missing"),
+    (lambda d: d["model"]["vocab"].update(a="7"), "the id '7' is no whole number"),
+    (lambda d: d["model"]["vocab"].update(a=-1), "the id -1 is no whole number from 0 on"),
+    (lambda d: d["added_tokens"][0].update(id=None), "the id None is no whole number"),
     (lambda d: d["model"].update(merges=5), "not of the kind it should be .*int")])
 def test_what_is_not_supported_is_named(tokenizer, tmp_path, edit, message):
     changed(tokenizer, tmp_path / "hf.json", edit)

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from hf_families import read_gpt2, write_gpt2
-from hf_format import INDEX, ONE_FILE, load_hf, save_hf
+from hf_format import INDEX, ONE_FILE, load_hf, read_folder, save_hf
 from safetensors_file import read_safetensors, write_safetensors
 from transformer import Config, Transformer
 
@@ -97,10 +97,24 @@ def changed(tmp_path, name: str, **changes):
     ("llama", dict(model_type="qwen3"), "model.layers.0.self_attn.k_norm.weight is missing"),
     ("llama", dict(intermediate_size=44), r"has the shape \(40, 32\), but config.json says \(44, 32\)"),
     ("llama", dict(num_key_value_heads=3), "same number of query heads"),
+    ("llama", dict(model_type=["llama"]), r"family \['llama'\]"),
+    ("llama", dict(vocab_size="64"), "is not that of a llama .vocab_size '64' is no whole"),
+    ("llama", dict(max_position_embeddings=64.5), "max_len 64.5 is no whole number"),
+    ("llama", dict(rms_norm_eps=[]), "is not that of a llama"),
+    ("llama", dict(rope_scaling=[1]), "is not that of a llama"),
+    ("gpt2", dict(n_positions=True), "max_len True is no whole number"),
 ])
 def test_a_folder_that_does_not_fit_is_refused_in_a_sentence(name, changes, sentence, tmp_path):
     with pytest.raises(ValueError, match=sentence):
         load_hf(changed(tmp_path, name, **changes))
+
+
+@pytest.mark.parametrize("index", [{}, [], {"weight_map": ["a"]}, {"weight_map": {"a": 3}},
+                                   {"weight_map": {"a": ""}}])
+def test_an_index_that_says_nothing_is_refused_in_a_sentence(index, tmp_path):
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="does not say which file each weight is in: download it again"):
+        read_folder(tmp_path)
 
 
 def test_an_index_that_promises_too_much_or_leaves_its_folder_is_refused(tmp_path):
