@@ -8,6 +8,7 @@ were made from. Used by cuda_library.py; to see the commands it runs: FIVE_PILLA
 csrc/kernel_check.py vector_add
 """
 
+import ctypes
 import functools
 import hashlib
 import os
@@ -52,6 +53,25 @@ def cpu_compiler() -> str | None:
     """Path of the C++ compiler for the emulation: $CXX, else g++, else clang++; None if there is none."""
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
     return next((path for path in map(shutil.which, names) if path), None)
+
+
+def no_compiler() -> str:
+    """Why cpu_compiler() finds none, and what helps: one sentence."""
+    if os.environ.get("CXX"):
+        return (f"CXX is {os.environ['CXX']!r}, and no such program is here: unset it, or give the name of "
+                "a C++ compiler alone (EMU_FLAGS takes options)")
+    return "no C++ compiler found: install g++ or clang++, or set CXX"
+
+
+def load(library: Path) -> ctypes.CDLL:
+    """Open a library. BuildError, after which it is made anew: a C compiler linked it, or another machine."""
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError as problem:
+        library.unlink(missing_ok=True)
+        why = str(problem).replace(f"{library}: ", "")
+        raise BuildError(f"{library.name} cannot be loaded ({why}): run this again, and if CXX is set let it "
+                         "name a C++ compiler, as g++") from None
 
 
 def rewrite_launches(source: str) -> str:
@@ -135,7 +155,7 @@ def build(cu: Path, mode: str = "fast", flags: tuple = (), arch: str = "sm_80") 
     compiler = shutil.which("nvcc") if mode == "gpu" else cpu_compiler()
     if compiler is None:
         raise BuildError("no nvcc found: install the CUDA toolkit" if mode == "gpu" else
-                         "no C++ compiler found: install g++ or clang++, or set CXX")
+                         no_compiler())
     source, included = Path(cu).read_text(), headers(Path(cu), flags)
     extra = os.environ.get("EMU_FLAGS", "").split()
     parts = [source, included, mode, *flags, *extra, arch, compiler, emulator_key(compiler)]
@@ -161,7 +181,7 @@ def build_host(cpp: Path) -> Path:
     """
     compiler = cpu_compiler()
     if compiler is None:
-        raise BuildError("no C++ compiler found: install g++ or clang++, or set CXX")
+        raise BuildError(no_compiler())
     key = short_hash([cpp.read_text(), compiler, platform.machine(), emulator_key(compiler)])
     library = CACHE / f"{cpp.stem}-{key}.so"
     if not library.exists():

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cuda_build import BuildError, build_host
+from cuda_build import BuildError, build_host, load
 
 SOURCE = Path(__file__).resolve().with_name("decode_step.cpp")
 SIZES = ("rows", "layers", "C", "H", "K", "D", "F", "block", "n_blocks", "most_blocks", "qk_norm")
@@ -33,7 +33,7 @@ class Step(ctypes.Structure):
 def library() -> ctypes.CDLL | None:
     """The compiled function; None, after one sentence, where it cannot be had."""
     try:
-        return ctypes.CDLL(str(build_host(SOURCE)))
+        return load(build_host(SOURCE))
     except (BuildError, OSError) as error:
         warnings.warn(f"every operation of a step is started by torch, slowly: {error}", stacklevel=3)
         return None

@@ -12,7 +12,7 @@ import warnings
 
 import torch
 
-from cuda_build import cpu_compiler
+from cuda_build import cpu_compiler, no_compiler
 from cuda_library import CudaLibrary, KernelFault
 from flash_rungs import BACKWARD, DETERMINISTIC, FORWARD, flash_backward, flash_forward, library, load
 
@@ -35,7 +35,7 @@ def why_not(device: str = "cpu") -> str:
     elif sys.platform == "win32":
         return "the CPU emulation needs fibers of POSIX: on Windows run it in WSL"
     elif not cpu_compiler():
-        return "no C++ compiler found: install g++ or clang++ to run the kernels on the CPU"
+        return no_compiler()
     return ""
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cuda_build import BuildError, build_host
+from cuda_build import BuildError, build_host, load
 
 GROUP = 16  # weights that share a scale
 SOURCE = Path(__file__).resolve().with_name("packed_product.cpp")
@@ -34,7 +34,7 @@ class Product(ctypes.Structure):
 def library() -> ctypes.CDLL | None:
     """The compiled functions; None, after one sentence, where they cannot be had."""
     try:
-        return ctypes.CDLL(str(build_host(SOURCE)))
+        return load(build_host(SOURCE))
     except (BuildError, OSError) as error:
         warnings.warn(f"packed weights are multiplied by plain torch, slowly: {error}", stacklevel=3)
         return None

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import cuda_build
 import kernels
 
 # (batch, query heads, key heads, length, head width): one token, ragged and full tiles, groups
@@ -111,13 +112,25 @@ def test_wrong_shapes_and_types_are_refused_with_a_sentence():
 
 
 def test_without_a_compiler_one_sentence_is_said_and_torch_computes(monkeypatch):
-    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("CXX", "g++ -O2")      # options are none of a name
     q, k, v, d_o = tensors(1, 4, 2, 9, 16, "fast")
     q.requires_grad_()
-    with pytest.warns(UserWarning, match="no C\\+\\+ compiler found: install g\\+\\+ or clang\\+\\+.*plain "
-                      "torch computes"):
+    with pytest.warns(UserWarning, match=r"CXX is 'g\+\+ -O2'.*unset it, or give the name of a "
+                      r"C\+\+ compiler alone.*plain torch computes"):
         o = kernels.flash_attention(q, k, v)
     wanted, gradients = reference(q, k, v, d_o, True)
     assert_near(o.detach(), wanted, "output")
     assert_near(torch.autograd.grad(o, q, d_o)[0], gradients[0], "dQ")
     assert not kernels.available()
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", "")
+    assert kernels.why_not() == "no C++ compiler found: install g++ or clang++, or set CXX"
+
+
+def test_a_library_that_cannot_be_loaded_is_one_sentence_and_made_anew(tmp_path):
+    """As when CXX=gcc links it without C++'s own library, or another machine made it."""
+    library = tmp_path / "vector_add-fast-0.so"
+    library.write_bytes(b"not ELF")
+    with pytest.raises(cuda_build.BuildError, match="^vector_add-fast-0.so cannot be loaded .*name a C"):
+        cuda_build.load(library)
+    assert not library.exists()
