@@ -23,7 +23,7 @@ def call(given: str, function, *args, **kwargs):
 def show(value) -> str:
     """A value in one line: small tensors as lists, large ones by shape and size."""
     if isinstance(value, (tuple, list)):
-        first = [show(v) for v in value[:24]]
+        first = [show(v) for v in (value if len(value) <= 24 else value[:8])]
         return "(" + ", ".join(first) + (f", ... {len(value)} in all)" if len(value) > 24 else ")")
     if not isinstance(value, torch.Tensor):
         return f"{value:.6g}" if isinstance(value, float) else repr(value)
