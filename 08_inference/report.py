@@ -44,7 +44,8 @@ figure img { background: white; }
 figcaption, .small { font-size: .9rem; opacity: .8; }
 .wide { overflow-x: auto; } .talk td { white-space: pre-wrap; }
 @media print { body { max-width: none; margin: 0; font-size: 11pt; } h2 { break-after: avoid; }
-  figure, tr { break-inside: avoid; } .wide { overflow: visible; } }
+  figure, tr { break-inside: avoid; } .wide { overflow: visible; }
+  thead { break-after: avoid; } tbody tr:first-child { break-after: avoid; } }
 """
 WATTS, PRICE = 15.0, 0.30   # what a laptop draws under load, and what a kilowatt-hour costs: assumptions
 

@@ -9,9 +9,9 @@ from statistics import mean
 
 def table_html(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
     """A table that scrolls by itself where the page is narrow; head and cells are text, escaped here."""
-    lines = ["<tr>" + "".join(f"<th>{html.escape(h)}</th>" for h in head) + "</tr>"]
-    lines += ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
-    return f'<div class=wide><table class="{kind}">{"".join(lines)}</table></div>'
+    top = "<thead><tr>" + "".join(f"<th>{html.escape(h)}</th>" for h in head) + "</tr></thead>"
+    lines = ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
+    return f'<div class=wide><table class="{kind}">{top}{"".join(lines)}</table></div>'
 
 
 def funnel_table(stages: list[dict]) -> str:
