@@ -123,8 +123,7 @@ def curate(folder: Path, seed: int, pages: int, records: int, processes: int) ->
     judged = write_judge(folder / "judge.json", seed)
     with process_pool(processes) as executor:
         pipeline.run_pipeline(folder / "crawl.warc.gz", folder / "stages", pipeline.Recipe(), executor,
-                              records,
-                              ("extract",))
+                              records, ("extract",))
         extracted = ladder.stage_documents(folder / "stages", "extract")
         valid, test, known = unseen_paragraphs(extracted)
         write_json(folder / "items.json", [i.text() for i in items] + valid + test)

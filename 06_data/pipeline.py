@@ -152,8 +152,8 @@ def run_shard(stage: str, source: str, target: str, recipe: Recipe, decision: st
                 n_out, bytes_out = n_out + 1, bytes_out + len(doc["text"].encode("utf-8", "replace"))
                 file.write(line)
     manifest = {"key": key, "sha256": file_hash(out), "documents_in": n_in, "documents_out": n_out,
-                "bytes_in": bytes_in,
-                "bytes_out": bytes_out, "reasons": dict(sorted(reasons.items())), "samples": samples}
+                "bytes_in": bytes_in, "bytes_out": bytes_out, "reasons": dict(sorted(reasons.items())),
+                "samples": samples}
     write_json(note, manifest)
     return {**manifest, "cpu": time.process_time() - begin}
 
@@ -168,14 +168,14 @@ def _reads(stage: str, recipe: Recipe) -> list[str]:
 def _code() -> str:
     """Hash of the code that decides: changed code is a changed result."""
     modules = (across_shards, charset, decontaminate, deduplicate, extract, filters, html_tokens,
-               http_message,
-               language, page_blocks, quality, shards, warc, warc_stream, sys.modules[__name__])
+               http_message, language, page_blocks, quality, shards, warc, warc_stream,
+               sys.modules[__name__])
     return hashlib.sha256("".join(inspect.getsource(m) for m in modules).encode()).hexdigest()
 
 
 def run_pipeline(source: Path | str, folder: Path | str, recipe: Recipe = Recipe(),
-                 executor: Executor | None = None,
-                 records: int = 100, stages: tuple[str, ...] = STAGES) -> dict:
+                 executor: Executor | None = None, records: int = 100,
+                 stages: tuple[str, ...] = STAGES) -> dict:
     """All stages over a WARC file; gives the funnel. `executor`: any with `submit`, or two processes."""
     folder = Path(folder)
     check_ranges(recipe)

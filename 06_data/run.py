@@ -150,16 +150,15 @@ def main() -> None:
         return write_json(folder / "curating.json", {"seed": s.seed, "seconds": time.perf_counter() - begin})
 
     extraction = score_extraction(s.seed)
-    print("  extraction (precision, recall): " + ", ".join(f"{k} {p:.3f} {r:.3f}" for k,
-                                                           (p, r) in extraction.items()))
-    accuracy, confusion = language.accuracy_by_length(language.default_model(),
-                                                      language.load_sentences()["test"])
+    print("  extraction (precision, recall): "
+          + ", ".join(f"{k} {p:.3f} {r:.3f}" for k, (p, r) in extraction.items()))
+    languages, sentences = language.default_model(), language.load_sentences()
+    accuracy, confusion = language.accuracy_by_length(languages, sentences["test"])
     print("  language: " + ", ".join(f"{n} characters {a:.0%}" for n, a in accuracy.items()))
-    unknown = {side: language.unknown_by_length(language.default_model(), language.load_sentences()[side])
-               for side in ("test", "other")}
+    unknown = {side: language.unknown_by_length(languages, sentences[side]) for side in ("test", "other")}
     for side, said in (("test", "of the ten languages"), ("other", "of other languages")):
-        print(f"  called unknown {said}: " + ", ".join(f"{n} characters {u:.0%}" for n,
-                                                       u in unknown[side].items()))
+        print(f"  called unknown {said}: "
+              + ", ".join(f"{n} characters {u:.0%}" for n, u in unknown[side].items()))
     print(f"  quality, area under the curve: classifier {made.judged['classifier_auc']:.3f}, "
           f"perplexity {made.judged['perplexity_auc']:.3f}")
     near = measure_near(s.seed)
@@ -196,13 +195,11 @@ def main() -> None:
     earlier = read_json(folder / "curating.json")["seconds"] if (folder / "curating.json").exists() else 0.0
     write_json(folder / "metrics.json", {
         "seed": s.seed, "settings": asdict(s), "crawl": made.crawl, "extraction": extraction,
-        "language": accuracy,
-        "unknown": unknown,
-        "confusion": {"names": language.default_model().names, "counts": confusion.tolist()},
-        "quality": made.judged,
-        "near": near, "funnel": made.funnel, "rules": rules, "leak": leak, "mixture": mixture,
-        "ladder": climbed,
-        "held_out_in_crawl": made.in_crawl, "seconds": earlier + time.perf_counter() - begin})
+        "language": accuracy, "unknown": unknown,
+        "confusion": {"names": languages.names, "counts": confusion.tolist()},
+        "quality": made.judged, "near": near, "funnel": made.funnel, "rules": rules, "leak": leak,
+        "mixture": mixture, "ladder": climbed, "held_out_in_crawl": made.in_crawl,
+        "seconds": earlier + time.perf_counter() - begin})
 
 
 if __name__ == "__main__":

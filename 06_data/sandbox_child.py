@@ -28,32 +28,26 @@ import values  # before the walls, from this folder
 # System calls by architecture: (x86_64, aarch64); None where it does not exist.
 DENIED = {
     "fork": (57, None), "vfork": (58, None), "clone3": (435, 435), "execve": (59, 221),
-    "execveat": (322, 281),
-    "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "ptrace": (101, 117),
-    "kill": (62, 129),
-    "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
-    "pidfd_open": (434, 434),
-    "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424), "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271), "io_uring_setup": (425, 425), "unshare": (272, 97), "setns": (308, 268),
-    "mount": (165, 40), "umount2": (166, 39), "chroot": (161, 51), "pivot_root": (155, 41), "bpf": (321, 280),
+    "execveat": (322, 281), "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203),
+    "ptrace": (101, 117), "kill": (62, 129), "tkill": (200, 130), "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240), "pidfd_open": (434, 434), "pidfd_getfd": (438, 438),
+    "pidfd_send_signal": (424, 424), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
+    "io_uring_setup": (425, 425), "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40),
+    "umount2": (166, 39), "chroot": (161, 51), "pivot_root": (155, 41), "bpf": (321, 280),
     "perf_event_open": (298, 241), "keyctl": (250, 219), "add_key": (248, 217), "userfaultfd": (323, 282),
     "init_module": (175, 105), "finit_module": (313, 273), "kexec_load": (246, 104), "reboot": (169, 142),
     "setpriority": (141, 140), "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53),
-    "fchmodat2": (452, 452),
-    "chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54),
-    "utime": (132, None),
-    "utimes": (235, None), "utimensat": (280, 88), "futimesat": (261, None), "setxattr": (188, 5),
-    "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180),
-    "setsid": (112, 157),
-    "setpgid": (109, 154), "settimeofday": (164, 170), "clock_settime": (227, 112), "sethostname": (170, 161)}
+    "fchmodat2": (452, 452), "chown": (92, None), "fchown": (93, 55), "lchown": (94, None),
+    "fchownat": (260, 54), "utime": (132, None), "utimes": (235, None), "utimensat": (280, 88),
+    "futimesat": (261, None), "setxattr": (188, 5), "shmget": (29, 194), "msgget": (68, 186),
+    "semget": (64, 190), "mq_open": (240, 180), "setsid": (112, 157), "setpgid": (109, 154),
+    "settimeofday": (164, 170), "clock_settime": (227, 112), "sethostname": (170, 161)}
 CLONE, TGKILL, PRLIMIT = (56, 220), (234, 131), (302, 261)
 CLONE_THREAD = 0x00010000
 AF_INET, SOCK_STREAM = 2, 1
 REFUSED_EVENTS = ("socket.", "subprocess.", "ctypes.", "os.fork", "os.exec", "os.posix_spawn", "os.system",
-                  "os.kill",
-                  "os.putenv", "pty.", "signal.", "syslog.", "mmap.", "resource.prlimit", "shutil.",
-                  "ensurepip.",
-                  "winreg.", "cpython.run_", "os.chmod", "os.chown", "gc.")
+                  "os.kill", "os.putenv", "pty.", "signal.", "syslog.", "mmap.", "resource.prlimit",
+                  "shutil.", "ensurepip.", "winreg.", "cpython.run_", "os.chmod", "os.chown", "gc.")
 
 REFUSED_IMPORTS = ("ctypes", "_ctypes", "_posixsubprocess", "_socket", "gc")
 
@@ -109,15 +103,12 @@ def seccomp(libc: ctypes.CDLL, loopback: bool) -> bool:
                     (EQUAL, 0, 1, 0), (RETURN, 0, 0, ALLOW), (RETURN, 0, 0, EPERM)]
     for name, numbers in DENIED.items():
         if numbers[which] is not None:
-            # libc tries clone3 first and falls back to clone, whose flags a filter can read, on "no such
-            # call".
+            # libc tries clone3; on "no such call" it takes clone, whose flags a filter can read
             program += [(EQUAL, 0, 1, numbers[which]), (RETURN, 0, 0, ENOSYS if name == "clone3" else EPERM)]
     program += [(EQUAL, 0, 4, CLONE[which]), (LOAD, 0, 0, 16), (MASK, 1, 0, CLONE_THREAD),
-                (RETURN, 0, 0, EPERM),
-                (RETURN, 0, 0, ALLOW)]                       # threads may start, processes may not
+                (RETURN, 0, 0, EPERM), (RETURN, 0, 0, ALLOW)]      # threads may start, processes may not
     program += [(EQUAL, 0, 4, TGKILL[which]), (LOAD, 0, 0, 16), (EQUAL, 1, 0, os.getpid()),
-                (RETURN, 0, 0, EPERM),
-                (RETURN, 0, 0, ALLOW)]                       # signals to itself (abort) only
+                (RETURN, 0, 0, EPERM), (RETURN, 0, 0, ALLOW)]      # signals to itself (abort) only
     program += [(EQUAL, 0, 4, PRLIMIT[which]), (LOAD, 0, 0, 16), (EQUAL, 1, 0, 0), (RETURN, 0, 0, EPERM),
                 (RETURN, 0, 0, ALLOW)]                       # its own limits only, and those cannot rise
     program += [(RETURN, 0, 0, ALLOW)]

@@ -32,8 +32,8 @@ def shard(source: Path, folder: Path, records: int = 100) -> list[Path]:
             for page in group:
                 warc.write_record(file, page)
     if not paths:
-        found = ", ".join(f"{n} {what}" for what,
-                          n in problems.items()) or "it has no record of type `response`"
+        found = ", ".join(f"{n} {what}" for what, n in problems.items())
+        found = found or "it has no record of type `response`"
         raise ValueError(f"{source} holds no page ({found}): name a WARC file, such as crawl.warc.gz")
     write_json(done, {"of": wanted, "shards": [str(p.relative_to(folder)) for p in paths],
                       "problems": problems})

@@ -61,8 +61,8 @@ class Site:
         """The front page: links to everything, some twice in different spellings, some leading away."""
         links = ["/index.html", "/topics.html", "/private/diary.html", "/flaky/1", "/flaky/2", "/loop/a",
                  "/moved", "/calendar/1", "/missing.html", "http://elsewhere.invalid/",
-                 "mailto:someone@example.org",
-                 "//127.0.0.2/", "/./article/../index.html#top", "javascript:void(0)", *self.pages]
+                 "mailto:someone@example.org", "//127.0.0.2/", "/./article/../index.html#top",
+                 "javascript:void(0)", *self.pages]
         return "<html><body>" + "".join(f'<a href="{link}">{link}</a>\n' for link in links) + "</body></html>"
 
     def get(self, path: str) -> tuple[int, dict[str, str], bytes]:
