@@ -133,9 +133,12 @@ def layout(shape: Config, gpus: int, tokens_per_batch: int = 2 ** 20) -> Plan:
 
     Raises ValueError with the planner's reason when there is none.
     """
-    best = search(shape, tokens_per_batch // shape.max_len, shape.max_len, Cluster(gpus=gpus))[0]
+    plans = search(shape, tokens_per_batch // shape.max_len, shape.max_len, Cluster(gpus=gpus))
+    best = plans[0]
     if best.refused:
-        raise ValueError(f"no layout of this model runs on {gpus} GPUs ({best.refused}): choose more --gpus")
+        full = [plan.refused for plan in plans if plan.memory]   # more GPUs help against this alone
+        reason, fix = (full[0], "more --gpus") if full else (best.refused, "fewer --gpus, a power of two")
+        raise ValueError(f"no layout of this model runs on {gpus} GPUs ({reason}): choose {fix}")
     return best
 
 

@@ -108,6 +108,9 @@ def with_e(theta: np.ndarray) -> np.ndarray:
 def check(N, D, loss, free: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The runs as float arrays, or a ValueError that says why they cannot determine `free` parameters."""
     N, D, loss = (np.asarray(v, dtype=np.float64) for v in (N, D, loss))
+    if N.ndim != 1 or not N.shape == D.shape == loss.shape:
+        raise ValueError(f"N, D and loss have the shapes {N.shape}, {D.shape} and {loss.shape}: give one of "
+                         "each for every run")
     for name, v in (("N", N), ("D", D), ("loss", loss)):
         bad = np.flatnonzero(~(np.isfinite(v) & (v > 0)))
         if len(bad):
@@ -131,9 +134,9 @@ def fit(N, D, loss, E: float | None = None, delta: float = 1e-3) -> Fit:
     Raises ValueError when the runs cannot determine the parameters; see also Fit.determined.
     """
     free = 5 if E is None else 4
-    if E is not None and not np.min(loss) > E:
-        raise ValueError(f"a loss of {np.min(loss):g} is not above the entropy {E:g}, which none can reach: "
-                         "give a smaller entropy")
+    if E is not None and np.any(np.asarray(loss) <= E):
+        raise ValueError(f"a loss of {np.nanmin(loss):g} is not above the entropy {E:g}, which none can "
+                         "reach: give a smaller entropy")
     N, D, loss = check(N, D, np.asarray(loss, dtype=np.float64) - (E or 0), free)
     n, d, y = np.log(N), np.log(D), np.log(loss)
     n0, d0 = n.mean(), d.mean()                       # centred, or A and alpha could hardly be told apart

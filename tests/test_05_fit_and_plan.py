@@ -186,8 +186,15 @@ def test_the_command_fits_any_csv_and_says_in_one_sentence_what_is_wrong_with_it
         (tmp_path / "damaged.csv").write_bytes(damaged)
         with pytest.raises(ValueError, match="damaged.csv can't be read .* in UTF-8"):
             read_runs(str(tmp_path / "damaged.csv"))
+    N, D, loss = published_like_runs(1)
     with pytest.raises(ValueError, match="is not above the entropy 9"):
-        fit(*published_like_runs(1), E=9.0)
+        fit(N, D, loss, E=9.0)
+    with pytest.raises(ValueError, match="run 1 has loss = nan"):
+        fit(N, D, loss * np.nan, E=1.0)
+    with pytest.raises(ValueError, match=r"shapes \(245,\), \(9,\) and \(245,\)"):
+        fit(N, D[:9], loss)
+    with pytest.raises(ValueError, match="0 different"):
+        fit([], [], [], E=1.0)
     (tmp_path / "text.csv").write_text("N,D,loss\n1,2\n")
     with pytest.raises(ValueError, match="not a number"):
         read_runs(str(tmp_path / "text.csv"))
@@ -316,8 +323,11 @@ def test_a_plan_names_a_layout_that_fits_or_says_why_none_does():
     best = allocate.layout(shape, 16)
     assert best.place.ranks == 16 and best.memory.peak < 80e9 and 0.1 < best.mfu < 0.7
     assert 16 * best.memory.peak > allocate.training_memory(7e9) * 0.9        # the state is in there
-    with pytest.raises(ValueError, match="no layout"):
+    with pytest.raises(ValueError, match="no layout .*needs [0-9]+ GB.* choose more --gpus"):
         allocate.layout(allocate.shape_for(4e11), 8)
+    for gpus in (3, 2 ** 20):
+        with pytest.raises(ValueError, match="batch does not divide.* choose fewer --gpus, a power of two"):
+            allocate.layout(shape, gpus)
 
 
 def test_shares_of_the_law_sum_to_one_and_huber_is_square_then_straight():
