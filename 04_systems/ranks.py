@@ -11,6 +11,7 @@ A rank that raises, dies or hangs ends the job: in bounded time, with its number
 leaving a process.
 """
 import contextlib
+import errno
 import faulthandler
 import multiprocessing
 import os
@@ -31,6 +32,9 @@ import torch.distributed as dist
 
 from collectives import Team
 
+# what run_main says in one sentence; a full disk is one more
+MESSAGES = (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
 
 class RankError(RuntimeError):
     """A rank failed; the message says which one and where."""
@@ -40,7 +44,8 @@ def run_ranks(function: Callable, n_ranks: int, *args, timeout: float = 120.0) -
     """Run function(team, *args) in `n_ranks` processes with gloo; returns the ranks' results in order.
 
     `function`, `args` and the results travel by pickle. Raises RankError when a rank dies, raises or is still
-    busy after `timeout` seconds; a ValueError or FileNotFoundError of a rank is raised again as it is.
+    busy after `timeout` seconds; what is a message to the user (a ValueError, a full disk) is raised again as
+    it is.
     """
     if n_ranks < 1:
         raise ValueError(f"{n_ranks} ranks cannot run anything: ask for at least 1")
@@ -103,7 +108,7 @@ def _message(error: BaseException) -> bytes | None:
 
     An exception whose constructor takes more than its text can be packed but not unpacked: its text goes.
     """
-    if not isinstance(error, (ValueError, FileNotFoundError)):
+    if not isinstance(error, MESSAGES) and getattr(error, "errno", None) != errno.ENOSPC:
         return None
     try:
         packed = pickle.dumps(error)

@@ -1,10 +1,11 @@
 """Ranks that fail: the job ends in bounded time, names the culprit, and leaves no process."""
+import errno
 import multiprocessing
 
 import pytest
 
 from parallel_cases import fails
-from ranks import RankError, run_ranks
+from ranks import RankError, _message, _unpacked, run_ranks
 
 
 def test_a_rank_that_raises_is_named_with_its_traceback():
@@ -17,6 +18,14 @@ def test_a_rank_that_raises_is_named_with_its_traceback():
 def test_a_message_to_the_user_arrives_as_it_is():
     with pytest.raises(ValueError, match="^choose a smaller number$"):
         run_ranks(fails, 2, "refuses")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"),
+                                   PermissionError(errno.EACCES, "Permission denied", "/locked/out")])
+def test_what_a_full_disk_or_a_locked_folder_refuses_a_rank_is_a_message_too(error):
+    again = _unpacked(_message(error))
+    assert type(again) is type(error) and again.args == error.args and again.filename == error.filename
+    assert _message(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")) is None
 
 
 def test_a_rank_that_is_killed_is_named():

@@ -1,5 +1,6 @@
 """The learner's commands of learn.py, on scratch copies of a tiny course."""
 
+import errno
 import os
 import pty
 import re
@@ -12,6 +13,7 @@ import time
 
 import pytest
 
+from learn_check import explain
 from tiny_course import GOOD, commit, git, learn, make, put
 
 
@@ -228,6 +230,13 @@ def test_a_syntax_error_is_shown_with_its_line(started):
     put(started, "1.1", "    return {\n")
     assert re.search(r"not Python yet: '\{' was never closed   \(01_first/pairs.py:7\)",
                      learn(started, "check", "1.1", code=1))
+
+
+def test_prints_without_measure_are_named():
+    report = {"outcome": "wrong", "line": 0, "prints": "",
+              "message": f"got  OSError: [Errno {errno.EFBIG}] File too large"}
+    assert "take the prints out" in explain(report, "", None, "")[-1]
+    assert len(explain({**report, "message": "got  7"}, "", None, "")) == 1
 
 
 def test_an_endless_loop_is_stopped_and_named(started):

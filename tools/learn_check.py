@@ -5,6 +5,7 @@ where an error came from, and what the body printed.
 """
 
 import contextlib
+import errno
 import os
 import re
 import tempfile
@@ -35,6 +36,8 @@ def explain(report: dict, text: str, exercise: Exercise, path: str) -> list[str]
         said = [f"{report['error']}{': ' if said else ''}{said[0] if said else ''}{where}", *said[1:]]
     elif line:                                            # the test put an error of the body into words
         said = [*said[:8], f"at {path}:{line}"]
+    if f"[Errno {errno.EFBIG}]" in message:
+        said = [*said[:8], "too much was printed or written for one test: take the prints out"]
     prints = [f"printed: {line}" for line in report["prints"].splitlines()[:8]]
     return said[:9] + prints
 
