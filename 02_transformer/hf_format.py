@@ -29,7 +29,7 @@ def load_hf(folder: Path | str, dtype: torch.dtype | None = None) -> Transformer
     """The model in `folder`, in eval mode; its weights keep the type of the file unless `dtype` is given.
 
     Without `dtype` nothing is copied: weights are views of the mapped files, read from disk when first used.
-    Raises FileNotFoundError, or ValueError for a family or an option that we have no part for.
+    ValueError for a folder that is not whole, and for a family or an option that we have no part for.
     """
     family, config = family_and_config(Path(folder))
     weights = family.read(read_folder(Path(folder)))
@@ -66,7 +66,7 @@ def save_hf(model: Transformer, folder: Path | str, shard_bytes: int = 5_000_000
 
 def family_and_config(folder: Path) -> tuple[Family, Config]:
     """What config.json says, in our terms."""
-    theirs = read_json(folder / "config.json")
+    theirs = read_json(there(folder, "config.json"))
     kind = theirs.get("model_type") if isinstance(theirs, dict) else None
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(f"{folder} holds a model of the family {kind!r}: load one of {', '.join(FAMILIES)}")
@@ -84,10 +84,20 @@ def family_and_config(folder: Path) -> tuple[Family, Config]:
                          "download it again") from None
 
 
+def there(folder: Path, name: str) -> Path:
+    """A file that the folder of a model must have; ValueError without it."""
+    if (folder / name).is_file():
+        return folder / name
+    why = "give the folder of a whole model, or download it again"
+    if name == ONE_FILE and (others := sorted(p.name for p in folder.glob("*.bin"))):
+        why = f"only {others[0]}, a pickle, and whoever reads one runs it: get the safetensors"
+    raise ValueError(f"{folder} has no {name}: {why}")
+
+
 def read_folder(folder: Path) -> dict[str, Tensor]:
     """The weights of one file, or of all files that the index names."""
     if not (folder / INDEX).exists():
-        return read_safetensors(folder / ONE_FILE)
+        return read_safetensors(there(folder, ONE_FILE))
     index = read_json(folder / INDEX)
     where = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(where, dict) or not all(isinstance(name, str) and name for name in where.values()):
@@ -96,7 +106,7 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
     for name in sorted(set(where.values())):
         if Path(name).name != name:
             raise ValueError(f"{folder / INDEX} names the file {name!r} outside its folder: do not trust it")
-        weights |= read_safetensors(folder / name)
+        weights |= read_safetensors(there(folder, name))
     if missing := sorted(set(where) - set(weights)):
         raise ValueError(f"{folder / INDEX} promises {missing[0]} and {len(missing) - 1} more that no file "
                          "has: download it again")

@@ -129,6 +129,19 @@ def test_an_index_that_promises_too_much_or_leaves_its_folder_is_refused(tmp_pat
             load_hf(tmp_path)
 
 
+@pytest.mark.parametrize("name, sentence", [
+    ("config.json", "has no config.json: give the folder of a whole model, or download it again"),
+    ("model-00001-of-", "has no model-00001-of-.*: give the folder of a whole model, or download it again"),
+    (INDEX, "has no model.safetensors: only pytorch_model.bin, a pickle, and whoever reads one runs it"),
+])
+def test_a_folder_that_lacks_a_file_is_refused_in_a_sentence(name, sentence, tmp_path):
+    save_hf(build("llama"), tmp_path, 8000)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    next(p for p in tmp_path.iterdir() if p.name.startswith(name)).unlink()
+    with pytest.raises(ValueError, match=sentence):
+        load_hf(tmp_path)
+
+
 @pytest.mark.parametrize("options", [dict(positions="alibi"), dict(softcap=3.0), dict(attention="latent"),
                                      dict(n_experts=4), dict(placement="post"), dict(sinks=True)], ids=str)
 def test_a_model_of_no_published_family_is_not_saved_as_one(options, tmp_path):
@@ -138,8 +151,6 @@ def test_a_model_of_no_published_family_is_not_saved_as_one(options, tmp_path):
 
 
 def test_an_interrupted_download_is_noticed(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        load_hf(tmp_path)
     save_hf(build("llama"), tmp_path)
     content = (tmp_path / ONE_FILE).read_bytes()
     (tmp_path / ONE_FILE).write_bytes(content[:-100])

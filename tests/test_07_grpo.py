@@ -1,5 +1,6 @@
 """The switches of GRPO against their formulas, shared prompts against plain ones, verifiers that fail."""
 import math
+import random
 import signal
 import time
 
@@ -18,6 +19,7 @@ from grpo import (
     centred_rewards,
     clipped_policy_loss,
     clipped_share,
+    fresh_sums,
     group_advantages,
     grpo_objective,
     rollout,
@@ -135,6 +137,35 @@ def test_several_updates_use_one_batch_and_the_clip_stops_them():
     assert clipped[0] == clipped[3] == 0 and clipped[2] > 0
 
 
+def test_each_step_asks_new_sums_with_new_chance_and_none_that_are_held_out(monkeypatch):
+    asked = []
+
+    def rollout(model, tokenizer, tasks, group, seed, **how):
+        asked.append((tuple(tasks), seed))
+        return ASKED, ANSWERS, REWARDS
+
+    monkeypatch.setattr("grpo.rollout", rollout)
+    first = fresh_sums(set(), 40)(random.Random("grpo 0 1"))
+    for banned in (set(), set(first[::2])):
+        loss_of = grpo_objective(tiny(), BYTES, banned, 40, 4, 0)
+        for step in (0, 1, 2, 1):
+            loss_of(step)
+    assert asked[1][0] == tuple(first) and asked[1] == asked[3]     # a step that is done again is the same
+    assert len({tasks for tasks, _ in asked[:3]}) == len({seed for _, seed in asked[:3]}) == 3
+    assert len(asked[5][0]) == 40 and not banned & set(asked[5][0])
+
+
+def test_the_price_is_for_leaving_the_model_as_it_was_at_the_start(monkeypatch):
+    monkeypatch.setattr("grpo.rollout", lambda *a, **how: (ASKED, ANSWERS, torch.ones(3, 3)))
+    model = tiny()
+    loss_of = grpo_objective(model, BYTES, set(), 4, 4, 0, Variant(kl=1.0))
+    assert loss_of(0)[0] == 0
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.05 * torch.randn_like(p)
+    assert loss_of(1)[0] > 1e-3
+
+
 @pytest.mark.parametrize("wrong", [dict(mean="words"), dict(updates=0), dict(budget=0), dict(kl=-1),
                                    dict(kl=math.nan)])
 def test_an_impossible_variant_is_one_sentence(wrong):
@@ -244,10 +275,14 @@ def test_a_rollout_asks_and_verifies_as_it_is_told_and_an_answer_without_an_end_
         return 0.5
 
     asked, answers, rewards = rollout(model, BYTES, ["ab", "c"], 40, 0, lambda t: t + "?", verify, 3)
-    ended = torch.tensor([a[-1] == BYTES.special[EOS] for a in answers]).view(2, 40)
-    assert asked[0] == chat_prompt(BYTES, "ab?") and asked[79] == chat_prompt(BYTES, "c?")
+    eos, prompts = BYTES.special[EOS], [chat_prompt(BYTES, "ab?"), chat_prompt(BYTES, "c?")]
+    assert asked == [prompts[0]] * 40 + [prompts[1]] * 40           # an answer beside its own question
+    own = sample(model, prompts, 3, eos, 1.0, 40, torch.Generator().manual_seed(0))
+    assert answers == own[0] + own[1]                               # drawn as the model itself would, at 1
+    ended = torch.tensor([a[-1] == eos for a in answers]).view(2, 40)
     assert torch.equal(rewards, ended * 0.5) and 0 < ended.sum() < 80
-    assert [t for _, t in said] == ["ab"] * int(ended[0].sum()) + ["c"] * int(ended[1].sum())
+    tasks = ["ab"] * 40 + ["c"] * 40
+    assert said == [(BYTES.decode(a[:-1]), t) for a, t in zip(answers, tasks) if a[-1] == eos]
 
 
 def test_prompts_longer_than_the_context_are_refused_with_the_reason():

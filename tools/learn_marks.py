@@ -16,7 +16,8 @@ from learn_bodies import text_of, write
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>Grades</title><style>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse } td, th { border: 1px solid #999; padding: .2rem .6rem; text-align: left }
+table { border-collapse: collapse; display: block; overflow-x: auto }
+td, th { border: 1px solid #999; padding: .2rem .6rem; text-align: left }
 pre { background: #f4f4f4; color: #111; padding: .6rem; overflow-x: auto }
 </style>"""
 
