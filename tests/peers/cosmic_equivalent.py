@@ -73,6 +73,7 @@ EQUIVALENT = [
     ("2.16", "shape[1]", "the last axis of (N, E) is axis 1"),
     ("2.16", "shape[+1]", "the last axis of (N, E) is axis 1"),
     ("2.19", "arange(width / 2", "pairs are turned, so a width is even"),
+    ("2.22", "2 ** 2", "two to the power of two is two times two"),
     ("3.3", "step <= n_warmup", "both branches give 1 at that step"),
     ("3.5", "targets > IGNORE", "ids are never negative"),
     ("3.5", "logsumexp(+1", "the last axis of (N, V) is axis 1"),
