@@ -94,8 +94,13 @@ def main() -> None:
     """Serve the course's tools until stdin ends."""
     if any(word in ("-h", "--help") for word in sys.argv[1:]):
         return print(__doc__)
+    try:
+        source, target = take_stdio()
+    except (OSError, AttributeError):        # a closed stream has no number, or is None
+        raise SystemExit("error: stdin and stdout carry the messages, and one is closed: start this from a "
+                         "client, or in a terminal") from None
     with contextlib.suppress(KeyboardInterrupt):
-        serve(course_tools(), *take_stdio())
+        serve(course_tools(), source, target)
 
 
 if __name__ == "__main__":

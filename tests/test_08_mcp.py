@@ -1,6 +1,7 @@
 """The Model Context Protocol over two pipes: what the specification says, and sides that misbehave."""
 import io
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -256,6 +257,14 @@ def test_the_command_serves_until_its_input_ends():
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, done.stderr.decode()
     assert lines[0]["result"] == {} and lines[1]["error"]["code"] == -32700
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+def test_a_closed_stream_is_one_sentence(closed):
+    done = subprocess.run(["sh", "-c", f"exec {shlex.join(SERVER)} {closed}"], capture_output=True, timeout=60,
+                          text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: stdin and stdout carry"), done
+    assert done.stderr.count("\n") == 1
 
 
 def test_arguments_are_checked_against_the_schema():
