@@ -53,8 +53,8 @@ def status(student: Student) -> None:
     for name in names:
         mine = [e for e in student.exercises.values() if e.chapter == name]
         if not student.started(name):
-            hours, number = (duration(sum(e.minutes for e in mine)),
-                             "c" if name == "csrc" else str(int(name[:2])))
+            hours = duration(sum(e.minutes for e in mine))
+            number = "c" if name == "csrc" else str(int(name[:2]))
             says = ("given whole" if student.release else hours if student.elsewhere()
                     else f"{hours}: {command('start ' + number)}")
             print(" " + paint(f"{name:<{wide}}{counted(mine)}, {says}", "dim"))
@@ -153,13 +153,11 @@ def reset(student: Student, exercise: Exercise) -> None:
             raise ValueError(f"{exercise.chapter} is given whole here: its exercises are not for this tree")
         start = command("start " + exercise.id.split(".")[0])
         raise ValueError(f"{exercise.chapter} is not started here: begin with {start}")
-    kept = (ROOT
-            / ".learn/kept"
-            / f"{exercise.id}-{time.strftime('%Y%m%d-%H%M%S')}-{digest(exercise.body)[:6]}.txt")
+    name = f"{exercise.id}-{time.strftime('%Y%m%d-%H%M%S')}-{digest(exercise.body)[:6]}.txt"
+    kept = ROOT / ".learn/kept" / name
     kept.parent.mkdir(parents=True, exist_ok=True)
     write(kept, exercise.body)
-    write(ROOT / exercise.path,
-          graft(text_of(ROOT / exercise.path), exercise.id, exercise.stub))
+    write(ROOT / exercise.path, graft(text_of(ROOT / exercise.path), exercise.id, exercise.stub))
     print(f" {exercise.id} is blank again; what was there is in {os.path.relpath(kept)}\n"
           " (to have it again, paste it between the two EXERCISE lines)")
 

@@ -15,7 +15,7 @@ from stop_strings import StopStrings
 INF = float("inf")
 
 
-def columns(logits: torch.Tensor) -> list[list[int]]:
+def kept(logits: torch.Tensor) -> list[list[int]]:
     return [[i for i, x in enumerate(row) if x != -INF] for row in logits.tolist()]
 
 
@@ -29,8 +29,8 @@ def test_min_p_compares_with_the_likeliest():
         wanted = [[i for i in range(8) if row[i] > p * row.max()] for row in probability]
         given = probability.log() + torch.randn(3, 1) * 5
         got = keep_min_p(given.clone(), p)
-        assert columns(got) == wanted, (
-            f"given probabilities in proportion to {probability.tolist()} and p = {p}, kept {columns(got)}, "
+        assert kept(got) == wanted, (
+            f"given probabilities in proportion to {probability.tolist()} and p = {p}, kept {kept(got)}, "
             f"wanted {wanted}: compare each with p times the largest of its own row, as probabilities and "
             "not as logits")
         same = torch.equal(got[got != -INF], given[got != -INF])
@@ -47,8 +47,8 @@ def test_min_p_keeps_the_likeliest_and_its_equals():
             got = keep_min_p(row.clone(), p)
         except (ValueError, RuntimeError) as error:
             pytest.fail(f"p = {p} raised '{error}'")
-        assert columns(got) == wanted, (
-            f"given {row.tolist()} and p = {p}, kept {columns(got)}, wanted {wanted}")
+        assert kept(got) == wanted, (
+            f"given {row.tolist()} and p = {p}, kept {kept(got)}, wanted {wanted}")
 
 
 @pytest.mark.ex("8.9")
@@ -59,7 +59,7 @@ def test_min_p_leaves_the_callers_logits_alone():
     got = keep_min_p(row, 0.5)
     assert torch.equal(row, before), (
         f"given {before.tolist()} and p = 0.5, the logits are now {row.tolist()}, wanted them unchanged")
-    assert columns(got) == [[2]], f"given {before.tolist()} and p = 0.5, kept {columns(got)}, wanted [[2]]"
+    assert kept(got) == [[2]], f"given {before.tolist()} and p = 0.5, kept {kept(got)}, wanted [[2]]"
 
 
 # 8.10 stop strings

@@ -67,9 +67,8 @@ def check_one(student: Student, exercise: Exercise, bench: Bench, seconds: float
     body = moved(exercise.body, exercise.indent, reference.indent)
     verdict = bench.run(exercise.id, body, seconds=seconds)
     if verdict.broken or verdict.end not in ("finished", "late") or not verdict.names:
-        why = (verdict.broken or verdict.log).strip().splitlines()[-6:] or [
-            f"the tests ended early: {verdict.end}"
-        ]
+        why = (verdict.broken or verdict.log).strip().splitlines()[-6:]
+        why = why or [f"the tests ended early: {verdict.end}"]
         print(paint(" ✗", "red") + " the tests could not run\n" + "\n".join(map(indented, why)))
     told = set()
     for name, outcome in verdict.outcomes.items():
@@ -98,8 +97,8 @@ def check_one(student: Student, exercise: Exercise, bench: Bench, seconds: float
 @contextlib.contextmanager
 def bench_of(student: Student):
     """A bench on the learner's reference commit, or on this very tree where there is none."""
-    with tempfile.TemporaryDirectory(prefix="learn-") as place:
-        base = Path(place) / "base"
+    with tempfile.TemporaryDirectory(prefix="learn-") as scratch:
+        base = Path(scratch) / "base"
         export(ROOT, student.commit, base) if student.commit else copy_tree(ROOT, base)
         with Bench(ROOT, base, ROOT / "out/kernels") as bench:
             yield bench

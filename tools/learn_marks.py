@@ -69,8 +69,8 @@ class Lateness:
         """One line about a hand-in."""
         late = "" if self.factor(name) == 1 else f", late: {self.final(name, results):g}"
         open_ = sum(r.score is None for r in results)
-        return f"{name}: {total(results):g} of {most(results)}{late}" + (f", {open_} not judged" if open_
-                else "")
+        missing = f", {open_} not judged" if open_ else ""
+        return f"{name}: {total(results):g} of {most(results)}{late}{missing}"
 
 
 def entry(known: dict, name: str, none):

@@ -45,11 +45,10 @@ def judge(reference: Verdict, stub: Verdict, rejected: dict[str, Verdict], seeds
     wrong = []
     if not reference.passed:
         first = next((r for r in reference.reports if r["outcome"] != "passed"), None)
-        said = ((first["message"] or first["outcome"]).splitlines()[0]
-                if first
-                else reference.broken or reference.end)
-        wrong.append(f"the reference does not pass under {seeds} seeds: "
-                     f"{first['node'] + ': ' if first else ''}{said}")
+        said = reference.broken or reference.end
+        if first:
+            said = f"{first['node']}: {(first['message'] or first['outcome']).splitlines()[0]}"
+        wrong.append(f"the reference does not pass under {seeds} seeds: {said}")
     wrong += [f"{name} {'passes' if outcome == 'passed' else f'says {outcome!r}'} on the blank"
               for name, outcome in stub.outcomes.items() if outcome in ("passed", "skipped", "lost")]
     if stub.broken:
@@ -59,10 +58,10 @@ def judge(reference: Verdict, stub: Verdict, rejected: dict[str, Verdict], seeds
     for what, verdict in rejected.items():
         killed |= rejecting(verdict)
         if not rejecting(verdict) and verdict.end != "late":
-            seen = (sorted({r["error"] for r in verdict.reports if r["outcome"] == "error"})
-                    or verdict.broken[-80:])
-            wrong.append(f"mutant '{what}' " + (f"only crashes ({', '.join(seen)}): no assertion rejects it"
-                                                if seen else f"ends the process ({verdict.end})"
+            crashes = sorted({r["error"] for r in verdict.reports if r["outcome"] == "error"})
+            said = ", ".join(crashes) or verdict.broken[-80:]
+            wrong.append(f"mutant '{what}' " + (f"only crashes ({said}): no assertion rejects it" if said else
+                                                f"ends the process ({verdict.end})"
                                                 if verdict.end != "finished" else "passes every test"))
     wrong += [f"{name} rejects no mutant" for name in reference.outcomes if name not in killed]
     return wrong

@@ -129,9 +129,8 @@ class Bench:
         files = sorted({t for id in ids for t in self.tests[id]})
         scratch = Path(tempfile.mkdtemp(dir=self.scratch))
         self.ask({"judge": str(self.base), "body": str(self.base), "scratch": str(scratch), "tests": files,
-                  "id": "none",
-                  "file": "", "seeds": [0], "seconds": 60, "total": 120, "memory": MEMORY, "guard": None,
-                  "bytecode": True})
+                  "id": "none", "file": "", "seeds": [0], "seconds": 60, "total": 120, "memory": MEMORY,
+                  "guard": None, "bytecode": True})
 
     def ask(self, case: dict) -> dict:
         """Send one case to the worker and wait for its answer; a worker that has died is started again."""
@@ -156,8 +155,7 @@ class Bench:
         return judge, body
 
     def run(self, id: str, body: str, seeds=None, seconds: float = 20, guard=None, stops: int = 2,
-            memory: int = MEMORY,
-            total: float = 1200) -> Verdict:
+            memory: int = MEMORY, total: float = 1200) -> Verdict:
         """The verdict on `body` as exercise `id`, every other exercise being the base's."""
         self.count += 1
         seeds = seeds_for(body) if seeds is None else list(seeds)
@@ -182,9 +180,10 @@ class Bench:
                 "tests": self.tests[id], "seeds": seeds, "seconds": seconds, "stops": stops, "memory": memory,
                 "guard": guard and {**guard, "programs": exercise.comment == "//"},
                 "total": min(seconds * (stops + 2) + len(seeds) * 40, total)}
+        answer = {"reports": [], "end": "finished", "log": "", "cpu": 0}
         try:
-            answer = self.ask(case) if self.tests[id] else {"reports": [], "end": "finished", "log": "",
-                                                            "cpu": 0}
+            if self.tests[id]:
+                answer = self.ask(case)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         verdict = Verdict(answer["end"], log=answer["log"], cpu=answer["cpu"])
@@ -199,5 +198,4 @@ class Bench:
 def line_in_file(text: str, exercise, line: int) -> int:
     """Where line `line` of the grafted reference file is in the learner's own file (0: outside the body)."""
     mine = {e.id: e for e in find(text)}[exercise.id]
-    inside = exercise.line < line
-    return line - exercise.line + mine.line if inside else 0
+    return line - exercise.line + mine.line if exercise.line < line else 0

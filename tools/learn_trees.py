@@ -35,9 +35,8 @@ def git(root: Path, *words: str) -> str:
 def has_git(root: Path) -> bool:
     """True if `root` itself is the top of a git work tree with a commit."""
     try:
-        return Path(git(root, "rev-parse", "--show-toplevel")) == root and bool(
-            git(root, "rev-parse", "HEAD")
-        )
+        top = Path(git(root, "rev-parse", "--show-toplevel"))
+        return top == root and bool(git(root, "rev-parse", "HEAD"))
     except ValueError as problem:
         if "safe.directory" in str(problem) and (root / ".git").exists():   # a mounted folder, often
             raise ValueError(f"git leaves {root} alone, because another user owns it; to allow it: "
