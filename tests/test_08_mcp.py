@@ -261,8 +261,8 @@ def test_the_command_serves_until_its_input_ends():
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-"])
 def test_a_closed_stream_is_one_sentence(closed):
-    done = subprocess.run(["sh", "-c", f"exec {shlex.join(SERVER)} {closed}"], capture_output=True, timeout=60,
-                          text=True)
+    done = subprocess.run(["sh", "-c", f"exec {shlex.join(SERVER)} {closed}"], capture_output=True, text=True,
+                          timeout=60)
     assert done.returncode == 1 and done.stderr.startswith("error: stdin and stdout carry"), done
     assert done.stderr.count("\n") == 1
 
