@@ -112,7 +112,7 @@ def from_hf(path: Path | str) -> Tokenizer:
     The ids are those that `tokenizers` gives without added tokens. Raises ValueError that names the file and
     what is not supported.
     """
-    data = read_json(path)
+    data = read_json(path, "download it again")
     try:
         return _from_hf(data)
     except KeyError as error:

@@ -193,12 +193,12 @@ def write_json(path: Path | str, value) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")   # JSON's own escape
 
 
-def read_json(path: Path | str):
-    """Read JSON; a damaged file is a ValueError that says what to delete."""
+def read_json(path: Path | str, mend: str = "delete it and run make again"):
+    """Read JSON; a damaged file is a ValueError that says how to mend it."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:   # no JSON, no UTF-8, numbers or brackets without end
-        raise ValueError(f"{path} is damaged ({error}): delete it and run make again") from None
+        raise ValueError(f"{path} is damaged ({error}): {mend}") from None
 
 
 def fingerprint(settings, *chapters: str) -> str:

@@ -66,7 +66,7 @@ def save_hf(model: Transformer, folder: Path | str, shard_bytes: int = 5_000_000
 
 def family_and_config(folder: Path) -> tuple[Family, Config]:
     """What config.json says, in our terms."""
-    theirs = read_json(there(folder, "config.json"))
+    theirs = read_json(there(folder, "config.json"), "download it again")
     kind = theirs.get("model_type") if isinstance(theirs, dict) else None
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(f"{folder} holds a model of the family {kind!r}: load one of {', '.join(FAMILIES)}")
@@ -98,7 +98,7 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
     """The weights of one file, or of all files that the index names."""
     if not (folder / INDEX).exists():
         return read_safetensors(there(folder, ONE_FILE))
-    index = read_json(folder / INDEX)
+    index = read_json(folder / INDEX, "download it again")
     where = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(where, dict) or not all(isinstance(name, str) and name for name in where.values()):
         raise ValueError(f"{folder / INDEX} does not say which file each weight is in: download it again")

@@ -117,6 +117,14 @@ def test_an_index_that_says_nothing_is_refused_in_a_sentence(index, tmp_path):
         read_folder(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["config.json", INDEX])
+def test_a_download_that_was_cut_off_is_to_be_downloaded_again(name, tmp_path):
+    save_hf(build("llama"), tmp_path, 8000)
+    (tmp_path / name).write_text((tmp_path / name).read_text()[:20])
+    with pytest.raises(ValueError, match=f"{name} is damaged .*: download it again$"):
+        load_hf(tmp_path)
+
+
 def test_an_index_that_promises_too_much_or_leaves_its_folder_is_refused(tmp_path):
     save_hf(build("llama"), tmp_path, 8000)
     index = json.loads((tmp_path / INDEX).read_text())

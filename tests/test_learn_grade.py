@@ -176,7 +176,8 @@ def test_a_deleted_marker_costs_that_exercise_only(class_of):
 
 def test_the_table_and_the_page_have_a_row_a_hand_in(class_of):
     results, out, said = class_of
-    rows = {row["submission"]: row for row in csv.DictReader((out / "grades.csv").open())}
+    table = (out / "grades.csv").open(encoding="utf-8-sig")
+    rows = {row["submission"]: row for row in csv.DictReader(table)}
     assert set(rows) == set(results) and rows["good"]["total"] == "10" and rows["half"]["2.1"] == "1.5"
     assert rows["broken"]["1.1"] == "" and rows["broken"]["not judged"] == "4"
     page = (out / "grades.html").read_text()
@@ -188,7 +189,8 @@ def test_the_table_and_the_page_have_a_row_a_hand_in(class_of):
 
 
 def test_late_days_beyond_the_free_ones_cost_points(class_of):
-    rows = {row["submission"]: row for row in csv.DictReader((class_of[1] / "grades.csv").open())}
+    table = (class_of[1] / "grades.csv").open(encoding="utf-8-sig")
+    rows = {row["submission"]: row for row in csv.DictReader(table)}
     assert {name: rows[name]["after late days"] for name in ("good", "half", "whole")} == {
         "good": "10", "half": "6.8", "whole": "1"}   # 1, 4 and 11 days, 2 free: 100%, 80% of 8.5, 10%
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from learn_bodies import find, graft, moved
-from learn_handin import body_of, read
+from learn_bodies import digest, find, graft, moved, text_of
+from learn_handin import body_of, line_of, read, second_tries
 from learn_marks import table_of
 from tiny_course import GOOD, ROOT, git, learn, make, put
 
@@ -125,6 +125,68 @@ def test_a_file_in_another_encoding_is_named(student):
     assert f"{FILE} is not text in UTF-8: save it again with that encoding" in said
 
 
+def test_utf_16_is_read_with_its_mark_and_named_without(student, tmp_path):
+    [exercise, _] = find(text := (student / FILE).read_text(), FILE)
+    for name, code in (("a", "utf-16"), ("b", "utf-16-be"), ("c", "utf-16-le")):
+        (tmp_path / name).mkdir()
+        mark = b"\xfe\xff" if name == "b" else b""
+        (tmp_path / name / "pairs.py").write_bytes(mark + text.encode(code))
+    for name in "ab":
+        assert read(tmp_path / name, {FILE}) == {FILE: text}
+    with pytest.raises(ValueError, match=f"{FILE} is not text in UTF-8: save it again"):
+        body_of(read(tmp_path / "c", {FILE})[FILE], exercise)
+    with pytest.raises(ValueError, match="is not text in UTF-8: save it again"):
+        text_of(tmp_path / "c/pairs.py")
+
+
+def test_an_answer_is_found_by_its_name_where_an_older_release_has_other_numbers(course):
+    first, second = find((course / "reference" / FILE).read_text(), FILE)
+    old = (course / "student" / FILE).read_text()
+    for before, after in (("1.2", "1.x"), ("1.1", "1.2"), ("1.x", "1.1")):
+        old = old.replace(f"EXERCISE {before}", f"EXERCISE {after}")
+    assert [body_of(old, e) for e in (first, second)] == [GOOD["1.1"], GOOD["1.2"]]
+    assert old.split("\n")[line_of(old, second) - 1].strip() == f"# EXERCISE 1.1 {second.title}"
+    unnamed = old.replace(f"1.2 {first.title}", "1.2 my own name")
+    assert body_of(unnamed, second) == GOOD["1.2"]
+
+
+@pytest.mark.parametrize("odd", ["\f", "\v", "\x1c", "\x85", "\u2028"])
+def test_a_line_ends_where_python_says(odd):
+    """Inside a string such a character is text: str.splitlines would cut there."""
+    text = f"# EXERCISE 1.1 a\nx = '{odd}# END EXERCISE 1.1'\ny = 1{odd}\n# END EXERCISE 1.1\nlast\n"
+    [exercise] = find(text)
+    assert exercise.body == text[text.index("x") : text.rindex("# END")]
+    assert graft(text, "1.1", "z\n") == "# EXERCISE 1.1 a\nz\n# END EXERCISE 1.1\nlast\n"
+    assert moved(f"  x = '{odd}  '\n", "  ", "\t") == f"\tx = '{odd}  '\n"
+    assert digest(f"a{odd}b") != digest("a\nb")
+
+
+def test_a_second_download_is_said_to_count_as_a_student():
+    names = ["eve", "eve (1)", "eve (2).zip", "ada(1)", "bo", "bo - Copy", "photocopy", "dan 2",
+             "Al (17)_file"]
+    said = second_tries(names)
+    assert [sentence.split(" counts")[0] for sentence in said] == \
+        ["eve (1)", "eve (2).zip", "ada(1)", "bo - Copy"]
+    assert "second download of eve, which is there too: delete one" in said[0]
+    assert "second download of ada: then rename it" in said[2]
+
+
+def test_names_reach_excel_whole_and_never_as_a_formula(course, tmp_path):
+    for name in ("=1+1", "@zoë", "@zoë (1)", "eve"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+    (tmp_path / "late.csv").write_text("submission,days\n'=1+1,1\n@zoë,2\n", encoding="utf-8")
+    said = learn(course / "reference", "grade", str(tmp_path / "in"), str(tmp_path / "out"), "--many",
+                 "--only", "1.1", "--late", str(tmp_path / "late.csv"))
+    assert "@zoë (1) counts as a student of its own" in said and "no hand-in has this name" not in said
+    data = (tmp_path / "out/grades.csv").read_bytes()
+    assert data.startswith(b"\xef\xbb\xbfsubmission,")
+    assert [row["submission"] for row in table_of(tmp_path / "out/grades.csv", "submission")] == [
+        "=1+1", "@zoë", "@zoë (1)", "eve"]
+    for name in ("grades", "canvas", "moodle"):
+        rows = csv.reader((tmp_path / f"out/{name}.csv").open(encoding="utf-8-sig"))
+        assert not [cell for row in rows for cell in row if cell.startswith(("=", "@"))]
+
+
 @pytest.mark.parametrize("between", [", ", ";", "\t"])
 def test_a_table_is_read_as_excel_writes_it(tmp_path, between):
     rows = [("submission", "name"), ("ada", "Lovelace, Ada"), ("zoë",)]
@@ -151,7 +213,7 @@ def test_what_cannot_be_read_is_said_once_and_has_no_total(course, tmp_path):
     said = learn(course / "reference", "grade", str(tmp_path / "in"), str(tmp_path / "grades"), "--many",
                  "--chapters", "1", code=1)
     assert said.count("ada/answers.rar is neither") == 1 and said.count("not judged: the same") == 1
-    ada, ben = csv.DictReader((tmp_path / "grades/grades.csv").open())
+    ada, ben = csv.DictReader((tmp_path / "grades/grades.csv").open(encoding="utf-8-sig"))
     assert (ada["total"], ada["1.1"], ada["after late days"], ada["not judged"]) == ("", "", "", "2")
     assert (ben["total"], ben["1.1"], ben["after late days"], ben["not judged"]) == ("0", "0", "0", "0")
 

@@ -84,6 +84,8 @@ def report(root: Path, folder: Path, least: float = 0.6) -> list[Likeness]:
     if len(several) < 2:
         raise ValueError(f"{folder} has {len(several)} hand-ins (folders or zips): there is "
                          "nothing to compare")
+    for sentence in learn_handin.second_tries(several):
+        print(f" {sentence}")
     paths, handed = {e.path for e in exercises.values()}, {}
     for name, submission in several.items():
         try:

@@ -11,6 +11,7 @@ a worked example, minutes, points and three hints. GitHub, the tool and the test
 """
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -63,17 +64,28 @@ def is_stub(body: str) -> bool:
     return re.search(r'^\s*(raise NotImplementedError\("|__trap\(\);  // )exercise ', body, re.M) is not None
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a text with their ends, as Python and editors count them.
+
+    str.splitlines also cuts at a form feed or U+2028, which may stand inside a string.
+    """
+    return list(io.StringIO(text))
+
+
 def digest(body: str) -> str:
     """A short hash of a body that white space at the end of lines does not change."""
-    lines = [line.rstrip() for line in body.strip("\n").splitlines()]
+    lines = [line.rstrip() for line in lines_of(body.strip("\n"))]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def text_of(file: Path) -> str:
     """What a person's editor or Excel has saved, a byte order mark aside. ValueError: it is not UTF-8."""
     try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
+        text = file.read_text(encoding="utf-8-sig")
+        if "\0" in text:   # UTF-16 of plain letters is UTF-8 too, with a zero between them
+            raise ValueError("zeros")
+        return text
+    except ValueError:
         raise ValueError(f"{file} is not text in UTF-8: save it again with that encoding (Excel: the kind "
                          "'CSV UTF-8')") from None
 
@@ -87,13 +99,13 @@ def moved(body: str, old: str, new: str) -> str:
     if old == new:
         return body
     return "".join(new + line.removeprefix(old) if old and line.startswith(old) else line
-                   for line in body.splitlines(keepends=True))
+                   for line in lines_of(body))
 
 
 def find(text: str, path: str = "") -> list[Exercise]:
     """All exercises of one file, in order. ValueError: a marker is missing, doubled or crossed."""
     found, mark, start = [], None, 0
-    lines = text.splitlines(keepends=True)
+    lines = lines_of(text)
     for number, line in enumerate(lines, 1):
         begin, end = MARK.match(line.rstrip("\n")), END.match(line.rstrip("\n"))
         if end is None and begin is None:
@@ -125,8 +137,8 @@ def graft(text: str, id: str, body: str) -> str:
     """
     for exercise in find(text):
         if exercise.id == id:
-            lines = text.splitlines(keepends=True)
-            height = len(exercise.body.splitlines())
+            lines = lines_of(text)
+            height = len(lines_of(exercise.body))
             body = body if body.endswith("\n") or not body else body + "\n"
             return "".join(lines[: exercise.line]) + body + "".join(lines[exercise.line + height :])
     raise ValueError(f"exercise {id} is not in this file: its two marker lines must both be there")
@@ -225,8 +237,8 @@ def audit(root: Path) -> list[str]:
                 wrong.append(f"{id}: EXERCISES.md must give Hint 1, Hint 2 and Hint 3")
             if "**Worked example.**" not in entry["text"]:
                 wrong.append(f"{id}: EXERCISES.md gives no **Worked example.**")
-            if not 2 <= len(there.body.splitlines()) <= 40 and not is_stub(there.body):
-                wrong.append(f"{id}: its body has {len(there.body.splitlines())} lines, not 2 to 40")
+            if not 2 <= (height := len(lines_of(there.body))) <= 40 and not is_stub(there.body):
+                wrong.append(f"{id}: its body has {height} lines, not 2 to 40")
         wrong += [f"{e.id}: marked in {e.path} but not in {chapter}/EXERCISES.md" for e in exercises.values()
                   if e.chapter == chapter and e.id not in ids]
     wrong += [f'{id}: no test is marked @pytest.mark.ex("{id}")' for id in exercises if id not in marked]

@@ -217,6 +217,9 @@ def command(root: Path, asked) -> int:
     if unlisted:
         print(f" handed in, but not on the roster: {', '.join(unlisted)}")
 
+    for sentence in learn_handin.second_tries(several) if asked.many else ():
+        print(f" {sentence}")
+
     def say(result: Result) -> None:
         score = "–" if result.score is None else f"{result.score:g}"
         said.append(result.note)

@@ -5,6 +5,7 @@ unpacked, and .venv, out, .git and the like are passed over, so the zip of a who
 as that of one file.
 """
 
+import codecs
 import io
 import os
 import re
@@ -35,6 +36,17 @@ def hand_ins(folder: Path) -> dict[str, Path]:
                      if worth([p.name]) and (p.is_dir() or p.suffix.lower() in PACKED))
     names = [p.name if p.is_dir() else p.stem.removesuffix(".tar") for p in several]
     return {name if p.is_dir() or names.count(name) == 1 else p.name: p for name, p in zip(names, several)}
+
+
+def second_tries(names) -> list[str]:
+    """A sentence about each name that a browser or a file manager gives to what is there already."""
+    known, said = {name.removesuffix(".zip") for name in names}, []
+    for name in names:
+        copy = re.fullmatch(r"(.+?)(?: ?\(\d+\)|[- ]\d| - Copy| copy)", name.removesuffix(".zip"))
+        if copy and (copy[1] in known or copy[0].endswith(")")):
+            also = ", which is there too: delete one of the two" if copy[1] in known else ": then rename it"
+            said.append(f"{name} counts as a student of its own. Is it a second download of {copy[1]}{also}?")
+    return said
 
 
 def members(submission: Path | io.BytesIO, called: str):
@@ -94,13 +106,23 @@ def read(submission: Path, paths: set[str]) -> dict[str, str]:
         fits = [p for p in texts if p.name == path.split("/")[-1] and len(texts[p]) <= MOST]
         if fits:
             best = min(fits, key=lambda p: (not f"/{p}".endswith("/" + path), len(p.parts), str(p)))
-            handed[path] = texts[best].decode("utf-8", errors="replace").replace("\r\n", "\n")
+            data = texts[best]
+            code = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
+            text = data.decode(code, errors="replace")   # PowerShell's > writes UTF-16
+            handed[path] = text.replace("\r\n", "\n").replace("\r", "\n")
     return handed
+
+
+def id_in(text: str, exercise: Exercise) -> str:
+    """What an exercise is numbered in a hand-in: ids move from release to release, names stay."""
+    named = rf"^[ \t]*{exercise.comment} EXERCISE (\S+) {re.escape(exercise.title)}[ \t]*\n"
+    ids = re.findall(named, text, re.M)
+    return ids[0] if len(ids) == 1 else exercise.id
 
 
 def beginnings(text: str, exercise: Exercise) -> list[re.Match]:
     """The marker lines in a hand-in with which an exercise begins."""
-    sign, id = exercise.comment, re.escape(exercise.id)
+    sign, id = exercise.comment, re.escape(id_in(text, exercise))
     return list(re.finditer(rf"^[ \t]*{sign} EXERCISE {id}( .*)?\n", text, re.M))
 
 
@@ -114,7 +136,9 @@ def body_of(text: str, exercise: Exercise) -> str:
 
     ValueError: what the student should mend.
     """
-    sign, id = exercise.comment, re.escape(exercise.id)
+    if "\0" in text:
+        raise ValueError(f"{exercise.path} is not text in UTF-8: save it again with that encoding")
+    sign, id = exercise.comment, re.escape(id_in(text, exercise))
     begins = beginnings(text, exercise)
     ends = list(re.finditer(rf"^[ \t]*{sign} END EXERCISE {id}[ \t]*$", text, re.M))
     if not len(begins) == len(ends) == 1 or begins[0].end() > ends[0].start():

@@ -12,8 +12,9 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from learn_bodies import text_of, write
+from learn_bodies import lines_of, text_of, write
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 PAGE = """<!doctype html><meta charset="utf-8"><title>Grades</title><style>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; display: block; overflow-x: auto }
@@ -84,13 +85,13 @@ def table_of(file: str, *columns: str) -> list[dict]:
 
     Its cells are apart by comma, or by semicolon or tab, as Excel writes them in much of the world.
     """
-    lines = text_of(Path(file)).splitlines(keepends=True)
+    lines = lines_of(text_of(Path(file)))
     between = max(",;\t", key=(lines or [""])[0].count)
     rows = csv.DictReader(lines, delimiter=between, restval="", skipinitialspace=True)
     missing = [c for c in columns if c not in (rows.fieldnames or [])]
     if missing:
         raise ValueError(f"{file}: no column {missing[0]}: its first line must hold {', '.join(columns)}")
-    return list(rows)
+    return [{name: unguarded(cell) for name, cell in row.items()} for row in rows]
 
 
 def page(rows: dict[str, list], about: str, lateness: Lateness) -> str:
@@ -132,6 +133,17 @@ def gradescope(name: str, results: list, about: str, lateness: Lateness) -> str:
     return json.dumps(said, indent=1)
 
 
+def guarded(name: str) -> str:
+    """A student's name for a table: Excel runs a cell that begins so as a formula, but not behind a quote."""
+    return "'" + name if name.startswith(FORMULA) else name
+
+
+def unguarded(cell):
+    """The name that was guarded: a table that was copied from ours finds its hand-ins."""
+    quoted = isinstance(cell, str) and cell.startswith("'") and cell[1:].startswith(FORMULA)
+    return cell[1:] if quoted else cell
+
+
 def table(header: list, rows: list) -> str:
     """CSV."""
     out = io.StringIO()
@@ -153,7 +165,7 @@ def platforms(rows: dict, lateness: Lateness, roster: dict, title: str) -> dict[
     for name, results in rows.items():
         if complete(results):
             who = entry(roster, name, {})
-            login = who.get("login") or name.removesuffix(".zip")
+            login = who.get("login") or guarded(name.removesuffix(".zip"))
             people.append((who.get("name") or login, who.get("id") or "", login, who.get("email") or "",
                            who.get("section") or "", f"{lateness.final(name, results):g}"))
     possible = most(next(iter(rows.values())))
@@ -176,9 +188,10 @@ def write_marks(out: Path, rows: dict, about: str, lateness: Lateness, roster: d
     lines = []
     for name, results in rows.items():
         scores = ["" if r.score is None else f"{r.score:g}" for r in results]
-        lines.append([name, f"{total(results):g}" if any(scores) else "", *scores,
+        lines.append([guarded(name), f"{total(results):g}" if any(scores) else "", *scores,
                       f"{lateness.final(name, results):g}" if complete(results) else "", scores.count("")])
-    files = {"grades.csv": table(header, lines), "grades.html": page(rows, about, lateness)}
+    files = {"grades.csv": "\ufeff" + table(header, lines),   # the mark by which Excel knows UTF-8
+             "grades.html": page(rows, about, lateness)}
     files |= platforms(rows, lateness, roster, asked.assignment) if asked.many else {}
     for name, text in files.items():
         write(out / name, text)

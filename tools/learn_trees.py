@@ -15,7 +15,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from learn_bodies import Exercise, chapters, graft, text_of
+from learn_bodies import Exercise, chapters, graft, lines_of, text_of
 
 PICTURES = {".png", ".svg", ".jpg", ".gif", ".pdf", ".ico"}
 SKIP = {".git", ".venv", "out", "__pycache__", ".learn", "peers", ".ci", "node_modules"}
@@ -94,7 +94,7 @@ def asking(text: str, exercise: Exercise) -> str:
 
 def decorated(text: str, line: int, indent: int, changes: tuple) -> str:
     """`text` with one decorator more, directly above the `def` or `class` in `line`."""
-    lines = text.splitlines(keepends=True)
+    lines = lines_of(text)
     return "".join([*lines[: line - 1], " " * indent + f"@__import__('learn_judge').far(*{changes!r})\n",
                     *lines[line - 1 :]])
 
