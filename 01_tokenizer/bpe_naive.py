@@ -84,7 +84,10 @@ def decode_naive(ids: list[int], merges: list[Pair]) -> str:
 
 
 if __name__ == "__main__":
-    text, n = sys.argv[1], int(sys.argv[2])
+    if len(sys.argv) != 3 or not sys.argv[2].isdecimal():
+        sys.exit("bpe_naive.py: give a text in quotes and a number of merges: "
+                 'python 01_tokenizer/bpe_naive.py "low lower lowest" 5')
+    text, n = sys.argv[1].encode(errors="surrogateescape").decode(errors="replace"), int(sys.argv[2])
     merges = train_naive(text, n)
     spelled = bytes_of_tokens(merges)
     for new_id, (a, b) in enumerate(merges, 256):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from arithmetic import Pair, careless_answer, right_answer, split_pairs
 from facts import Fact, Question, find_facts, question_document, questions, statement
+from made_from import files_of
 
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "lib2to3",
                    "encodings"}
@@ -55,18 +56,19 @@ def docstrings(min_chars: int = 200, min_letters: float = 0.65) -> list[str]:
     return list(found)
 
 
-def files_below(path: str | Path) -> tuple[list[str], list[Path]]:
+def files_below(path: str | Path) -> tuple[list[str], list[Path], list[Path]]:
     """The user's own text: one UTF-8 file (empty lines separate documents) or every UTF-8 file of a folder.
 
-    Returns the documents, and the files of a folder that are not UTF-8. ValueError if there is nothing to
-    read.
+    Returns the documents, the files of a folder that are not UTF-8, and what in it may not be read.
+    ValueError if there is nothing to read.
     """
     path = Path(os.path.expanduser(path))
     if not path.exists():
         raise ValueError(f"--corpus {path}: no such file or folder")
     folder = path.is_dir()   # else a file, or a pipe: --corpus <(zcat book.gz)
     documents, skipped = [], []
-    for file in sorted(p for p in path.rglob("*") if p.is_file()) if folder else [path]:
+    files, locked = files_of(path) if folder else ([path], [])
+    for file in files:
         try:
             text = file.read_text(encoding="utf-8-sig")   # without the mark that some editors put in front
             if "\0" in text:   # UTF-16 without a mark, an archive of texts
@@ -77,8 +79,13 @@ def files_below(path: str | Path) -> tuple[list[str], list[Path]]:
                                  "convert it, e.g. with iconv") from None
             skipped.append(file)   # a folder may also hold pictures
             continue
+        except OSError:
+            if not folder:
+                raise
+            locked.append(file)
+            continue
         documents += [text] if folder else re.split(r"\n\s*\n", text)
-    return documents, skipped
+    return documents, skipped, locked
 
 
 def cut_long(documents: list[str], parts: int = 10) -> list[str]:
@@ -101,11 +108,13 @@ def real_text(path: str | Path | None = None) -> list[str]:
 
     Says which files of a folder it could not read.
     """
-    raw, skipped = files_below(path) if path else (language_reference() + docstrings(), [])
-    if skipped:
-        names = ", ".join(str(file.relative_to(os.path.expanduser(path or ""))) for file in skipped[:3])
-        print(f"  skipped {len(skipped)} files of {path} that are not UTF-8 text ({names}): "
-              "if they hold text, convert them, e.g. with iconv")
+    raw, skipped, locked = files_below(path) if path else (language_reference() + docstrings(), [], [])
+    for what, left_out in (("files", skipped), ("files or folders", locked)):
+        names = ", ".join(str(file.relative_to(os.path.expanduser(path or ""))) for file in left_out[:3])
+        if left_out:
+            print(f"  skipped {len(left_out)} {what} of {path} that "
+                  + (f"are not UTF-8 text ({names}): if they hold text, convert them, e.g. with iconv"
+                     if left_out is skipped else f"cannot be read ({names}): look at their permissions"))
     documents = list(dict.fromkeys(filter(None, cut_long(list(map(tidy, raw))))))
     size = sum(map(len, documents))
     if size < 20_000:

@@ -16,12 +16,25 @@ from settings import RunSettings, check_ranges
 FAST = {"": "auto", "0": "off", "1": "on"}   # what the Makefile makes of it
 
 
+def files_of(folder: Path) -> tuple[list[Path], list[Path]]:
+    """All files below a folder, in order, and what in it may not be read: folders, files of such folders."""
+    files, locked = [], []
+    for place, _, names in os.walk(folder, onerror=lambda error: locked.append(Path(error.filename))):
+        for path in (Path(place, name) for name in names):
+            try:
+                files += [path] if path.is_file() else []
+            except PermissionError:   # a folder that lists its files and opens none
+                locked.append(path)
+    return sorted(files), sorted(locked)
+
+
 def corpus_hash(path: Path) -> str:
     """A hash of the names and the contents of a file or of all files of a folder."""
     if not path.is_file() and not path.is_dir():
         raise ValueError(f"CORPUS={path}: no such file or folder")
     h = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+    files, locked = ([path], []) if path.is_file() else files_of(path)
+    for file in files + locked:
         h.update(f"\0{file.relative_to(path)}\0".encode(errors="surrogateescape"))
         try:
             with open(file, "rb") as data:
@@ -60,8 +73,11 @@ def write_note(note: Path, corpus: str, settings: list[str]) -> bool:
         return False
     note.parent.mkdir(parents=True, exist_ok=True)
     temporary = note.with_name(f"{note.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, note)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, note)
+    finally:
+        temporary.unlink(missing_ok=True)
     return True
 
 
@@ -71,4 +87,4 @@ if __name__ == "__main__":
     except ValueError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        sys.exit(f"error: {error.filename}: {error.strerror}")
+        sys.exit(f"error: {error.filename or sys.argv[1]}: {str(error.strerror).lower()}")

@@ -44,8 +44,7 @@ def run_main(main: Callable[[], None]) -> None:
     except ValueError as error:
         sys.exit(f"error: {error}")
     except FileNotFoundError as error:
-        sys.exit(f"error: {error.filename} is missing: "
-                 "run the earlier chapters first (`make` does it in order)")
+        sys.exit(f"error: {what_is_missing(error)}")
     except FileExistsError as error:
         sys.exit(f"error: {error.filename} is there and no folder: name another, or move it away")
     except OSError as error:
@@ -68,6 +67,19 @@ def run_main(main: Callable[[], None]) -> None:
             raise
         sys.exit(f"error: torch {torch.__version__} cannot do this on that device, run with --device cpu "
                  f"({first[:150]})")
+
+
+def what_is_missing(error: FileNotFoundError) -> str:
+    """One sentence on a file that is not there: the folder that is not either, and who makes the file."""
+    if error.filename is None:
+        return str(error)
+    path = Path(os.fsdecode(error.filename))
+    away = next((folder for folder in reversed(path.parents) if not folder.exists()), None)
+    chapter = next((part for part in path.parts if re.fullmatch(r"\d\d_\w+", part)), None)
+    text = f"{path} is missing" + (f", there is no folder {away}" if away else "")
+    if not chapter:
+        return f"{text}: look at its name, or run the earlier chapters first (`make` does it in order)"
+    return f"{text}: run the earlier chapters first (`make {chapter[:2]}` makes it)"
 
 
 def nobody_reads() -> bool:
@@ -176,6 +188,10 @@ def atomic(path: Path | str) -> Iterator[Path]:
                 shutil.copyfileobj(source, target)
         else:
             os.replace(temporary, path)
+    except OSError as error:
+        if re.fullmatch(r"\d+ requested and \d+ written", str(error)):   # numpy's words, and no number
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

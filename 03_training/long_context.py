@@ -112,7 +112,8 @@ def one_base(base: dict, s: Settings, text: Path, seed: int) -> dict[str, dict]:
     config = Config(vocab_size=tokenizer.vocab_size, d_model=64, d_ff=176, max_len=LONG, **base)
     seed_everything(seed)
     trained, results = Transformer(config), {}
-    fit(trained, rows, s.steps, SHORT, 1.0, f"{base or 'rope'} {seed}")
+    name = next(kind for kind, made in KINDS.items() if made == (base, {}))
+    fit(trained, rows, s.steps, SHORT, 1.0, f"{name} {seed}")
     for kind, then in [(kind, then) for kind, (first, then) in KINDS.items() if first == base]:
         model = Transformer(replace(config, **then))
         model.load_state_dict(trained.state_dict())

@@ -61,16 +61,16 @@ def stretched(trained: Transformer, then: dict) -> Transformer:
     return model.eval()
 
 
-def one_kind(then: dict, s: Settings) -> dict[str, dict]:
+def one_kind(kind: str, s: Settings) -> dict[str, dict]:
     """Measure before and after tuning."""
     text = Path(s.out, "01_tokenizer")
     tokenizer = Tokenizer.load(text / "tokenizer.json")
     rows = Rows(open_tokens(text / "train.bin"), tokenizer, s.seed)
     held_out = Rows(open_tokens(text / "valid.bin"), tokenizer, 0)
     seed_everything(s.seed)
-    model = stretched(load_model(Path(s.out, "03_training", "model.pt")), then)
+    model = stretched(load_model(Path(s.out, "03_training", "model.pt")), KINDS[kind])
     before = measure(model, held_out, s.rows, SHORT, LONG)
-    fit(model, rows, s.tune, LONG, 0.1, f"{then or 'RoPE'}")
+    fit(model, rows, s.tune, LONG, 0.1, kind)
     return {"before": before, "after": measure(model, held_out, s.rows, SHORT, LONG)}
 
 
@@ -95,7 +95,7 @@ def main() -> None:
     results = {}
     for kind, then in KINDS.items():
         cell = {"then": then, "made from": data, "seed": s.seed, "tune": s.tune, "rows": s.rows}
-        results[kind] = cells.get(cell, lambda: one_kind(then, s))
+        results[kind] = cells.get(cell, lambda: one_kind(kind, s))
     print_table(results)
     write_json(folder / "stretch_trained.json", results)
 

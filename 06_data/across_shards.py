@@ -85,9 +85,9 @@ def _joined(parts: list[np.ndarray], path: Path) -> np.ndarray:
     """The signatures of all shards as one array in a file, of which only the band in use is in memory."""
     if not any(map(len, parts)):                           # nothing is left, and a file of nothing has no map
         return parts[0]
-    whole = np.lib.format.open_memmap(path, "w+", np.uint32, (sum(map(len, parts)), parts[0].shape[1]))
-    at = 0
-    for part in parts:
-        whole[at:at + len(part)] = part
-        at += len(part)
-    return whole
+    head = {"descr": "<u4", "fortran_order": False, "shape": (sum(map(len, parts)), parts[0].shape[1])}
+    with atomic(path) as temporary, open(temporary, "wb") as file:   # through a map, a full disk kills us
+        np.lib.format.write_array_header_1_0(file, head)
+        for part in parts:
+            file.write(part.astype("<u4", copy=False).data)
+    return np.load(path, mmap_mode="r")

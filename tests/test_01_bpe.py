@@ -10,6 +10,7 @@ import torch
 import ascii_table
 from bpe import EOS, SPECIAL, Known, Tokenizer, train
 from bpe_naive import count_pairs, decode_naive, encode_naive, merge, train_naive
+from commands import command
 from linked_pieces import merge_long
 from pretokenize import PATTERN, PATTERNS, splitter
 from streaming import StreamDecoder
@@ -46,6 +47,12 @@ def test_the_example_of_the_paper():
     # e+s and s+t both occur 9 times; the pair with the smaller ids, (e, s), comes first. Then es+t, also 9
     # times, then l+o, 7 times, then lo+w.
     assert text[256:] == [b"es", b"est", b"lo", b"low"]
+
+
+@pytest.mark.parametrize("words", [[], ["low"], ["low", "lower", "5"], ["low", "x"], ["low", "-1"]])
+def test_the_command_of_the_plain_form_says_how_it_is_called(words):
+    done = command("01_tokenizer/bpe_naive.py", *words)
+    assert done.returncode == 1 and done.stderr.startswith("bpe_naive.py: give a text in quotes")
 
 
 def test_the_example_of_wikipedia():

@@ -1,8 +1,10 @@
 """The corpus: held out means held out, sums are right, files are read and refused."""
+import errno
 import importlib
 import inspect
 import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from arithmetic import careless_answer, carries, easy_pair, problem, right_answe
 from bpe import EOS, Tokenizer
 from corpus import build_corpus, docstrings, real_text
 from facts import find_facts, questions, statement, terse, verbose
+from made_from import corpus_hash
 from tasks import load_tasks, save_tasks
 from token_file import open_tokens, pack, write_tokens
 
@@ -151,6 +154,23 @@ def test_files_that_are_not_utf_8_are_named_and_a_byte_order_mark_is_no_text(tmp
     os.close(write)
     assert real_text(f"/dev/fd/{read}") == real_text(tmp_path / "good.txt")   # --corpus <(zcat good.gz)
     os.close(read)
+
+
+def test_folders_and_files_that_may_not_be_read_are_named_and_not_counted(tmp_path, capsys, monkeypatch):
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "a.txt").write_text(" ".join(map(str, range(6000))))
+    (tmp_path / "b.txt").write_text("secret")
+    (tmp_path / "locked" / "c.txt").write_text("secret")
+    whole, scandir, read_text = corpus_hash(tmp_path), os.scandir, Path.read_text
+
+    def refuse(path):   # the user of a test may be root, who may read everything
+        if str(path).endswith(("locked", "b.txt")):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    monkeypatch.setattr(os, "scandir", lambda path: refuse(path) or scandir(path))
+    monkeypatch.setattr(Path, "read_text", lambda path, **how: refuse(path) or read_text(path, **how))
+    assert real_text(tmp_path)[0].startswith("0 1 2")
+    assert "skipped 2 files or folders" in (said := capsys.readouterr().out) and "locked, b.txt)" in said
+    assert corpus_hash(tmp_path) != whole, "unlocked, it is another corpus"
 
 
 def test_unreadable_corpora_are_refused_with_the_reason(tmp_path):

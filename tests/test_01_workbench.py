@@ -141,17 +141,30 @@ def test_the_fingerprint_depends_on_settings_and_code(tmp_path, monkeypatch):
 @pytest.mark.parametrize("error, sentence", [
     (ValueError("d_model 65 is odd: choose 64"), "error: d_model 65 is odd: choose 64"),
     (FileNotFoundError(errno.ENOENT, "no", "out/x.bin"),
-     "error: out/x.bin is missing: run the earlier chapters first (`make` does it in order)"),
+     "error: out/x.bin is missing, there is no folder out: look at its name, or run the earlier chapters "
+     "first (`make` does it in order)"),
+    (FileNotFoundError(errno.ENOENT, "no", "no/01_tokenizer/m.pt"),
+     "error: no/01_tokenizer/m.pt is missing, there is no folder no: run the earlier chapters first (`make "
+     "01` makes it)"),
+    (FileNotFoundError("no program g++"), "error: no program g++"),
     (OSError(errno.ENOSPC, "full"),
      "error: the disk is full: free some space and run the same command again, nothing is lost")])
-def test_expected_errors_end_with_one_sentence(error, sentence, monkeypatch):
+def test_expected_errors_end_with_one_sentence(error, sentence, monkeypatch, tmp_path):
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
 
     def main():
         raise error
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
         run_main(main)
     assert stopped.value.code == sentence
+
+
+def test_numpys_words_for_a_full_disk_become_the_systems_and_no_temporary_file_is_left(tmp_path):
+    with pytest.raises(OSError) as full, atomic(tmp_path / "x.npy") as temporary:
+        temporary.write_bytes(b"half")
+        raise OSError("106349 requested and 45056 written")   # as of np.save and tofile
+    assert full.value.errno == errno.ENOSPC and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("error, sentence", [

@@ -1,8 +1,12 @@
 """Rows with pass keys, and what long_context.py trains and measures."""
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+import long_context
+import stretch_trained
 from bpe import EOS
 from cross_entropy import IGNORE
 from long_context import BASES, KINDS, LONG, SHORT, fit, measure
@@ -52,6 +56,26 @@ def test_text_is_a_piece_of_the_stream(rows):
     stream = rows.tokens.tolist()
     for row, target in zip(x.tolist(), y[:, -1].tolist()):
         assert any(stream[i:i + 25] == [*row, target] for i in range(len(stream) - 24))
+
+
+def test_the_lines_of_progress_name_the_kind(monkeypatch):
+    labels = []
+
+    class Known:
+        vocab_size = 32
+    for module in (long_context, stretch_trained):
+        monkeypatch.setattr(module.Tokenizer, "load", lambda path: Known)
+        monkeypatch.setattr(module, "fit", lambda *of: labels.append(of[-1]))
+        for name in ("Rows", "open_tokens", "measure"):
+            monkeypatch.setattr(module, name, lambda *of: None)
+    for name in ("load_model", "stretched"):
+        monkeypatch.setattr(stretch_trained, name, lambda *of: None)
+    for kind in STRETCHES:
+        stretch_trained.one_kind(kind, stretch_trained.Settings())
+    assert labels == list(STRETCHES)
+    for base in BASES:
+        long_context.one_base(base, long_context.Settings(), Path(), 7)
+    assert not [label for label in labels if "{" in label] and "no positions 7" in labels
 
 
 def test_every_kind_reads_with_the_weights_of_its_base():
