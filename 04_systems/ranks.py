@@ -185,19 +185,35 @@ def _hang_report(processes: list, folder: Path, timeout: float, done: set[int]) 
             f"{stacks[culprits[0]]}")
 
 
+def check_places() -> None:
+    """ValueError unless the variables of the environment are as torchrun sets them: else torch waits."""
+    names = ("RANK", "WORLD_SIZE", "MASTER_PORT", "LOCAL_RANK")
+    said = {name: os.environ.get(name, "0" if name == "LOCAL_RANK" else "") for name in names}
+    whole = all(text.isascii() and text.isdigit() for text in said.values()) and "MASTER_ADDR" in os.environ
+    if not whole or int(said["RANK"]) >= int(said["WORLD_SIZE"]) or int(said["MASTER_PORT"]) > 65535:
+        told = ", ".join(f"{name} is {os.environ.get(name)!r}" for name in (*names[:3], "MASTER_ADDR"))
+        raise ValueError(f"{told}: start this with torchrun, which sets them all, or unset RANK")
+
+
 @contextlib.contextmanager
 def joined(timeout: float = 300.0) -> Iterator[Team]:
     """Join the ranks that torchrun started: nccl with one GPU a rank where there are GPUs, else gloo.
 
     A rank that waits longer than `timeout` seconds for another raises, and torchrun then ends the whole job.
     """
+    check_places()
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     else:
         torch.set_num_threads(1)
     patience = timedelta(seconds=timeout)
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=patience)
+    try:
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=patience)
+    except dist.DistNetworkError as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise ValueError(f"the ranks cannot meet at {where} ({str(error).splitlines()[0]}): give torchrun "
+                         "--standalone, or another --master-port") from None
     try:
         yield Team(dist.group.WORLD, patience)
     finally:

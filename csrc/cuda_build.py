@@ -116,7 +116,7 @@ def prepare_for_checks(assembly: str) -> str:
 
 
 def run(command: list) -> None:
-    """Run a compiler; on failure raise BuildError with its first error line."""
+    """Run a compiler; its last word is the file to make. BuildError: its first error line, or no file."""
     if os.environ.get("FIVE_PILLARS_VERBOSE"):
         print(" ".join(map(str, command)), file=sys.stderr)
     done = subprocess.run(list(map(str, command)), capture_output=True, encoding="utf-8", errors="replace")
@@ -124,6 +124,9 @@ def run(command: list) -> None:
         lines = done.stderr.splitlines() + done.stdout.splitlines()
         error = next((line for line in lines if "error:" in line), lines[-1] if lines else "no message")
         raise BuildError(error.replace(f"{HERE}/", ""))
+    if not Path(command[-1]).exists():
+        raise BuildError(f"{command[0]} ended well but made no {Path(command[-1]).name}: is it a compiler? "
+                         "Let CXX name one, as g++")
 
 
 @functools.cache

@@ -1,11 +1,12 @@
 """Ranks that fail: the job ends in bounded time, names the culprit, and leaves no process."""
 import errno
 import multiprocessing
+import socket
 
 import pytest
 
 from parallel_cases import fails
-from ranks import RankError, _message, _unpacked, run_ranks
+from ranks import RankError, _message, _unpacked, joined, run_ranks
 
 
 def test_a_rank_that_raises_is_named_with_its_traceback():
@@ -96,3 +97,28 @@ def test_a_function_that_cannot_be_sent_is_refused_before_anything_starts():
 def test_no_ranks_are_refused():
     with pytest.raises(ValueError, match="ask for at least 1"):
         run_ranks(fails, 0, "")
+
+
+def place_in(monkeypatch, **values) -> None:
+    """The environment of one rank of one, as torchrun sets it, but for `values` (None: missing)."""
+    usual = dict(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="29555")
+    for name, value in {**usual, **values}.items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("name, value", [
+    ("RANK", "x"), ("RANK", "1"), ("RANK", "-1"), ("RANK", "²"), ("WORLD_SIZE", "two"), ("WORLD_SIZE", None),
+    ("WORLD_SIZE", "0"), ("MASTER_PORT", ""), ("MASTER_PORT", "70000"), ("MASTER_ADDR", None)])
+def test_an_environment_that_torchrun_never_sets_is_said_and_not_waited_for(monkeypatch, name, value):
+    place_in(monkeypatch, **{name: value})
+    with pytest.raises(ValueError, match=f"{name} is {value!r}.*: start this with torchrun, which sets them"):
+        with joined(timeout=5):
+            pass
+
+
+def test_a_meeting_point_in_use_is_a_sentence(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        place_in(monkeypatch, MASTER_PORT=str(busy.getsockname()[1]))
+        with pytest.raises(ValueError, match="cannot meet at 127.0.0.1:.*in use.*another --master-port"):
+            with joined(timeout=5):
+                pass

@@ -134,3 +134,16 @@ def test_a_library_that_cannot_be_loaded_is_one_sentence_and_made_anew(tmp_path)
     with pytest.raises(cuda_build.BuildError, match="^vector_add-fast-0.so cannot be loaded .*name a C"):
         cuda_build.load(library)
     assert not library.exists()
+
+
+def test_a_compiler_that_makes_nothing_is_one_sentence(tmp_path, monkeypatch):
+    """As CXX=/bin/true, or a wrapper that forgot to pass its words on."""
+    idle = tmp_path / "idle"
+    idle.write_text("#!/bin/sh\nexit 0\n")
+    idle.chmod(0o755)
+    monkeypatch.setenv("CXX", str(idle))
+    monkeypatch.setattr(cuda_build, "CACHE", tmp_path / "kernels")
+    for make in (lambda: cuda_build.build(cuda_build.HERE / "attention_naive.cu"),
+                 lambda: cuda_build.build_host(cuda_build.HERE / "attention_naive.cu")):
+        with pytest.raises(cuda_build.BuildError, match="idle ended well but made no .*is it a compiler"):
+            make()
