@@ -133,6 +133,7 @@ MUTANTS = [
     ("4.6", "adds in float32", "P.sum(-1, keepdim=True)", "P.float().sum(-1, keepdim=True)"),
     ("4.6", "tiles of three rows at least", "tiles(T, size)", "tiles(T, max(size, 3))"),
     ("4.6", "skips nothing when there are more keys", "S - T, causal):", "S - T, causal and S == T):"),
+    ("4.6", "a difference without borrowing", "S - T, causal):", "S ^ T, causal):"),
 
     ("4.7", "forgets that this rank's tokens start at `first`", "local = targets - first", "local = targets"),
     ("4.7", "claims the tokens of earlier ranks", "(local >= 0) & (local < logits.shape[-1])",
