@@ -21,6 +21,9 @@ from made_from import files_of
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "lib2to3",
                    "encodings"}
 
+UNPACK = {end: f"unpack it first, e.g. with {tool}" for end, tool in
+          ((".gz", "gunzip"), (".bz2", "bunzip2"), (".xz", "unxz"), (".zst", "unzstd"), (".zip", "unzip"))}
+
 
 def tidy(text: str) -> str:
     """Squash runs of blanks and of empty lines: indentation costs tokens and teaches nothing here."""
@@ -75,8 +78,8 @@ def files_below(path: str | Path) -> tuple[list[str], list[Path], list[Path]]:
                 raise UnicodeDecodeError("utf-8", b"\0", text.index("\0"), 0, "no text has this byte")
         except UnicodeDecodeError as error:
             if not folder:
-                raise ValueError(f"--corpus {path} is not UTF-8 text (byte {error.start}): "
-                                 "convert it, e.g. with iconv") from None
+                fix = UNPACK.get(path.suffix, "convert it, e.g. with iconv")
+                raise ValueError(f"--corpus {path} is not UTF-8 text (byte {error.start}): {fix}") from None
             skipped.append(file)   # a folder may also hold pictures
             continue
         except OSError:

@@ -184,6 +184,9 @@ def test_unreadable_corpora_are_refused_with_the_reason(tmp_path):
         real_text("~no one/a")
     with pytest.raises(ValueError, match="not UTF-8"):
         real_text(tmp_path / "latin1.txt")
+    (tmp_path / "a.zst").write_bytes(b"\x28\xb5\x2f\xfd")
+    with pytest.raises(ValueError, match="not UTF-8 text .byte 1.: unpack it first, e.g. with unzstd"):
+        real_text(tmp_path / "a.zst")
     (tmp_path / "short.txt").write_text("too short")
     with pytest.raises(ValueError, match="only 9 characters"):
         real_text(tmp_path / "short.txt")
