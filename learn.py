@@ -33,6 +33,7 @@ from learn_student import (
     page,
     paint,
     place,
+    way_out,
 )
 from learn_trees import git
 
@@ -289,5 +290,5 @@ if __name__ == "__main__":
     except BrokenPipeError:
         sys.exit(1)
     except (ValueError, OSError, RuntimeError, subprocess.CalledProcessError) as problem:
-        print(folded(f"learn.py: {problem}", "", "  "), file=sys.stderr)
+        print(folded(f"learn.py: {problem}{way_out(problem)}", "", "  "), file=sys.stderr)
         sys.exit(2)

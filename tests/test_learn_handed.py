@@ -1,6 +1,7 @@
 """What editors, Windows, Excel and Moodle do to files on their way to `check`, `bring` and `grade`."""
 
 import csv
+import errno
 import io
 import re
 import shutil
@@ -12,6 +13,7 @@ import pytest
 from learn_bodies import digest, find, graft, moved, text_of
 from learn_handin import body_of, line_of, read, second_tries
 from learn_marks import table_of
+from learn_student import way_out
 from tiny_course import GOOD, ROOT, git, learn, make, put
 
 FILE = "01_first/pairs.py"
@@ -225,3 +227,9 @@ def test_a_name_that_is_no_folder_gets_no_mistakes_planted(course, tmp_path, nam
                  code=2)
     assert "is no name of a folder" in " ".join(said.split())
     assert [*Path(tmp_path / "out/put").iterdir()] == []
+
+
+def test_a_tree_that_cannot_be_written_to_is_to_be_copied():
+    for kind in (errno.EROFS, errno.EACCES):
+        assert way_out(OSError(kind, "no", "x")) == ": copy the course to where you may write, and work there"
+    assert way_out(OSError(errno.ENOSPC, "no")) == way_out(ValueError("x")) == ""

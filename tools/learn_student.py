@@ -5,6 +5,7 @@ reference is the commit that the branch `mine` began from; `start` writes it int
 """
 
 import difflib
+import errno
 import json
 import os
 import shutil
@@ -44,6 +45,12 @@ def folded(text: str, first: str = "", rest: str = "") -> str:
                                subsequent_indent=rest,
                                break_long_words=False, break_on_hyphens=False) or [""]
     return "\n".join(lines)
+
+
+def way_out(problem: Exception) -> str:
+    """What helps where nothing may be written: a mounted course, a folder of somebody else."""
+    locked = getattr(problem, "errno", None) in (errno.EROFS, errno.EACCES, errno.EPERM)
+    return ": copy the course to where you may write, and work there" if locked else ""
 
 
 def duration(minutes: int) -> str:
