@@ -122,7 +122,7 @@ def load_mbpp(path: str | Path) -> list[Program]:
         texts = [asked, setup, *tests, *imports] if isinstance(imports, list) else [None]
         if not tests or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"{path}, row {number}: wanted a `text` or `prompt` and at least one test")
-        asked = "\n".join([asked, *tests]).replace("\r\n", "\n")
+        asked = "\n".join([str(asked), *tests]).replace("\r\n", "\n")
         try:
             entry = _called(tests[0], row["code"])
         except (SyntaxError, ValueError) as error:

@@ -31,7 +31,7 @@ ATOMS = {"bytes": (bytes, bytes.hex, bytes.fromhex),
          "datetime": (datetime, datetime.isoformat, datetime.fromisoformat),
          "time": (time, time.isoformat, time.fromisoformat),
          "timedelta": (timedelta, lambda t: [t.days, t.seconds, t.microseconds], lambda p: timedelta(*p))}
-NAMES = {kind: name for name, kind in (SEQUENCES | MAPPINGS).items()}
+NAMES: dict[type, str] = {kind: name for name, kind in (SEQUENCES | MAPPINGS).items()}
 NAMES |= {kind: name for name, (kind, _, _) in ATOMS.items()}
 NAMES |= {type({}.keys()): "dict_keys", type({}.values()): "dict_values", type({}.items()): "dict_items"}
 
