@@ -130,8 +130,9 @@ def load_sentences() -> dict[str, dict[str, list[str]]]:
 
 def _languages(rng: random.Random) -> list[Planted]:
     pages = []
-    for name, known in load_sentences()["test"].items():
-        for i in range(8 * (name != "en")):
+    foreign = {name: known for name, known in load_sentences()["test"].items() if name != "en"}
+    for name, known in foreign.items():
+        for i in range(8):
             text = "".join(f"<p>{' '.join(rng.sample(known, 4))}</p>" for _ in range(4))
             page = f"<html><head><title>{name}</title></head><body>{text}</body></html>"
             codec = ENCODINGS.get(name, "utf-8")
